@@ -1,0 +1,1 @@
+"""Hydra configurations; a package, so that they travel inside the wheel."""

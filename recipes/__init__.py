@@ -1,0 +1,1 @@
+"""Recipes: one model and its compression head a file."""

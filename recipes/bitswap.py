@@ -1,0 +1,283 @@
+"""Bit-Swap: lossless image compression with a hierarchical VAE (Kingma, Abbeel, Ho 2019, arXiv:1905.06845)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from toolkit.coding import frequencies
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, location_scale
+from toolkit.nets.observation import (
+    InterlacedObservation,
+    LogisticObservation,
+    MixtureObservation,
+    complete,
+    normalise,
+)
+from toolkit.nets.residual import residual_stack
+
+LEAST_SCALE = 0.1  # of latents, as in the paper: bounds the precision that a latent can carry
+EDGE = 1e-5  # uniform noise is kept this far from 0 and 1, so that its logit is finite
+LIKELIHOODS = ("logistic", "mixture", "interlaced")
+
+
+class Conditional(nn.Module):
+    """A logistic for each latent given a neighbouring layer, from a residual network."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, blocks: int, down: int, up: int, bounded: bool) -> None:
+        super().__init__()
+        stack = residual_stack(inputs * down**2, width, blocks, 2 * outputs * up**2)
+        self.net = nn.Sequential(nn.PixelUnshuffle(down), stack, nn.PixelShuffle(up))
+        self.bounded = bounded
+
+    def forward(self, x: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+        """float [rows, inputs, h, w] -> location and scale, float32 [rows, outputs, h', w']; |location| < reach."""
+        loc, raw = self.net(x).float().chunk(2, 1)
+        # A posterior's scale lies in (0.1, 1), a prior's above 0.1 (the paper's parametrisation).
+        scale = torch.sigmoid(raw + 2) if self.bounded else F.softplus(raw + math.log(math.e - 1))
+        return reach * torch.tanh(loc / reach), LEAST_SCALE + (1 - LEAST_SCALE) * scale
+
+
+class Chain(nn.Module):
+    """The Markov chain x <- z_1 <- ... <- z_L, and its inference network z_1 | x, z_2 | z_1, ...
+
+    Latents live on one grid for all: centres (k + 1/2) / bins_per_unit - reach for k in [0, bins), so no table of bins
+    travels with the model. Locations stay within 3/4 of the reach.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], likelihood: str, components: int, latent_channels: Sequence[int],
+        downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not len(latent_channels) == len(downscale) == len(blocks) or not 1 <= len(blocks) <= 8:
+            raise ValueError(
+                f"expected latent_channels, downscale and blocks of one length from 1 to 8, got {len(latent_channels)}, "
+                f"{len(downscale)} and {len(blocks)}; give one number for each latent layer"
+            )
+        if downscale[0] != 2:
+            raise ValueError(f"expected downscale[0] = 2 (the first latents lie on 2 x 2 pixels), got {downscale[0]}")
+        self.stride = math.prod(downscale)
+        if shape[1] % self.stride or shape[2] % self.stride:
+            raise ValueError(
+                f"expected images whose sides are multiples of {self.stride} (the product of downscale), got "
+                f"{shape[1]} x {shape[2]}; change data.size or downscale"
+            )
+        self.bins, self.bins_per_unit, self.reach = bins, bins_per_unit, bins / bins_per_unit / 2
+        sizes = [shape[0], *latent_channels]
+        layers = list(zip(sizes, latent_channels, downscale, blocks, strict=False))
+        self.infer = nn.ModuleList(Conditional(a, b, width, n, d, 1, True) for a, b, d, n in layers)
+        # generate[i] gives z_i+1 from z_i+2; the observation model gives x from z_1.
+        self.generate = nn.ModuleList(Conditional(b, a, width, n, 1, d, False) for a, b, d, n in layers[1:])
+        arguments = (shape, latent_channels[0], width, blocks[0])
+        if likelihood == "logistic":
+            self.observe: nn.Module = LogisticObservation(*arguments)
+        elif likelihood == "mixture":
+            self.observe = MixtureObservation(*arguments, components)
+        elif likelihood == "interlaced":
+            self.observe = InterlacedObservation(*arguments, components)
+        else:
+            raise ValueError(f"expected likelihood to be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
+
+    def posterior(self, i: int, below: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of z_i+1 given z_i (given the normalised pixels for i = 0)."""
+        return self.infer[i](below, 0.75 * self.reach)
+
+    def prior(self, i: int, above: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of z_i+1 given z_i+2; of the top layer: a standard logistic."""
+        if above is None:
+            return torch.zeros_like(like), torch.ones_like(like)
+        return self.generate[i](above, 0.75 * self.reach)
+
+    def sample(self, pixels: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Latents z_1 .. z_L drawn from the posterior, and the locations and scales that they were drawn with."""
+        latents: list[Tensor] = []
+        posteriors = []
+        for i in range(len(self.infer)):
+            loc, scale = self.posterior(i, latents[-1] if latents else pixels)
+            latents.append(loc + scale * torch.logit(torch.rand_like(loc) * (1 - 2 * EDGE) + EDGE))
+            posteriors.append((loc, scale))
+        return latents, posteriors
+
+    def terms(
+        self, pixels: Tensor, latents: Sequence[Tensor], posteriors: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Bits of the negative ELBO at given latents: of x, float32 [rows], and of log q - log p of each layer and channel.
+
+        The second output holds float32 [rows, channels] for each layer.
+        """
+        ratios = []
+        for i, z in enumerate(latents):
+            above = latents[i + 1] if i + 1 < len(latents) else None
+            ratio = log_logistic(z, *posteriors[i]) - log_logistic(z, *self.prior(i, above, z))
+            ratios.append(ratio.sum((2, 3)) / math.log(2))
+        return self.observe.bits(pixels, latents[0]), ratios
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """uint8 [rows, c, h, w] -> `terms` of one sample of the latents."""
+        pixels = normalise(x)
+        return self.terms(pixels, *self.sample(pixels))
+
+    def to_bins(self, z: Tensor) -> Tensor:  # float [...] -> float [...], in bins
+        return (z + self.reach) * self.bins_per_unit - 0.5
+
+    def from_bins(self, k: Tensor) -> Tensor:  # int64 [...] -> float32 [...]
+        return (k.float() + 0.5) / self.bins_per_unit - self.reach
+
+    def latent_codec(self, loc: Tensor, scale: Tensor, valid: Tensor, least: int) -> Codec:
+        snapped_scale = frequencies.snap_scale(torch.log(scale * self.bins_per_unit))
+        snapped = frequencies.snap_location(self.to_bins(loc)), snapped_scale
+        return location_scale("logistic", *snapped, self.bins, least, valid=valid)
+
+    def layers(self, valid: Tensor) -> tuple[Codec, list[Layer]]:
+        """The prior of z_L and, for each layer, (likelihood of z_i given z_i+1, posterior of z_i+1 given z_i).
+
+        valid: bool [rows, c, h, w]; a row that is wholly invalid costs nothing in any layer.
+        """
+        rows, _, h, w = valid.shape
+        alive = valid.flatten(1).any(1)[:, None, None, None]
+
+        def mask(like: Tensor) -> Tensor:
+            return alive.expand_as(like)
+
+        def likelihood(i: int, above: Tensor) -> Codec:
+            z = self.from_bins(above)
+            if i == 0:
+                codec: Codec = self.observe.codec(z, valid)
+                return Codec(codec.push, lambda message: complete(codec.pop(message), valid))
+            loc, scale = self.generate[i - 1](z, 0.75 * self.reach)
+            return self.latent_codec(loc, scale, mask(loc), 1)
+
+        def posterior(i: int, below: Tensor) -> Codec:
+            loc, scale = self.posterior(i, normalise(below) if i == 0 else self.from_bins(below))
+            return self.latent_codec(loc, scale, mask(loc), 0)
+
+        def layer(i: int) -> Layer:
+            return (lambda above: likelihood(i, above)), (lambda below: posterior(i, below))
+
+        top = torch.zeros(rows, self.infer[-1].net[1][-1].out_channels // 2, h // self.stride, w // self.stride)
+        top = top.to(valid.device)
+        return self.latent_codec(top, torch.ones_like(top), mask(top), 1), [layer(i) for i in range(len(self.infer))]
+
+
+class BitSwap(LightningModule):
+    """The model as a LightningModule: minimises the negative ELBO with free bits; `bits` is what its codec costs.
+
+    shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture or interlaced; components:
+    of the mixture; latent_channels, downscale, blocks: one number for each latent layer, x's neighbour first; width: of
+    the networks; bins, bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a
+    latent channel and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], likelihood: str, components: int, latent_channels: Sequence[int],
+        downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
+        learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.shape = tuple(shape)
+        self.net = Chain(
+            shape, likelihood, components, latent_channels, downscale, width, blocks, bins, bins_per_unit
+        )
+        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self.free_bits, self.kl_warmup = free_bits, kl_warmup
+
+    @property
+    def dims(self) -> int:
+        """Coded values in a row: bits per dimension are bits over this."""
+        return math.prod(self.shape)
+
+    def bits(self, x: Tensor) -> Tensor:
+        """One sample of the negative ELBO: uint8 [rows, c, h, w] -> float32 [rows] bits."""
+        return self.parts(x).sum(1)
+
+    def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
+        """The negative ELBO by layer, x first: float32 [rows, 1 + L] bits, at coded latents (int64 bins) where given."""
+        pixels = normalise(x)
+        if latents is None:
+            nll, ratios = self.net(x)
+        else:
+            centres = [self.net.from_bins(z) for z in latents]
+            posteriors = [self.net.posterior(i, below) for i, below in enumerate([pixels, *centres[:-1]])]
+            nll, ratios = self.net.terms(pixels, centres, posteriors)
+        return torch.stack([nll, *(r.sum(1) for r in ratios)], 1)
+
+    @property
+    def part_names(self) -> list[str]:
+        return ["x", *(f"z{i + 1}" for i in range(len(self.net.infer)))]
+
+    def training_step(self, x: Tensor, index: int) -> Tensor:
+        nll, ratios = self.net(x)
+        weight = min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
+        kl = torch.stack([r.mean(0).clamp(min=self.free_bits).sum() for r in ratios]).sum()
+        rate = nll.mean() + torch.stack([r.sum(1).mean() for r in ratios]).sum()
+        self.log("train/elbo_bpd", rate.detach() / self.dims, prog_bar=True)
+        return (nll.mean() + weight * kl) * math.log(2) / self.dims
+
+    def validation_step(self, x: Tensor, index: int) -> None:
+        parts = self.parts(x).mean(0) / self.dims
+        self.log("validation/elbo_bpd", parts.sum(), prog_bar=True, batch_size=len(x), sync_dist=True)
+        for name, part in zip(self.part_names, parts, strict=True):
+            self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
+
+    @torch.inference_mode()
+    def sample(self, rows: int, seed: int = 0) -> Tensor:
+        """Images of the model, uint8 [rows, c, h, w]: what random bits decode to."""
+        valid = torch.ones(rows, *self.shape, dtype=torch.bool, device=self.device)
+        return head(self, valid).pop(self._noise(valid, seed)).to(torch.uint8)
+
+    @torch.inference_mode()
+    def reconstruct(self, x: Tensor, seed: int = 0) -> Tensor:
+        """uint8 [rows, c, h, w] -> images drawn given nothing but the first latent layer of x, uint8."""
+        valid = torch.ones(x.shape, dtype=torch.bool, device=x.device)
+        likelihood, posterior = self.net.layers(valid)[1][0]
+        noise = self._noise(valid, seed)
+        return likelihood(posterior(x.long()).pop(noise)).pop(noise).to(torch.uint8)
+
+    def _noise(self, valid: Tensor, seed: int) -> Message:
+        lanes = 1024
+        return Message.random(lanes, 4 * valid.numel() // lanes + 64, seed, valid.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
+        )
+
+
+def head(module: BitSwap, valid: Tensor, scheme: str = "bitswap", trace: list[Tensor] | None = None) -> Codec:
+    """Codec of a block of rows: int64 [rows, c, h, w] levels, of which `valid` (bool, the same shape) are coded.
+
+    scheme: bitswap, or bbans for the same chain with all latents popped first; trace: receives the latents z_1 .. z_L
+    (int64 bins) that a push draws, for accounting.
+    """
+    if scheme not in ("bitswap", "bbans"):
+        raise ValueError(f"expected scheme to be bitswap or bbans, got {scheme!r}")
+    prior, layers = module.net.layers(valid)
+    if trace is not None:
+        layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
+    return (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
+
+
+def _traced(posterior: Callable[[Tensor], Codec], trace: list[Tensor]) -> Callable[[Tensor], Codec]:
+    def codec(below: Tensor) -> Codec:
+        inner = posterior(below)
+
+        def pop(message: Message) -> Tensor:
+            trace.append(inner.pop(message))
+            return trace[-1]
+
+        return Codec(inner.push, pop)
+
+    return codec
+
+
+def log_logistic(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Natural log-density of a logistic distribution; float32 tensors that broadcast."""
+    t = (z - loc).abs() / scale
+    return -t - torch.log(scale) - 2 * F.softplus(-t)

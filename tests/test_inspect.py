@@ -1,0 +1,234 @@
+"""toolkit.inspect shows a file and judges it, without a model and without a traceback; and the argument parser."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import cli
+from toolkit.container import Reader, Writer
+from toolkit.inspect import main
+
+ROOT = Path(__file__).parents[1]
+KNOWN = {"input": "the file to read", "output": "the file to write", "lambda": "rate against distortion"}
+
+
+def make(path: Path, header: dict[str, Any] | None = None, chunks: int = 3) -> Path:
+    with Writer(path, {"recipe": "bitswap", **(header or {})}) as writer:
+        for i in range(chunks):
+            payload = bytes([i % 256]) * (100 + i)
+            writer.write(payload, rows=10, rows_crc=zlib.crc32(payload))
+    return path
+
+
+def damage(path: Path, *chunks: int) -> None:
+    with Reader(path) as reader:
+        offsets = [reader.chunks[i].offset for i in chunks]
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def parse(*argv: str) -> dict[str, str]:
+    return cli.arguments(argv, KNOWN, {"input", "output"}, "usage: a test")
+
+
+# ------------------------------------------------------------------------------------------------------- inspect
+
+
+def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.tkc", {"values": 606, "items": list(range(1000))})
+    assert main([f"input={path}"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("\nall 3 chunks intact\n")
+    assert "format version 1" in out and "3 chunks, 30 rows" in out
+    assert "recipe: 'bitswap'" in out
+    assert "items: [0, 1, 2, 3, 4, 5, ...]  (1000 in all)" in out
+    assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
+
+
+def test_the_sizes_of_the_parts_add_up_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.tkc")
+    assert main([f"input={path}", "json=true"]) == 0
+    sizes = json.loads(capsys.readouterr().out)["bytes"]
+    assert sizes.pop("file") == path.stat().st_size == sum(sizes.values())
+    assert sizes["payloads"] == 100 + 101 + 102
+    assert sizes["chunk headers"] == 3 * 36
+    assert sizes["index and trailer"] == 12 + 3 * 24 + 28
+
+
+def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.tkc", {"items": list(range(1000))}, chunks=30)
+    damage(path, 7)
+    assert main(["json=true", f"input={path}"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["header"] == {"recipe": "bitswap", "items": list(range(1000))}
+    assert (report["version"], report["rows"], report["bits_per_value"]) == (1, 300, None)
+    assert [chunk["intact"] for chunk in report["chunks"]] == [i != 7 for i in range(30)]
+    assert "chunk 7 intact, CRC-32" in report["chunks"][7]["error"]
+
+
+def test_damaged_chunks_are_named_and_the_status_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.tkc", chunks=30)
+    damage(path, 2, 25)
+    assert main([f"input={path}"]) == 1
+    out = capsys.readouterr().out
+    assert out.endswith("\n2 of 30 chunks damaged: 2, 25\n")
+    assert out.count("DAMAGED") == 1 and "and 10 more" in out  # the table ends before chunk 25, the verdict does not
+
+
+@pytest.mark.parametrize("values", [None, 0, -5, "many", True, 1.5, [3]])
+def test_a_key_values_that_is_no_count_gives_no_bits_per_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: object
+) -> None:
+    assert main([f"input={make(tmp_path / 'a.tkc', {'values': values})}"]) == 0
+    assert "bits per value" not in capsys.readouterr().out
+
+
+def test_a_file_without_chunks_is_intact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"input={make(tmp_path / 'a.tkc', chunks=0)}"]) == 0
+    assert capsys.readouterr().out.endswith("\nall 0 chunks intact\n")
+
+
+def test_a_header_cannot_send_commands_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "a.tkc", {"\x1b[2J": ["\x1b]0;title\x07", os.fsdecode(b"\xff\x9b")]})
+    assert main([f"input={path}"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"\x1b[2J: ['\x1b]0;title\x07', '\udcff\udc9b']" in out
+
+
+def test_a_deeply_nested_header_is_shown_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = 0
+    for depth in (10, 100, 300, 600, 800, 850, 900, 925, 950, 975, 990, 1100):
+        nested: list[Any] = []
+        for _ in range(depth):
+            nested = [nested]
+        try:
+            path = make(tmp_path / "a.tkc", {"nested": nested})
+        except ValueError:
+            continue
+        for json_too in ("false", "true"):
+            shown += main([f"input={path}", f"json={json_too}"]) == 0
+    assert shown >= 6
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"PK\x03\x04 a zip file", "error: .*at the start, got b'PK"),
+        (b"\x89TKC", "error: .*cut short"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_an_error_without_a_traceback(
+    tmp_path: Path, data: bytes | None, match: str
+) -> None:
+    path = tmp_path / "a.tkc"
+    if data is not None:
+        path.write_bytes(data)
+    command = [sys.executable, "-m", "toolkit.inspect", f"input={path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(match, done.stderr) and done.stderr.count("\n") == 1
+
+
+def test_inspect_loads_neither_torch_nor_hydra() -> None:
+    code = "import sys, toolkit.inspect; print([name for name in ('torch', 'numpy', 'hydra') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        with pytest.raises(SystemExit) as caught:
+            main([flag])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert "python -m toolkit.inspect input=FILE [json=true]" in out
+        assert "input  the .tkc file (required)" in out and "json   true: " in out
+
+
+def test_json_must_be_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="expected json=true or json=false, got 'yes'"):
+        main([f"input={tmp_path}", "json=yes"])
+
+
+# ---------------------------------------------------------------------------------------------- key=value arguments
+
+
+def test_arguments_come_back_as_given() -> None:
+    assert parse("output=b", "input=runs/a=1.tkc") == {"output": "b", "input": "runs/a=1.tkc"}
+
+
+def test_arguments_of_the_process_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "input=a", "output=b"])
+    assert cli.arguments(None, KNOWN, {"input"}, "usage") == {"input": "a", "output": "b"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["inptu=a"], "expected one of input, output, lambda, got 'inptu'; did you mean input="),
+        (["zzz=a"], "expected one of input, output, lambda, got 'zzz'; see --help"),
+        (["--outptu", "b"], "got 'outptu'; did you mean output="),
+        (["input=a", "input=b"], "expected input= once, got 'a' and 'b'; leave one of them out"),
+        (["input=a"], "expected output=, got input; give the file to write"),
+        ([], "expected input=, got no arguments; give the file to read"),
+        (["input="], "expected a value for input=, got nothing; give the file to read"),
+        (["photos.tkc"], "expected key=value, got 'photos.tkc'; write input=photos.tkc"),
+        (["input=a", "photos.tkc"], "expected key=value, got 'photos.tkc'; write output=photos.tkc"),
+        (["--input=a"], "expected key=value, got '--input=a'; write input=a"),
+        (["input", "a"], "expected key=value, got 'input'; write input=VALUE"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_what_to_do(argv: Sequence[str], match: str) -> None:
+    with pytest.raises(SystemExit, match=match) as caught:
+        parse(*argv)
+    assert str(caught.value).startswith("error: ") and str(caught.value).endswith("usage: a test")
+
+
+def test_a_command_reports_expected_errors_and_lets_bugs_through(capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(error: Exception) -> int:
+        raise error
+
+    assert cli.command(lambda: 3)() == 3
+    assert cli.command(raising)(ValueError("expected 1, got 2")) == 1
+    assert cli.command(raising)(FileNotFoundError(2, "No such file or directory", "a.tkc")) == 1
+    assert cli.command(raising)(OSError(28, "No space left on device")) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: expected 1, got 2",
+        "error: a.tkc: No such file or directory",
+        "error: No space left on device",
+    ]
+    with pytest.raises(KeyError):
+        cli.command(raising)(KeyError("a bug"))
+
+
+@pytest.mark.parametrize("chunks", [1, 3000])  # the output fits into the buffer of stdout, or does not
+def test_a_closed_pipe_prints_no_error(tmp_path: Path, chunks: int) -> None:
+    path = make(tmp_path / "a.tkc", chunks=chunks)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "toolkit.inspect", f"input={path}", "json=true"]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_that_cannot_show_a_name_shows_it_escaped(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.tkc", {"items": ["\u6f22.png"]})
+    command = [sys.executable, "-m", "toolkit.inspect", f"input={path}"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"items: ['\u6f22.png']" in done.stdout

@@ -1,0 +1,1 @@
+"""Train probabilistic models and turn them into working compressors."""

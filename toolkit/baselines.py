@@ -1,0 +1,96 @@
+"""The codecs people would use instead, measured in bits per dimension of real encoded bytes."""
+
+import bz2
+import gzip
+import importlib.util
+import io
+import lzma
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+WEBP_LARGEST = 16_383  # pixels a side, a limit of the WebP format
+
+
+def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict[str, float]:
+    """Measure lossless codecs on images uint8 [n, c, h, w], c = 1 or 3: bits per dimension, by name of the codec.
+
+    "PNG", "WebP", "JPEG XL": each image is a file of its own; at most `rows` images, evenly spread. "PNG mosaic" and so
+    on: the images as tiles of one square picture, row by row, which is kinder to the codec: one header, and a context
+    that learns across images. "gzip", "bzip2", "xz": the bytes [n, c, h, w] as one stream. Both of these: at most
+    `mosaic_rows` images, evenly spread. JPEG XL is absent unless pillow-jxl-plugin is installed, WebP where an image is
+    larger than its format allows. Raises ValueError for another dtype or shape, or for no images.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        raise ValueError(
+            f"expected images uint8 [n, 1 or 3, h, w] with n of at least 1, got {images.dtype} {list(images.shape)}; "
+            "do: pass the rows of a data module, for instance data.test"
+        )
+    if min(rows, mosaic_rows) < 1:
+        raise ValueError(f"expected rows and mosaic_rows of at least 1, got {rows} and {mosaic_rows}; do: raise them")
+    few, many = _spread(images.cpu(), rows), _spread(images.cpu(), mosaic_rows)
+    pictures = [_picture(image) for image in few]
+    result = {}
+    for name, encode in _codecs(max(images.shape[2:])).items():
+        result[name] = 8 * sum(len(encode(picture)) for picture in pictures) / few.numel()
+    for name, encode in _codecs(max(images.shape[2:])).items():
+        result[f"{name} mosaic"] = 8 * sum(len(encode(picture)) for picture in mosaics(many)) / many.numel()
+    data = many.numpy().tobytes()
+    for name, stream in (
+        ("gzip", gzip.compress(data, 9, mtime=0)),
+        ("bzip2", bz2.compress(data, 9)),
+        ("xz", lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+    ):
+        result[name] = 8 * len(stream) / many.numel()
+    return result
+
+
+def mosaics(images: Tensor) -> list[Image.Image]:
+    """Lay images uint8 [n, c, h, w] out as tiles of one square picture, row by row; free places are black.
+
+    Several pictures only where one would be larger than WebP allows, so that all codecs get the same.
+    """
+    n, c, h, w = images.shape
+    side = max(1, min(math.ceil(math.sqrt(n)), WEBP_LARGEST // max(h, w)))
+    pictures = []
+    for part in torch.split(images, side * side):
+        down = math.ceil(len(part) / side)
+        tiles = torch.zeros(down * side, c, h, w, dtype=torch.uint8)
+        tiles[: len(part)] = part
+        pictures.append(_picture(tiles.view(down, side, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, down * h, side * w)))
+    return pictures
+
+
+def _picture(image: Tensor) -> Image.Image:  # uint8 [c, h, w] -> mode L or RGB
+    values = image.numpy()
+    return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
+
+
+def _spread(images: Tensor, rows: int) -> Tensor:
+    """At most `rows` images, evenly spread: the first ones may all be of one photograph or one class."""
+    if len(images) <= rows:
+        return images.contiguous()
+    return images[torch.linspace(0, len(images) - 1, rows, dtype=torch.float64).round().long()]
+
+
+def _codecs(side: int) -> dict[str, Callable[[Image.Image], bytes]]:
+    codecs: dict[str, Callable[[Image.Image], bytes]] = {"PNG": lambda image: _save(image, "PNG", optimize=True)}
+    if side <= WEBP_LARGEST:
+        # RGB: WebP has no grey mode; its own transform finds that the three channels are equal.
+        codecs["WebP"] = lambda image: _save(image.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+    if importlib.util.find_spec("pillow_jxl"):
+        import pillow_jxl  # noqa: F401 - registers the format with Pillow; optional, so imported only where used
+
+        codecs["JPEG XL"] = lambda image: _save(image, "JXL", lossless=True, effort=7)
+    return codecs
+
+
+def _save(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()

@@ -1,0 +1,84 @@
+"""The command line that the commands share: `key=value` arguments, and errors as one line instead of a traceback."""
+
+import difflib
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+
+def arguments(argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str) -> dict[str, str]:
+    """Parse `key=value` arguments; `known` has one line of help for each key, `usage` opens the help text.
+
+    argv: None for those of the process. Returns the given keys only, with the text behind the first "=".
+    Raises SystemExit: 0 after --help or -h, else with a message, for an argument that is no key=value, an unknown
+    key, a key given twice, an empty value, or a required key that is missing.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        width = max(map(len, known), default=0)
+        lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
+        print(usage, "", *lines, sep="\n")
+        raise SystemExit(0)
+    found: dict[str, str] = {}
+    for argument in argv:
+        key, equals, value = argument.lstrip("-").partition("=")
+        dashed = argument.startswith("-")
+        if key not in known and (equals or dashed):
+            close = difflib.get_close_matches(key, known, 1)
+            remedy = f"did you mean {close[0]}=?" if close else "see --help"
+            raise _usage_error(f"one of {', '.join(known)}", repr(key), remedy, usage)
+        if key not in known:  # most often a bare file name
+            key = next((key for key in known if key in required - found.keys()), "KEY")
+            raise _usage_error("key=value", repr(argument), f"write {key}={argument}", usage)
+        if not equals or dashed:
+            raise _usage_error("key=value", repr(argument), f"write {key}={value or 'VALUE'}", usage)
+        if key in found:
+            raise _usage_error(f"{key}= once", f"{found[key]!r} and {value!r}", "leave one of them out", usage)
+        if not value:
+            raise _usage_error(f"a value for {key}=", "nothing", f"give {known[key]}", usage)
+        found[key] = value
+    for key in known:
+        if key in required and key not in found:
+            raise _usage_error(f"{key}=", ", ".join(found) or "no arguments", f"give {known[key]}", usage)
+    return found
+
+
+def boolean(values: dict[str, str], key: str) -> bool:
+    """Return whether `key` is true; an absent key is false. Raises SystemExit for anything but true or false."""
+    value = values.get(key, "false")
+    if value not in ("true", "false"):
+        raise SystemExit(f"error: expected {key}=true or {key}=false, got {value!r}; use one of these")
+    return value == "true"
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show is no reason to fail
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            status = main(*args, **kwargs)
+            sys.stdout.flush()  # here and not at exit, so that a closed pipe is met by the next lines
+            return status
+        except BrokenPipeError:  # the reader left, as in `... | head`: nobody to tell, and nothing went wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (ValueError, OSError) as error:
+            text = str(error)
+            if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
+                text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            print(f"error: {text}", file=sys.stderr)
+            return 1
+
+    return wrapped
+
+
+def _usage_error(expected: str, got: str, remedy: str, usage: str) -> SystemExit:
+    return SystemExit(f"error: expected {expected}, got {got}; {remedy}\n\n{usage}")

@@ -1,0 +1,1 @@
+"""Entropy coders on tensors: batched ANS messages, integer frequencies, invertible codecs. Knows torch only."""

@@ -1,0 +1,253 @@
+"""A batch of asymmetric numeral system (rANS) stacks, pushed and popped in blocks of steps that torch.compile fuses.
+
+Each lane is an independent last-in-first-out stack of bits: a 63-bit head and a tail of 32-bit words
+(Duda 2009, arXiv:0902.0271; Giesen 2014, arXiv:1402.3392). Nothing crosses lanes inside a step, so a block of steps
+is one pointwise kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WORD = 32  # bits a tail word
+LOW = 1 << 31  # heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
+MASK = (1 << WORD) - 1
+STEPS = 8  # steps a block, unless the symbol's search is so long that compiling 8 of them would take minutes
+MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
+
+Find = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+class EmptyMessage(ValueError):
+    """A pop wanted more bits than the message holds."""
+
+
+@dataclass
+class Message:
+    """A batch of bit stacks; `random` starts one with seed bits for bits-back coding, `empty` one without.
+
+    `floor` is the lowest size that each lane has had: words below it were never touched, so a file need not hold them.
+    """
+
+    head: Tensor  # int64 [lanes], in [2**31, 2**63)
+    tail: Tensor  # int32 [lanes, capacity], bits of unsigned words; at and above size: garbage
+    size: Tensor  # int64 [lanes], words in use
+    floor: Tensor  # int64 [lanes], least size so far
+    compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
+
+    @staticmethod
+    def empty(lanes: int, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
+        """A message of `lanes` stacks that hold no bits; every head is 2**31."""
+        head = torch.full((lanes,), LOW, dtype=torch.int64, device=device)
+        size = torch.zeros(lanes, dtype=torch.int64, device=device)
+        tail = torch.zeros(lanes, 0, dtype=torch.int32, device=device)
+        return Message(head, tail, size, size.clone(), compiled)
+
+    @staticmethod
+    def random(lanes: int, words: int, seed: int, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
+        """A message of `lanes` stacks, each with `words` words of seed bits below a head with 31 more.
+
+        All bits of the head are random: with zero low bits the first pop would always return the same tail symbol.
+        """
+        rng = torch.Generator().manual_seed(seed)
+        head = LOW + torch.randint(LOW, (lanes,), generator=rng, dtype=torch.int64)
+        tail = torch.randint(-(1 << 31), 1 << 31, (lanes, words), generator=rng, dtype=torch.int64).to(torch.int32)
+        size = torch.full((lanes,), words, dtype=torch.int64, device=device)
+        return Message(head.to(device), tail.to(device), size, size.clone(), compiled)
+
+    @property
+    def lanes(self) -> int:
+        return self.head.shape[0]
+
+    def bits(self) -> float:
+        """Bits on the message: 32 a word in use and log2(head / 2**31) for each head, so that `empty` has none."""
+        return float(self.size.sum()) * WORD + float((self.head.double() / LOW).log2().sum())
+
+    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int = STEPS) -> None:
+        """Push symbols, the last step first, so that `pop` returns them in order.
+
+        start, freq: int64 [n, lanes], an interval [start, start + freq) within [0, 2**precision), freq at least 1.
+        A symbol with start 0 and freq 2**precision costs nothing and leaves the message as it is.
+        """
+        _check(precision, steps)
+        if start.shape != freq.shape or start.dim() != 2 or start.shape[1] != self.lanes:
+            raise ValueError(
+                f"push: expected start and freq of shape [n, {self.lanes}], got {list(start.shape)} and "
+                f"{list(freq.shape)}; arrange the symbols in lanes first (codecs.to_lanes)"
+            )
+        start, freq = _whole(start, steps, 0), _whole(freq, steps, 1 << precision)
+        block = _compiled(_push) if self.compiled else _push
+        for i in range(start.shape[0] - steps, -1, -steps):
+            head, words, index, count = block(self.head, start[i : i + steps], freq[i : i + steps], precision)
+            self._append(words, index, count)
+            self.head = head
+
+    def pop(
+        self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
+        steps: int = STEPS,
+    ) -> Tensor:  # fmt: skip
+        """Pop int64 [n, lanes] symbols, the first step first, so that it undoes `push`.
+
+        valid: bool [n, lanes]; where False nothing is popped and the symbol returned is arbitrary.
+        find(u, *(p[step] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
+        start <= u < start + freq for any u in [0, 2**precision). params: tensors [n, ...].
+        Raises EmptyMessage if a lane has too few words.
+        """
+        _check(precision, steps)
+        n = valid.shape[0]
+        block = _compiled(_pop) if self.compiled else _pop
+        valid = _whole(valid, steps, False)
+        params = [_whole(p, steps, 0) for p in params]
+        below = torch.arange(1, steps + 1, device=self.head.device)
+        symbols = [valid.new_zeros(0, self.lanes, dtype=torch.int64)]
+        for i in range(0, n, steps):
+            index = (self.size[:, None] - below).clamp_(min=0)
+            words = self.tail.gather(1, index).T.contiguous() if self.tail.shape[1] else index.T.to(torch.int32)
+            self.head, used, x = block(
+                self.head, words, valid[i : i + steps], [p[i : i + steps] for p in params], tables, find, precision
+            )
+            self.size = self.size - used
+            symbols.append(x)
+        torch.minimum(self.floor, self.size, out=self.floor)
+        # Asked once a pop, not once a block: on a GPU each question to the device stalls it.
+        if bool((self.floor < 0).any()):
+            lane = int(self.floor.argmin())
+            raise EmptyMessage(
+                f"pop: lane {lane} of {self.lanes} needs {-int(self.floor[lane])} more words than it holds; start from "
+                "Message.random with more words, or push more before popping"
+            )
+        return torch.cat(symbols)[:n]
+
+    def _append(self, words: Tensor, index: Tensor, count: Tensor) -> None:
+        """Append each lane's words: int32 [steps, lanes] at offsets int64 [steps, lanes], of which count [lanes] are real."""
+        steps = words.shape[0]
+        self._bound = getattr(self, "_bound", self.tail.shape[1] - steps)  # host-side bound on the largest size
+        if self._bound + 2 * steps > self.tail.shape[1]:
+            self._bound = int(self.size.max())
+            if self._bound + 2 * steps > self.tail.shape[1]:
+                capacity = max(2 * self.tail.shape[1], self._bound + 2 * steps, 64)  # doubling keeps growth linear
+                grown = self.tail.new_zeros(self.lanes, capacity)
+                grown[:, : self.tail.shape[1]] = self.tail
+                self.tail = grown
+        self._bound += steps
+        self.tail.scatter_(1, (self.size + index).T, words.T)
+        self.size = self.size + count
+
+    def to_bytes(self) -> bytes:
+        """The message without the words below `floor`: the bits that a decoder needs.
+
+        Little-endian: u32 lanes, u32 least size, u8 width; a code of `width` bytes a lane, 8 * (size - least) + head
+        bytes - 4; the heads' significant bytes; the words, lane by lane.
+        """
+        head = self.head.cpu().numpy().astype("<u8")
+        size = (self.size - self.floor).cpu().numpy()
+        least = int(size.min()) if size.size else 0
+        head_bytes = 4 + sum((head >> (8 * i) > 0).astype(np.int64) for i in range(4, 8))
+        code = 8 * (size - least) + head_bytes - 4
+        width = next(w for w in (1, 2, 4, 8) if int(code.max(initial=0)) < 1 << (8 * w))
+        column = np.arange(self.tail.shape[1])
+        low = self.floor.cpu().numpy()[:, None]
+        keep = (column >= low) & (column < low + size[:, None])
+        words = self.tail.cpu().numpy()[keep].astype("<i4")
+        significant = head.view(np.uint8).reshape(-1, 8)[np.arange(8) < head_bytes[:, None]]
+        return b"".join(
+            (
+                struct.pack("<IIB", self.lanes, least, width),
+                code.astype(f"<u{width}").tobytes(),
+                significant.tobytes(),
+                words.tobytes(),
+            )
+        )
+
+    @staticmethod
+    def from_bytes(data: bytes, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
+        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message."""
+        if len(data) < 9:
+            raise ValueError(f"message: expected at least 9 bytes, got {len(data)}; the data are cut short")
+        lanes, least, width = struct.unpack_from("<IIB", data)
+        if width not in (1, 2, 4, 8) or lanes == 0 or 9 + lanes * (width + 4) > len(data):
+            raise ValueError(
+                f"message: {lanes} lanes with codes of {width} bytes do not fit {len(data)} bytes; the data are damaged"
+            )
+        code = np.frombuffer(data, f"<u{width}", lanes, 9).astype(np.int64)
+        size, head_bytes = least + code // 8, 4 + code % 8
+        at = 9 + lanes * width
+        total = int(head_bytes.sum()) + 4 * int(size.sum())
+        if (head_bytes > 8).any() or (size < 0).any() or (size > len(data)).any() or at + total != len(data):
+            raise ValueError(f"message: expected {at + total} bytes, got {len(data)}; the data are damaged")
+        raw = np.zeros((lanes, 8), np.uint8)
+        raw[np.arange(8) < head_bytes[:, None]] = np.frombuffer(data, np.uint8, int(head_bytes.sum()), at)
+        head = raw.view("<i8")[:, 0].copy()
+        if (head < LOW).any():
+            raise ValueError(f"message: a head is below 2**31 ({int(head.min())}); the data are damaged")
+        tail = np.zeros((lanes, int(size.max())), "<i4")
+        tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at + int(head_bytes.sum()))
+        sizes = torch.from_numpy(size).to(device)
+        return Message(torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device), sizes, sizes.clone(), compiled)
+
+
+def _check(precision: int, steps: int) -> None:
+    if not 1 <= precision <= MAX_PRECISION or steps < 1:
+        raise ValueError(f"expected 1 <= precision <= {MAX_PRECISION} and steps >= 1, got {precision} and {steps}")
+
+
+def _whole(x: Tensor, steps: int, fill: int) -> Tensor:
+    """Lengthen the first axis to a multiple of `steps`, so that every block has the one shape that is compiled."""
+    short = -x.shape[0] % steps
+    return x if short == 0 else torch.cat([x, x.new_full((short, *x.shape[1:]), fill)])
+
+
+def _push(head: Tensor, start: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One block of pushes: the new head, int32 [steps, lanes] words, their int64 offsets, and how many are real."""
+    steps = start.shape[0]
+    count = torch.zeros_like(head)
+    words, index = [], []
+    for i in range(steps - 1, -1, -1):
+        spill = (head >> (63 - precision)) >= freq[i]
+        words.append((head & MASK).to(torch.int32))
+        # A word that is not spilled goes to a place of its own above all real ones, where it is garbage.
+        index.append(torch.where(spill, count, steps + i))
+        count = count + spill
+        head = torch.where(spill, head >> WORD, head)
+        quotient = head // freq[i]
+        head = (quotient << precision) + (head - quotient * freq[i]) + start[i]
+    return head, torch.stack(words), torch.stack(index), count
+
+
+def _pop(
+    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], find: Find,
+    precision: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One block of pops: the new head, how many of the words (the top of each tail) it used, and the symbols."""
+    steps = valid.shape[0]
+    used = torch.zeros_like(head)
+    symbols = []
+    for i in range(steps):
+        u = head & ((1 << precision) - 1)
+        symbol, start, freq = find(u, *(p[i] for p in params), *tables)
+        start = torch.where(valid[i], start, 0)
+        freq = torch.where(valid[i], freq, 1 << precision)
+        head = freq * (head >> precision) + u - start
+        refill = head < LOW
+        word = words.gather(0, used.clamp(max=steps - 1)[None])[0].to(torch.int64) & MASK
+        head = torch.where(refill, (head << WORD) | word, head)
+        used = used + refill
+        symbols.append(symbol)
+    return head, used, torch.stack(symbols)
+
+
+@functools.cache
+def _compiled(block: Callable[..., Any]) -> Callable[..., Any]:
+    import torch._dynamo  # here, because it takes a second to import
+
+    # One graph for each kind of symbol and number of lanes: few, but more than the default limit of 8.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+    return torch.compile(block, dynamic=False)

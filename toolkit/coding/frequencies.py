@@ -1,0 +1,157 @@
+"""From float distributions to integer frequencies: THE border between floats and coded integers.
+
+Distribution parameters are snapped to stated grids; everything after the grid is integer arithmetic on tables that are
+computed in exact decimal arithmetic, so encoder and decoder agree whatever device, library or compiler runs them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from decimal import Decimal, localcontext
+
+import torch
+from torch import Tensor
+
+CDF_BITS = 30  # cumulative distribution functions are integers in [0, 2**CDF_BITS]
+WEIGHT_BITS = 16  # mixture weights are integers that sum to 2**WEIGHT_BITS
+LOC_STEPS = 64  # locations are integers in units of 1/LOC_STEPS bin
+SCALE_STEPS = 32  # scale levels an octave
+SCALE_OCTAVES = (-4, 12)  # scales run from 2**-4 bins to 2**12 bins
+SCALE_LEVELS = SCALE_STEPS * (SCALE_OCTAVES[1] - SCALE_OCTAVES[0])
+LOC_LIMIT = 1 << 14  # locations are clamped to +-LOC_LIMIT bins
+COUPLING_STEPS = 256  # coupling coefficients are integers in units of 1/COUPLING_STEPS
+
+_REACH = {"logistic": 22, "gaussian": 7}  # standardised distance at which less than 2**-31 is left in a tail
+_CELLS = {"logistic": 7, "gaussian": 8}  # log2 of the table's cells a unit
+_FRACTION = 16  # bits of linear interpolation inside a cell
+_INVERSE = 28  # fraction bits of 1 / scale
+_LOGIT_STEPS = 32  # mixture logits are integers in units of 1/32 nat
+_LOGIT_REACH = 16  # nats below the largest logit at which a weight is as small as it gets
+
+
+def snap_location(loc: Tensor) -> Tensor:
+    """Locations in bins, float [...], to integers in 1/LOC_STEPS bin, int64 [...]. NaN raises ValueError."""
+    return _finite(loc, "location").mul(LOC_STEPS).round_().clamp_(-LOC_LIMIT * LOC_STEPS, LOC_LIMIT * LOC_STEPS).long()
+
+
+def snap_scale(log_scale: Tensor) -> Tensor:
+    """Natural logarithms of scales in bins, float [...], to levels of the scale grid, int64 [...], clamped to it."""
+    level = _finite(log_scale, "log-scale").mul(SCALE_STEPS / math.log(2)).sub_(SCALE_STEPS * SCALE_OCTAVES[0])
+    return level.round_().clamp_(0, SCALE_LEVELS - 1).long()
+
+
+def snap_logits(logits: Tensor) -> Tensor:
+    """Mixture logits in nats, float [k, ...], to steps below the largest, int64 [k, ...] in [0, 512]."""
+    below = _finite(logits, "logit").amax(0) - logits.double()
+    return below.mul_(_LOGIT_STEPS).round_().clamp_(0, _LOGIT_STEPS * _LOGIT_REACH).long()
+
+
+def snap_coupling(coupling: Tensor) -> Tensor:
+    """Coupling coefficients, float [...], to integers in 1/COUPLING_STEPS, int64 [...], clamped to [-8, 8]."""
+    return _finite(coupling, "coupling").mul(COUPLING_STEPS).round_().clamp_(-8 * COUPLING_STEPS, 8 * COUPLING_STEPS).long()
+
+
+def _finite(x: Tensor, what: str) -> Tensor:
+    x = x.double()  # a copy for float32 input, so that callers' tensors stay as they are
+    if not bool(x.isfinite().all()):
+        raise ValueError(
+            f"expected finite {what}s, got {int((~x.isfinite()).sum())} infinite or NaN values of {x.numel()}; "
+            "the model has diverged or met input far from its training data"
+        )
+    return x
+
+
+@functools.cache
+def cdf_table(kind: str, device: torch.device) -> Tensor:  # int64 [cells + 1]
+    """The standard logistic or Gaussian distribution function at the cell borders, rounded to 2**-CDF_BITS."""
+    n = _REACH[kind] << _CELLS[kind]
+    function = {"logistic": _sigmoid, "gaussian": _phi}[kind]
+    with localcontext() as context:
+        context.prec = 50
+        upper = [round(function(Decimal(i) / (1 << _CELLS[kind])) * (1 << CDF_BITS)) for i in range(n + 1)]
+    return torch.tensor([(1 << CDF_BITS) - y for y in reversed(upper[1:])] + upper, device=device)
+
+
+def _sigmoid(t: Decimal) -> Decimal:
+    return 1 / (1 + (-t).exp())
+
+
+def _phi(t: Decimal) -> Decimal:
+    # Phi(t) = 1/2 + phi(t) (t + t^3/3 + t^5/(3 5) + ...): all terms positive, so nothing cancels.
+    term = total = t
+    k = 1
+    while term > Decimal("1e-40"):
+        k += 2
+        term = term * t * t / k
+        total += term
+    return Decimal("0.5") + total * (-t * t / 2).exp() / Decimal("6.283185307179586476925286766559005768394").sqrt()
+
+
+@functools.cache
+def inverse_scales(device: torch.device) -> Tensor:  # int64 [SCALE_LEVELS]
+    """2**_INVERSE / scale for each level of the scale grid, rounded."""
+    with localcontext() as context:
+        context.prec = 50
+        low = SCALE_OCTAVES[0] * SCALE_STEPS
+        levels = [round(Decimal(2) ** (_INVERSE - Decimal(low + i) / SCALE_STEPS)) for i in range(SCALE_LEVELS)]
+    return torch.tensor(levels, device=device)
+
+
+@functools.cache
+def _exponentials(device: torch.device) -> Tensor:  # int64 [513]
+    with localcontext() as context:
+        context.prec = 50
+        table = [round((-Decimal(i) / _LOGIT_STEPS).exp() * (1 << 30)) for i in range(_LOGIT_STEPS * _LOGIT_REACH + 1)]
+    return torch.tensor(table, device=device)
+
+
+def weights(steps: Tensor) -> Tensor:
+    """Mixture weights from snapped logits: int64 [k, ...] -> int64 [k, ...] >= 0 that sum to 2**WEIGHT_BITS over k."""
+    return _normalise(_exponentials(steps.device)[steps])
+
+
+def _normalise(mass: Tensor) -> Tensor:
+    """int64 [k, ...] >= 0, at most 2**46, some above 0, to weights that sum to 2**WEIGHT_BITS exactly."""
+    share = (mass << WEIGHT_BITS) // mass.sum(0)
+    # What rounding down left over goes to the first of the largest, a rule that every device follows alike.
+    largest = mass.argmax(0, keepdim=True) if mass.shape[0] > 1 else torch.zeros_like(mass[:1])
+    return share.scatter_add(0, largest, (1 << WEIGHT_BITS) - share.sum(0, keepdim=True))
+
+
+def reweigh(weight: Tensor, mass: Tensor) -> Tensor:
+    """Posterior weights of a mixture's components after a symbol: w_k p_k(x), normalised in integers.
+
+    weight: int64 [k, ...] summing to 2**WEIGHT_BITS; mass: int64 [k, ...], each component's F(x + 1) - F(x).
+    """
+    return _normalise(weight * (mass + 1))  # + 1: a symbol that no component expects leaves the weights as they are
+
+
+def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
+    """Integer distribution function at the lower edge of bin x: non-decreasing in x, 0 at x = 0, 2**CDF_BITS at x = bins.
+
+    x: int64 [...] in [0, bins]; loc: int64 [...] in 1/LOC_STEPS bin; inverse: int64 [...] of `inverse_scales`;
+    table: of `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take the tails.
+    """
+    shift = _INVERSE + 6 - _CELLS[kind] - _FRACTION  # 6 = log2(LOC_STEPS)
+    reach = _REACH[kind] << (_CELLS[kind] + _FRACTION)
+    t = ((x * LOC_STEPS - LOC_STEPS // 2 - loc) * inverse >> shift).clamp(-reach, reach - 1) + reach
+    cell = t >> _FRACTION
+    low = table[cell]
+    y = low + ((table[cell + 1] - low) * (t & ((1 << _FRACTION) - 1)) >> _FRACTION)
+    return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y))
+
+
+def mix(weight: Tensor, y: Tensor) -> Tensor:
+    """Mixture of integer distribution functions: int64 [k, ...], int64 [k, ...] -> int64 [...], still non-decreasing."""
+    return (weight * y).sum(0) >> WEIGHT_BITS
+
+
+def start(y: Tensor, x: Tensor, bins: int, precision: int, least: int) -> Tensor:
+    """Start of symbol x's interval in [0, 2**precision] from the distribution function y at its lower edge.
+
+    least = 1 keeps a count for every symbol, whatever the model believes, without a normalising pass: adding x makes
+    any non-decreasing y strictly increasing. least = 0 gives no count to what has no mass: for posteriors, whose
+    symbols are popped before they are pushed, so that a stray count would only draw absurd latents.
+    """
+    return (y * ((1 << precision) - least * bins) >> CDF_BITS) + least * x

@@ -1,0 +1,299 @@
+"""The .tkc file: a JSON header and checksummed chunks of coded rows, written as a stream, read at random.
+
+docs/format.md is the specification. All integers are little-endian; sizes and offsets are in bytes.
+"""
+
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+# A byte above 127 and both kinds of line end: a copy in text mode or through a 7-bit channel changes them, as in PNG.
+MAGIC = b"\x89TKC\r\n\x1a\n"
+END = b"TKCEND\r\n"
+VERSION = 1
+HEADER_LIMIT = 64 * 2**20  # bytes of JSON: a zlib stream of 64 KiB can unpack to this, a damaged one must not to more
+
+# Each block below is followed by the CRC-32 of its own bytes, 4 bytes: see _sealed.
+PREAMBLE = struct.Struct("<8sIII")  # magic, version, size of the stored header, its CRC-32; the same in every version
+CHUNK_HEADER = struct.Struct("<4sIQQII")  # b"CHNK", number of the chunk, then as INDEX_ENTRY
+INDEX_START = struct.Struct("<4sI")  # b"INDX", number of chunks, then INDEX_ENTRY for each
+INDEX_ENTRY = struct.Struct("<QQII")  # payload size, rows, CRC-32 of the payload, CRC-32 of the decoded rows
+TRAILER = struct.Struct("<QQ")  # offset of the index, size of the whole file; after its CRC-32 comes END
+CRC_SIZE = 4
+START_SIZE, CHUNK_HEADER_SIZE = PREAMBLE.size + CRC_SIZE, CHUNK_HEADER.size + CRC_SIZE
+TRAILER_SIZE = TRAILER.size + CRC_SIZE + len(END)
+AGAIN = "copy the file again from where it came, or compress again"
+
+
+class ContainerError(ValueError):
+    """A file that cannot be trusted as a .tkc file."""
+
+
+class NotOurFile(ContainerError):
+    """The file does not start as a .tkc file does."""
+
+
+class UnknownVersion(ContainerError):
+    """The file is a sound .tkc file of a version that this code does not know."""
+
+
+class TruncatedFile(ContainerError):
+    """The end of the file is missing."""
+
+
+class DamagedFile(ContainerError):
+    """A checksum, or a value that the checksums vouch for, is wrong."""
+
+
+class Chunk(NamedTuple):
+    """One entry of the index: where a payload lies and what it decodes to."""
+
+    offset: int  # of the first byte of the payload
+    size: int  # bytes of payload
+    rows: int  # coded rows
+    crc: int  # CRC-32 of the payload
+    rows_crc: int  # CRC-32 of the decoded rows, for whoever decodes them
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; it becomes `path` at the end, or is deleted on any exception.
+
+    The temporary name keeps the suffix, for libraries that choose a file format by it. A link is followed.
+    Raises FileNotFoundError if the folder is missing, ValueError if `path` is there and is not a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
+    if target.exists() and not target.is_file():  # os.replace would happily put a file in the place of /dev/null
+        raise ValueError(f"{path}: expected a file or a new name, got a folder or device; give a file name")
+    # Not tempfile.mkstemp: its files are readable by their owner only, and stay so after the renaming.
+    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "r+b") as file:  # without it, a crash can leave the new name with no bytes behind it
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Writer:
+    """Write a .tkc file chunk by chunk: a context manager, and `path` appears only when its block ends cleanly.
+
+    Raises ValueError if the header is not a dict of plain JSON values that reads back equal, or is too large.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.size = 0  # bytes so far; after closing, bytes of the file
+        self._start = _encode_header(header)
+        self._chunks: list[Chunk] = []
+        self._file: BinaryIO | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Writer":
+        if self.size:
+            raise ValueError(f"{self.path}: expected a new Writer, got one that was used; make one for each file")
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._file = stack.enter_context(open(temporary, "xb"))
+            self._file.write(self._start)
+            self._stack = stack.pop_all()
+        self.size = len(self._start)
+        return self
+
+    def write(self, payload: bytes, rows: int, rows_crc: int) -> None:
+        """Append one chunk: its payload, the number of rows in it, and the CRC-32 of the rows that decoding must give.
+
+        Raises ValueError outside of a `with` block, or if an argument has the wrong type or range.
+        """
+        if self._file is None:
+            raise ValueError(f"{self.path}: expected an open Writer, got a closed one; write inside its `with` block")
+        if not isinstance(payload, bytes):  # len() of other buffers may count items, not bytes
+            raise ValueError(f"{self.path}: expected bytes, got {type(payload).__name__}; convert the payload to bytes")
+        for name, value, bits in (("rows", rows, 64), ("rows_crc", rows_crc, 32)):
+            if not 0 <= value < 2**bits:
+                raise ValueError(f"{self.path}: expected {name} in [0, 2**{bits}), got {value}; give a count, a CRC-32")
+        offset = self.size + CHUNK_HEADER_SIZE
+        chunk = Chunk(offset, len(payload), rows, zlib.crc32(payload), rows_crc)
+        self._file.writelines((_chunk_header(len(self._chunks), chunk), payload))
+        self._chunks.append(chunk)
+        self.size = offset + len(payload)
+
+    def __exit__(self, *error: Any) -> None:
+        file, self._file = self._file, None
+        with self._stack as stack:  # an error in here deletes the temporary file as well
+            if file is None or error[0] is not None:
+                stack.pop_all().__exit__(*error)
+                return
+            if file.tell() != self.size:  # write() was interrupted and the caller went on
+                raise ValueError(f"{self.path}: expected {self.size} bytes, got {file.tell()}; write the file again")
+            entries = b"".join(INDEX_ENTRY.pack(*chunk[1:]) for chunk in self._chunks)
+            index = _sealed(INDEX_START.pack(b"INDX", len(self._chunks)) + entries)
+            total = self.size + len(index) + TRAILER_SIZE
+            file.write(index + _sealed(TRAILER.pack(self.size, total)) + END)
+            self.size = total
+
+
+class Reader:
+    """Open a .tkc file, check everything but the chunks, and read chunks in any order: a context manager.
+
+    Raises NotOurFile, UnknownVersion, TruncatedFile or DamagedFile, and OSError if the file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with ExitStack() as stack:
+            self._file: BinaryIO = stack.enter_context(open(self.path, "rb"))
+            self.size = self._file.seek(0, os.SEEK_END)  # bytes of the file
+            self.header = self._open_header()
+            self.chunks = self._open_index(self._open_trailer())
+            self.overhead = self.size - sum(chunk.size for chunk in self.chunks)  # bytes that are not payload
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def read(self, i: int) -> bytes:
+        """Return the payload of chunk i, which lies in [0, len(chunks)); no other chunk is read.
+
+        Raises DamagedFile, which names the chunk, if its header or its checksum is wrong, and IndexError.
+        """
+        if not 0 <= i < len(self.chunks):
+            raise IndexError(f"{self.path}: expected a chunk in [0, {len(self.chunks)}), got {i}")
+        chunk = self.chunks[i]
+        expected = _chunk_header(i, chunk)
+        header = self._bytes(chunk.offset - len(expected), len(expected))
+        if header != expected:
+            raise self._damaged(f"the header of chunk {i}", f"as in the index, {expected.hex()}", header.hex())
+        payload = self._bytes(chunk.offset, chunk.size)
+        self._check_crc(f"chunk {i}", payload, chunk.crc)
+        return payload
+
+    def _open_header(self) -> dict[str, Any]:
+        start = self._bytes(0, min(self.size, START_SIZE))
+        if not (start.startswith(MAGIC) or MAGIC.startswith(start)):
+            raise self._error(NotOurFile, f"{MAGIC!r} at the start", start[:8], "give a .tkc file of this toolkit")
+        self._check_size(START_SIZE)
+        self._check_sealed("the preamble", start)
+        _, self.version, stored_size, crc = PREAMBLE.unpack_from(start)
+        if self.version != VERSION:
+            raise self._error(UnknownVersion, f"format version {VERSION}", self.version, "use a newer toolkit")
+        self.header_size = START_SIZE + int(stored_size)  # bytes before the first chunk
+        self._check_size(self.header_size + TRAILER_SIZE)
+        stored = self._bytes(START_SIZE, stored_size)
+        self._check_crc("the header", stored, crc)
+        try:
+            return _decode_header(stored)
+        except (ValueError, zlib.error) as error:
+            raise self._damaged("the header", "as one JSON object in one zlib stream", error) from error
+
+    def _open_trailer(self) -> int:  # offset of the index
+        trailer = self._bytes(self.size - TRAILER_SIZE, TRAILER_SIZE)
+        fields, end = trailer[: -len(END)], trailer[-len(END) :]
+        if end != END and _sealed(fields[:-CRC_SIZE]) != fields:
+            raise self._error(TruncatedFile, f"{END!r} at the end", f"{end!r}: cut short, or bytes were appended")
+        self._check_sealed("the trailer", fields)
+        if end != END:
+            raise self._damaged("the trailer", f"{END!r} at the end", end)
+        offset, total = TRAILER.unpack_from(fields)
+        if total != self.size:
+            raise self._error(TruncatedFile if total > self.size else DamagedFile, f"{total} bytes", self.size)
+        last = self.size - TRAILER_SIZE - INDEX_START.size - CRC_SIZE
+        if not self.header_size <= offset <= last:
+            raise self._damaged("the trailer", f"an index at a byte in [{self.header_size}, {last}]", offset)
+        return int(offset)
+
+    def _open_index(self, offset: int) -> list[Chunk]:
+        index = self._bytes(offset, self.size - TRAILER_SIZE - offset)
+        self._check_sealed("the index", index)
+        tag, count = INDEX_START.unpack_from(index)
+        size = INDEX_START.size + count * INDEX_ENTRY.size + CRC_SIZE
+        if tag != b"INDX" or len(index) != size:
+            raise self._damaged("the index", f"b'INDX' and {size} bytes for {count} chunks", f"{tag!r}, {len(index)}")
+        # The index holds no offsets, as chunks lie back to back: they cannot overlap, nor leave bytes unaccounted for.
+        chunks, end = [], self.header_size
+        for entry in INDEX_ENTRY.iter_unpack(index[INDEX_START.size : -CRC_SIZE]):
+            chunks.append(Chunk(end + CHUNK_HEADER_SIZE, *entry))
+            end = chunks[-1].offset + chunks[-1].size
+        if end != offset:
+            raise self._damaged("the index", f"chunks that end where it begins, at {offset}", end)
+        return chunks
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        found = self._file.read(size)  # callers have checked the size against that of the file
+        if len(found) != size:
+            raise self._error(TruncatedFile, f"{size} bytes at {offset}", f"{len(found)}: it changed while it was read")
+        return found
+
+    def _check_size(self, size: int) -> None:
+        if self.size < size:
+            raise self._error(TruncatedFile, f"{size} bytes or more", f"{self.size}: cut short")
+
+    def _check_crc(self, part: str, data: bytes, crc: int) -> None:
+        if zlib.crc32(data) != crc:
+            raise self._damaged(part, f"CRC-32 {crc:08x}", f"{zlib.crc32(data):08x}")
+
+    def _check_sealed(self, part: str, block: bytes) -> None:
+        self._check_crc(part, block[:-CRC_SIZE], int.from_bytes(block[-CRC_SIZE:], "little"))
+
+    def _damaged(self, part: str, expected: str, got: object) -> ContainerError:
+        return self._error(DamagedFile, f"{part} intact, {expected}", got)
+
+    def _error(self, kind: type[ContainerError], expected: str, got: object, remedy: str = AGAIN) -> ContainerError:
+        return kind(f"{self.path}: expected {expected}, got {got}; {remedy}")
+
+
+def _sealed(fields: bytes) -> bytes:
+    return fields + zlib.crc32(fields).to_bytes(CRC_SIZE, "little")
+
+
+def _chunk_header(i: int, chunk: Chunk) -> bytes:
+    return _sealed(CHUNK_HEADER.pack(b"CHNK", i, *chunk[1:]))
+
+
+def _encode_header(header: dict[str, Any]) -> bytes:
+    try:
+        # ASCII only: a file name that is not UTF-8 has lone surrogates in Python, and only escapes can carry these.
+        text = json.dumps(header, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+        stored = zlib.compress(text, 9)
+        if _decode_header(stored) != header:
+            raise ValueError("tuples or keys that are not strings, which JSON changes")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"header: expected a dict of plain JSON values, got {error}; convert or shorten it") from error
+    return _sealed(PREAMBLE.pack(MAGIC, VERSION, len(stored), zlib.crc32(stored))) + stored
+
+
+def _decode_header(stored: bytes) -> dict[str, Any]:
+    stream = zlib.decompressobj()
+    text = stream.decompress(stored, HEADER_LIMIT + 1)
+    if len(text) > HEADER_LIMIT:
+        raise ValueError(f"more than {HEADER_LIMIT} bytes of JSON")
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"a zlib stream that {'has bytes after its end' if stream.eof else 'does not end'}")
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
+        json.dumps(header, allow_nan=False)  # NaN, and numbers beyond a double such as 1e999, which load as infinite
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"JSON of type {type(header).__name__}")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a key twice among {[key for key, _ in pairs][:20]}")
+    return found

@@ -1,0 +1,151 @@
+"""A person's arrays of images (.npy, .pt) as uint8 [n, c, h, w], and back with their shape and dtype."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data.files import Item
+
+# What the axes of an array mean; the channel axis has length 1 or 3.
+AXES = ("hw", "nhw", "hwc", "nhwc", "nchw")
+
+
+class Array(NamedTuple):
+    """All that it takes to restore an array from its rows."""
+
+    name: str  # relative path with forward slashes
+    format: str  # "npy" or "pt"
+    dtype: str  # numpy's name with byte order, like "<i8"
+    shape: tuple[int, ...]
+    axes: str  # one of AXES
+
+    @property
+    def images(self) -> tuple[int, int, int, int]:
+        """The shape (n, c, h, w) as images."""
+        n, c, h, w = (self.shape[self.axes.index(axis)] if axis in self.axes else 1 for axis in "nchw")
+        return n, c, h, w
+
+    @property
+    def item(self) -> Item:
+        """What each image of the array is to `tiles` and `untile`; all are alike."""
+        _, c, h, w = self.images
+        return Item(self.name, "L" if c == 1 else "RGB", h, w)
+
+
+def axes_of(shape: tuple[int, ...]) -> str:
+    """Decide what the axes of an array mean, by which of them has length 1 or 3: one of AXES.
+
+    [h, w]; [h, w, c] if c is 1 or 3, else [n, h, w]; [n, c, h, w] if c is 1 or 3, else [n, h, w, c].
+    Raises ValueError for any other shape, and for a shape without values.
+    """
+    if math.prod(shape) > 0:
+        if len(shape) == 2:
+            return "hw"
+        if len(shape) == 3:
+            return "hwc" if shape[2] in (1, 3) else "nhw"
+        if len(shape) == 4 and shape[1] in (1, 3):
+            return "nchw"
+        if len(shape) == 4 and shape[3] in (1, 3):
+            return "nhwc"
+    raise ValueError(
+        "expected images [h, w], [h, w, c], [n, h, w], [n, h, w, c] or [n, c, h, w] with c = 1 or 3, "
+        f"got the shape {list(shape)}; do: reshape the array"
+    )
+
+
+def to_images(array: np.ndarray, axes: str) -> Tensor:
+    """Turn an array of integers from 0 to 255 with these axes into uint8 [n, c, h, w]."""
+    n_c_h_w = [axes.index(axis) for axis in "nchw" if axis in axes]
+    array = array.transpose(n_c_h_w)
+    for position, axis in enumerate("nchw"):
+        if axis not in axes:
+            array = np.expand_dims(array, position)
+    # A copy in any case: a file that is mapped into memory can be neither changed nor closed safely under a tensor.
+    return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))
+
+
+def load_array(path: str | Path, name: str | None = None) -> tuple[Tensor, Array]:
+    """Read images from a .npy or .pt file: (uint8 [n, c, h, w], what restores the array from them).
+
+    Takes any integer or bool dtype whose values lie from 0 to 255, and the shapes of `axes_of`; a .pt file must hold
+    one tensor. `name`: the relative path to remember, by default the file's own name. Raises FileNotFoundError, and
+    ValueError for anything else in the file; a file never runs code.
+    """
+    path = Path(path)
+    array, kind = _read(path), path.suffix.lower()[1:]
+    if array.dtype.kind not in "biu":
+        raise ValueError(
+            f"{path}: expected integers from 0 to 255, got dtype {array.dtype}; "
+            'do: quantise them first, for instance (x * 255).round().astype("uint8")'
+        )
+    try:
+        axes = axes_of(array.shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"{path}: expected integers from 0 to 255, got values from {low} to {high}; "
+            "do: shift or split them into bytes first"
+        )
+    return to_images(array, axes), Array(name or path.name, kind, array.dtype.str, array.shape, axes)
+
+
+def _read(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an array file (.npy, .pt), got {path}, which is no file; do: check the path")
+    value: Any
+    try:
+        if path.suffix.lower() == ".npy":
+            value = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.suffix.lower() == ".pt":
+            value = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(value, Tensor) and value.layout == torch.strided and value.dtype != torch.bfloat16:
+                value = value.detach().numpy()
+        else:
+            raise ValueError("its name ends in neither")
+    except Exception as error:  # numpy, zipfile and pickle raise whatever they like for a broken file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: expected a .npy file, or a .pt file of a tensor, that can be read ({reason}); do: save it again"
+        ) from error
+    if not isinstance(value, np.ndarray):
+        kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{path}: expected one array of integers, got a {kind}; do: save the array alone")
+    return value
+
+
+def restore_array(images: Tensor, array: Array) -> np.ndarray:
+    """Undo `load_array`: uint8 [n, c, h, w] -> the array with its shape and dtype.
+
+    Raises ValueError if the description, which may come from a file of someone else, does not fit the images.
+    """
+    shape = tuple(array.shape)
+    fits = array.axes in AXES and len(array.axes) == len(shape)
+    if not fits or list(array.images) != list(images.shape) or np.dtype(array.dtype).kind not in "biu":
+        raise ValueError(
+            f"expected the images of {array}, got {images.dtype} {list(images.shape)}; "
+            "do: pass the rows and the description of the same file"
+        )
+    missing = [position for position, axis in enumerate("nchw") if axis not in array.axes]
+    values = images.numpy().squeeze(tuple(missing))
+    present = [axis for axis in "nchw" if axis in array.axes]
+    values = values.transpose([present.index(axis) for axis in array.axes])
+    return np.ascontiguousarray(values).astype(np.dtype(array.dtype))
+
+
+def write_array(path: str | Path, images: Tensor, array: Array) -> None:
+    """Write uint8 [n, c, h, w] as the .npy or .pt file that `load_array` read; folders above it are made."""
+    values = restore_array(images, array)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if array.format == "npy":
+        with open(path, "wb") as file:  # a file and not a name: numpy would add a suffix
+            np.save(file, values)
+    elif array.format == "pt":
+        torch.save(torch.from_numpy(values), path)
+    else:
+        raise ValueError(f"expected the format npy or pt, got {array.format!r}; do: update this toolkit")

@@ -1,0 +1,238 @@
+"""A person's images as rows of a model, and back: find, read and write files, cut pictures into tiles."""
+
+import re
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+CHANNELS = {"L": 1, "RGB": 3}
+
+
+class Item(NamedTuple):
+    """One picture as the decoder knows it before its pixels."""
+
+    name: str  # relative path with forward slashes
+    mode: str  # "L" (grey) or "RGB"
+    height: int
+    width: int
+
+
+def find(path: str | Path) -> list[Path]:
+    """List the images of a folder and its subfolders, sorted by relative path, or a single image file.
+
+    An image is what ends in one of SUFFIXES; names that begin with a dot are ignored (`left_out` lists the others).
+    Raises FileNotFoundError for a path that does not exist, ValueError if there is no image.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"expected a folder or an image, got {path}, which does not exist; do: check the path")
+    images = [file for file in _visible(path) if file.suffix.lower() in SUFFIXES]
+    if not images:
+        raise ValueError(
+            f"expected images ({' '.join(SUFFIXES)}) in {path}, found none; "
+            "do: convert them to PNG, or give arrays (.npy, .pt) by their own path"
+        )
+    return images
+
+
+def left_out(path: str | Path) -> list[Path]:
+    """List the files of a folder that `find` does not take, so that a command can name them instead of losing them."""
+    return [file for file in _visible(Path(path)) if file.suffix.lower() not in SUFFIXES]
+
+
+def _visible(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = [(file.relative_to(path), file) for file in path.rglob("*") if file.is_file()]
+    visible = [(rel.as_posix(), file) for rel, file in files if not any(part.startswith(".") for part in rel.parts)]
+    return [file for _, file in sorted(visible)]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read the pixels of an image file as stored: uint8 [c, h, w], c = 1 (grey, bilevel) or 3 (RGB, palette).
+
+    The orientation tag of cameras is not applied. Raises ValueError for a file that cannot be read, or whose pixels
+    would not all come back: transparency, more than 8 bits a value, other colour spaces, several frames.
+    """
+    try:
+        with Image.open(path) as image:
+            refused = _refusal(image)
+            if refused:
+                raise ValueError(f"{path}: {refused}")
+            pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: expected a picture of fewer pixels ({error}); do: cut it into parts") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say broken
+        raise ValueError(
+            f"{path}: expected an image that can be read, got a broken or unknown file ({error}); "
+            "do: save it again as PNG, or leave it out"
+        ) from error
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _refusal(image: Image.Image) -> str:
+    # Pillow hands 48-bit colour files out as 8-bit RGB without a word; only the raw mode of the decoder tells.
+    tiles_of_file = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    raw_modes = [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
+    if image.mode.startswith(("I", "F")) or any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes):
+        return "expected 8 bits a value, got more; do: convert it to 8 bits, or give it as an integer array (.npy)"
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        return (
+            f"expected no transparency, got mode {image.mode} with it; do: convert it: "
+            'Image.open(path).convert("RGBA").convert("RGB").save(new_path)'
+        )
+    if image.mode not in ("1", "L", "P", "RGB"):
+        return (
+            f'expected grey, RGB or palette, got {image.mode}; do: convert it: Image.open(path).convert("RGB")'
+            ".save(new_path)"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        return f"expected one frame, got {frames} ({image.format}); do: save each frame as a file of its own"
+    return ""
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 [c, h, w], c = 1 or 3, as a PNG of mode L or RGB; folders above it are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))).save(path, "PNG")
+
+
+def check_name(name: str) -> str:
+    """Return the name of an item unchanged if writing to it below any folder stays below that folder.
+
+    Raises ValueError for absolute paths, "..", drive letters, backslashes, empty or "." parts, and NUL.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\\0]", name) or re.match(r"[A-Za-z]:", name):
+        raise ValueError(
+            f"expected a relative path like folder/picture.png, got the unsafe name {name!r}; "
+            "do: rename the file before compressing it; if you did not make this .tkc file, do not trust it"
+        )
+    return name
+
+
+def output_name(item: Item, taken: set[str]) -> str:
+    """Choose the relative path that `decompress` writes an item to, and add it to `taken` (in lower case).
+
+    The item's own name with the suffix .png; where that is taken, the full old name + ".png". Raises ValueError for
+    an unsafe name.
+    """
+    path = PurePosixPath(check_name(item.name))
+    names = chain((str(path.with_suffix(".png")), f"{path}.png"), (f"{path}.{i}.png" for i in count(2)))
+    # In lower case, because some file systems take a.png and A.png for one.
+    name = next(name for name in names if name.casefold() not in taken)
+    taken.add(name.casefold())
+    return name
+
+
+# Tiles. A model codes rows [channels, th, tw]; a picture becomes as many of them as cover it.
+
+
+def _grid(item: Item, channels: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Tiles down and across."""
+    if item.mode not in CHANNELS or channels not in (1, 3) or min(item.height, item.width, *size) < 1:
+        raise ValueError(
+            f"expected a picture of mode L or RGB, a model of 1 or 3 channels, and sizes of at least 1, got {item}, "
+            f"{channels} channels and tiles of {size}; do: give arrays as the Item of their images"
+        )
+    return -(-item.height // size[0]), -(-item.width // size[1])
+
+
+def _cut(image: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Any dtype [c, down * th, across * tw] -> [n, channels, th, tw], row by row, plane after plane if c > channels."""
+    c, (th, tw) = len(image), size
+    parts = image.reshape(c, image.shape[1] // th, th, image.shape[2] // tw, tw)
+    if c > channels:
+        return parts.permute(0, 1, 3, 2, 4).reshape(-1, 1, th, tw)
+    return parts.permute(1, 3, 0, 2, 4).reshape(-1, c, th, tw).expand(-1, channels, -1, -1)
+
+
+def count_tiles(item: Item, channels: int, size: tuple[int, int]) -> int:
+    """Count the rows that an item becomes in a model of `channels` channels and tiles of `size` (height, width)."""
+    down, across = _grid(item, channels, size)
+    return down * across * (CHANNELS[item.mode] if channels == 1 else 1)
+
+
+def valid_of(item: Item, channels: int, size: tuple[int, int]) -> Tensor:
+    """Say which values of an item's rows are coded: bool [n, channels, th, tw], from what the decoder knows too.
+
+    False: padding beyond the right and lower border, and green and blue of a grey picture in an RGB model.
+    """
+    down, across = _grid(item, channels, size)
+    inside_y = torch.arange(down * size[0]) < item.height
+    inside_x = torch.arange(across * size[1]) < item.width
+    inside = (inside_y[:, None] & inside_x).expand(CHANNELS[item.mode], -1, -1)
+    valid = _cut(inside, channels, size).contiguous()
+    if CHANNELS[item.mode] < channels:
+        valid[:, 1:] = False
+    return valid
+
+
+def tiles(image: Tensor, channels: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Cut a picture uint8 [c, h, w], c = 1 or 3, into rows of a model: (rows uint8, valid bool), [n, channels, th, tw].
+
+    Tiles of `size` = (th, tw), row by row; beyond the border the last value is repeated. A grey picture in an RGB model
+    stands in all three channels; an RGB picture in a grey model becomes three planes, one after the other. `valid`: see
+    `valid_of`. Raises ValueError for another dtype or shape.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) not in (1, 3):
+        raise ValueError(
+            f"expected a picture uint8 [1 or 3, height, width], got {image.dtype} {list(image.shape)}; "
+            "do: read it with read_image or load_array"
+        )
+    item = item_of("", image)
+    down, across = _grid(item, channels, size)
+    y = torch.arange(down * size[0]).clamp_(max=item.height - 1)
+    x = torch.arange(across * size[1]).clamp_(max=item.width - 1)
+    return _cut(image[:, y][:, :, x], channels, size).contiguous(), valid_of(item, channels, size)
+
+
+def item_of(name: str, image: Tensor | np.ndarray) -> Item:
+    """Describe a picture [c, h, w], c = 1 or 3."""
+    return Item(name, "L" if len(image) == 1 else "RGB", int(image.shape[1]), int(image.shape[2]))
+
+
+def repair(rows: Tensor, valid: Tensor) -> Tensor:
+    """Fill the places of decoded rows [n, channels, th, tw] that are not valid by the rule of `tiles`.
+
+    The result equals the encoder's rows exactly, whatever stood in those places. In each row the valid values must be
+    those of `valid_of`: an upper left rectangle of channel 0, and of the other channels the same or nothing.
+    """
+    n, channels, th, tw = rows.shape
+    height = valid[:, 0, :, 0].sum(1)  # int64 [n], each at least 1
+    width = valid[:, 0, 0, :].sum(1)
+    y = torch.minimum(torch.arange(th, device=rows.device), height[:, None] - 1)  # int64 [n, th]
+    x = torch.minimum(torch.arange(tw, device=rows.device), width[:, None] - 1)
+    own = valid[:, :, 0, 0]  # bool [n, channels]: does the channel hold values of its own
+    channel = torch.where(own, torch.arange(channels, device=rows.device), 0)
+    row = torch.arange(n, device=rows.device)
+    return rows[row[:, None, None, None], channel[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
+
+
+def untile(rows: Tensor, item: Item, channels: int, size: tuple[int, int]) -> Tensor:
+    """Put the rows uint8 [n, channels, th, tw] of an item together again: uint8 [c, h, w].
+
+    Raises ValueError unless the rows have the shape that `tiles` gives the item.
+    """
+    down, across = _grid(item, channels, size)
+    expected = [count_tiles(item, channels, size), channels, *size]
+    if list(rows.shape) != expected:
+        raise ValueError(
+            f"expected rows {expected} for {item}, got {list(rows.shape)}; do: pass all rows of this item and no others"
+        )
+    c = CHANNELS[item.mode]
+    parts = rows[:, : min(c, channels)]
+    if c > channels:
+        parts = parts.reshape(c, down, across, *size).permute(0, 1, 3, 2, 4)
+    else:
+        parts = parts.reshape(down, across, c, *size).permute(2, 0, 3, 1, 4)
+    return parts.reshape(c, down * size[0], across * size[1])[:, : item.height, : item.width].contiguous()

@@ -1,0 +1,115 @@
+"""A recipe: a module, its compression head and its data, built from a configuration, saved as a run and loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning import LightningDataModule, LightningModule
+from omegaconf import DictConfig, OmegaConf
+
+from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+
+CONFIG, WEIGHTS = "config.yaml", "model.pt"
+
+
+class Recipe(NamedTuple):
+    """What one configuration makes: `module.bits(x)` is the bound that `head` codes `data`'s rows near to."""
+
+    module: LightningModule
+    head: CompressionHead
+    data: LightningDataModule | None  # None where only a trained model was loaded
+
+
+def build(cfg: DictConfig) -> Recipe:
+    """Build a recipe from a composed configuration; the module gets the shape of the data's rows.
+
+    Raises ValueError for a target outside recipes and toolkit, and whatever the parts say about their arguments.
+    """
+    data = _instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
+    module, head = _module_and_head(cfg)
+    return Recipe(module, head, data)
+
+
+def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
+    """Write a run's configuration and weights: config.yaml and model.pt (tensors only, no pickled code)."""
+    OmegaConf.save(cfg, run / CONFIG, resolve=True)
+    part = run / (WEIGHTS + ".part")
+    torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, part)
+    part.replace(run / WEIGHTS)  # never a half-written file under the final name
+
+
+def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
+    """Load what `save` wrote, in evaluation mode, without its data; also the configuration.
+
+    Raises FileNotFoundError or ValueError that says what is missing or does not fit.
+    """
+    run = Path(run)
+    for name in (CONFIG, WEIGHTS):
+        if not (run / name).is_file():
+            raise FileNotFoundError(
+                f"expected a run folder with {CONFIG} and {WEIGHTS}, got {run} without {name}; give the folder that "
+                "toolkit.train printed (outputs/...), of a training that ran to its end"
+            )
+    cfg = OmegaConf.load(run / CONFIG)
+    assert isinstance(cfg, DictConfig)
+    module, head = _module_and_head(cfg)
+    try:
+        module.load_state_dict(torch.load(run / WEIGHTS, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise ValueError(f"expected weights of the model that {run / CONFIG} describes, got others: {error}") from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Recipe(module.eval().to(device), head, None), cfg
+
+
+def coder(recipe: Recipe, cfg: DictConfig, rows: int, **changes: Any) -> Coder:
+    """A `Coder` for so many rows; changes: of its `Settings` (those a file's header holds, when decoding)."""
+    dims = int(torch.tensor(list(cfg.recipe.module.shape)).prod())
+    settings = Settings(cfg.coding.batch, choose_lanes(2 * dims * rows), cfg.coding.seed)._replace(**changes)
+    return Coder(recipe.module, recipe.head, settings, compiled=compiles(cfg.coding.compile, 2 * dims * rows))
+
+
+def compiles(wish: str | bool, symbols: int) -> bool:
+    """Whether to compile the coder: auto does where coding takes longer than the half minute that compiling may take."""
+    if wish not in ("auto", True, False):
+        raise ValueError(f"expected coding.compile to be auto, true or false, got {wish!r}")
+    return symbols > 30_000_000 if wish == "auto" else bool(wish)
+
+
+def identity(recipe: Recipe, cfg: DictConfig) -> str:
+    """The fingerprint of the model that a file's header names; see `toolkit.head.fingerprint`."""
+    settings = OmegaConf.to_container(cfg.recipe, resolve=True)
+    assert isinstance(settings, dict)
+    return fingerprint(recipe.module, {str(key): value for key, value in settings.items()})
+
+
+def _module_and_head(cfg: DictConfig) -> tuple[LightningModule, CompressionHead]:
+    return _instantiate(cfg.recipe.module), _instantiate(cfg.recipe.head)
+
+
+def _instantiate(cfg: DictConfig) -> Any:
+    """hydra's instantiate, for our own targets only: a run folder must not be able to call os.system."""
+    for node in _nodes(cfg):
+        target = node.get("_target_")
+        if target is not None and str(target).split(".")[0] not in ("recipes", "toolkit"):
+            raise ValueError(f"expected _target_ to name something in recipes or toolkit, got {target!r}")
+        if target is not None:
+            get_object(target)  # a wrong name is an error of its own, not of the arguments
+    try:
+        return instantiate(cfg)
+    except InstantiationException as error:
+        # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
+        raise (error.__cause__ or error) from None
+
+
+def _nodes(cfg: Any) -> list[DictConfig]:
+    if not isinstance(cfg, DictConfig):
+        return []
+    return [cfg, *(node for value in cfg.values() for node in _nodes(value))]

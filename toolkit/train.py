@@ -1,0 +1,158 @@
+"""python -m toolkit.train recipe=NAME: train, and encode and decode real files as training goes on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+
+from toolkit import baselines
+from toolkit.callbacks import CodecEvaluation, RoundTripError, Schedule, evaluate
+from toolkit.recipe import Recipe, build, coder, load, save
+
+# Said by libraries to their own developers, or about things that this program does on purpose.
+QUIET = (
+    ".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*GPU available but not used.*",
+    ".*exists and is not empty.*", ".*lr_scheduler.step.*", ".*across ranks.*", ".*sync_dist=True.*",
+    ".*Trying to infer the `batch_size`.*", ".*barrier.*device.*",
+)  # fmt: skip
+
+
+def train(cfg: DictConfig, run: Path) -> dict[str, float]:
+    """Train a recipe in the folder `run`; returns the final held-out rates and speeds."""
+    seed_everything(cfg.seed, verbose=False)
+    if cfg.recipe.get("matmul", "high"):
+        torch.set_float32_matmul_precision("high")
+    recipe = build(cfg)
+    data: Any = recipe.data
+    module = recipe.module
+    if cfg.compile:
+        module.net.compile()  # type: ignore[operator]  # in place: the names of the weights stay
+    print(
+        f"{data.name}: {len(data.train)} training rows of {list(data.shape)}, {len(data.validation)} validation, "
+        f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; run: {run}",
+        flush=True,
+    )
+    rows = _spread(data.validation, cfg.evaluation.rows)
+    lines = baselines.lossless(rows, rows=len(rows))
+    codec = CodecEvaluation(
+        rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
+        {name: lines[name] for name in ("PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic") if name in lines},
+    )  # fmt: skip
+    best = ModelCheckpoint(run / "checkpoints", "best", monitor="validation/elbo_bpd", enable_version_counter=False)
+    last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    trainer = Trainer(
+        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
+        max_epochs=-1,
+        max_steps=cfg.max_steps,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(run, name="", version=""),
+        # The codec's evaluation stands before the averaging, whose weights it wants: the averaging takes them back last.
+        callbacks=[
+            Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup), codec, EMAWeightAveraging(decay=cfg.ema),
+            best, last, RichProgressBar(leave=False),
+        ],
+        enable_model_summary=False,
+    )  # fmt: skip
+    if trainer.is_global_zero:
+        save(run, cfg, module)  # the configuration from the start, so that an interrupted run can be resumed
+    resume = run / "checkpoints" / "last.ckpt" if cfg.resume else None
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if not trainer.is_global_zero:
+        return {}
+    if trainer.interrupted:
+        raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
+    if Path(best.best_model_path).is_file():
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+    save(run, cfg, module)
+    return report(cfg, run, data.test)
+
+
+def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
+    """Print what the saved model does on held-out rows, beside the usual codecs on the same rows, and what to do next."""
+    recipe, saved = load(run)
+    rows = test if cfg.evaluation.test_rows is None else _spread(test, cfg.evaluation.test_rows)
+    result = evaluate(recipe.module, _coder(recipe, saved, len(rows), recipe.module), rows, run / "test.tkc")
+    others = baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
+    width = max(map(len, [*others, "this model (file)"]))
+    print(f"\n{len(rows)} held-out test rows, decoded equal; bits per dimension of file bytes:")
+    for name, rate in sorted({**others, "this model (file)": result["file_bpd"]}.items(), key=lambda pair: pair[1]):
+        print(f"  {name:{width}}  {rate:.4f}{'  <--' if name == 'this model (file)' else ''}")
+    print(
+        f"  net {result['net_bpd']:.4f}, negative ELBO {result['elbo_bpd']:.4f}; encode "
+        f"{result['speed/encode_MB_per_s']:.2f} MB/s, decode {result['speed/decode_MB_per_s']:.2f} MB/s\n\n"
+        f"Next:\n"
+        f"  tensorboard --logdir {run}\n"
+        f"  python -m toolkit.compress run={run} input=FOLDER_OR_IMAGE output=photos.tkc\n"
+        f"  python -m toolkit.decompress run={run} input=photos.tkc output=restored\n"
+        f"  python -m toolkit.train resume={run} minutes={2 * math.ceil(cfg.minutes)}   # train longer"
+    )
+    return result
+
+
+def _coder(recipe: Recipe, cfg: DictConfig, rows: int, module: LightningModule) -> Any:
+    return coder(recipe._replace(module=module), cfg, rows)
+
+
+def _spread(rows: Tensor, n: int) -> Tensor:
+    """At most n rows, evenly spread over all."""
+    return rows if len(rows) <= n else rows[torch.arange(n) * len(rows) // n]
+
+
+def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
+    """The configuration of the run to resume, with this command's own overrides on top."""
+    run = Path(cfg.resume)
+    if not (run / "checkpoints" / "last.ckpt").is_file():
+        raise FileNotFoundError(
+            f"expected resume= to name a run folder with checkpoints/last.ckpt, got {run}; give a folder that "
+            "toolkit.train made (outputs/...)"
+        )
+    saved = OmegaConf.load(run / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    changes = [o for o in overrides if o.split("=")[0] in cfg and o.split("=")[0] not in ("recipe", "data")]
+    saved.merge_with_dotlist([o for o in overrides if "." in o.split("=")[0]] + changes)
+    return saved, run
+
+
+@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
+def _main(cfg: DictConfig) -> None:
+    run = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume:
+        run.rmdir()
+        cfg, run = _resumed(cfg, list(HydraConfig.get().overrides.task))
+    with open_dict(cfg):
+        began = time.monotonic()
+        try:
+            train(cfg, run)
+        except (ValueError, FileNotFoundError, RoundTripError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
+
+
+def main() -> None:
+    """The command line."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    _main()
+
+
+if __name__ == "__main__":
+    main()
