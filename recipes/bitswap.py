@@ -184,7 +184,7 @@ class BitSwap(LightningModule):
         self.shape = tuple(shape)
         self.net = Chain(
             shape, likelihood, components, latent_channels, downscale, width, blocks, bins, bins_per_unit
-        )
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.free_bits, self.kl_warmup = free_bits, kl_warmup
 
@@ -261,7 +261,8 @@ def head(module: BitSwap, valid: Tensor, scheme: str = "bitswap", trace: list[Te
     prior, layers = module.net.layers(valid)
     if trace is not None:
         layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
-    return (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
+    codec = (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
+    return Codec(lambda message, x: codec.push(message, complete(x, valid)), codec.pop)
 
 
 def _traced(posterior: Callable[[Tensor], Codec], trace: list[Tensor]) -> Callable[[Tensor], Codec]:

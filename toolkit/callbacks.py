@@ -130,7 +130,7 @@ def evaluate(module: LightningModule, coder: Coder, rows: Tensor, file: Path) ->
         elbo = torch.cat([module.bits(part.to(module.device)) for part in rows.split(batch)]).double().sum().item()
     payload, account = coder.encode(rows, valid, trace=True)
     with Writer(file, {"rows": list(rows.shape), **coder.settings._asdict()}) as writer:
-        writer.write(payload, len(rows), rows_crc(rows))
+        writer.write(payload, len(rows), rows_crc(rows, valid))
     began = time.perf_counter()
     with Reader(file) as reader:
         decoded = coder.decode(reader.read(0), valid)

@@ -56,6 +56,14 @@ def boolean(values: dict[str, str], key: str) -> bool:
     return value == "true"
 
 
+def positive(values: dict[str, str], key: str, default: int) -> int:
+    """Return a whole number of at least 1. Raises SystemExit for anything else."""
+    value = values.get(key, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise SystemExit(f"error: expected {key}= a whole number of at least 1, got {value!r}; give one")
+    return int(value)
+
+
 def command(main: Callable[P, int]) -> Callable[P, int]:
     """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback."""
 

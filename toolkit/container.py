@@ -6,6 +6,7 @@ docs/format.md is the specification. All integers are little-endian; sizes and o
 import json
 import os
 import secrets
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -82,6 +83,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder beside `path`; it becomes `path` at the end, or is deleted with all in it on any exception.
+
+    Raises FileNotFoundError if the folder above is missing, FileExistsError if `path` is there already.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
+    if target.exists():
+        raise FileExistsError(f"{path}: expected a new folder, got one that exists; give another name")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Writer:

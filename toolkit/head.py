@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import struct
 import time
 import zlib
@@ -16,7 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from toolkit.coding.ans import Message
+from toolkit.coding.ans import EmptyMessage, Message
 from toolkit.coding.codecs import Codec
 
 # (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
@@ -77,74 +76,89 @@ class Coder:
         self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
         self._growth: float | None = None
 
-    def _codec(self, valid: Tensor, **options: Any) -> Codec:
-        return self.head(self.module, valid, **options)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """Always a full batch for the networks: rows that are not there have no valid places and cost nothing."""
-        short = self.settings.batch - x.shape[0]
-        return torch.cat([x, x.new_zeros(short, *x.shape[1:])]) if short else x
-
-    def _start(self, latents_bits: int) -> Message:
-        words = math.ceil(latents_bits / 32 / self.settings.lanes) + 4
+    def _start(self, words: int) -> Message:
         return Message.random(self.settings.lanes, words, self.settings.seed, self.module.device, self.compiled)
 
     @torch.inference_mode()
-    def encode(self, rows: Tensor, valid: Tensor, trace: bool = False) -> tuple[bytes, Account]:
-        """uint8 [rows, c, h, w] and bool of the same shape -> the payload of a chunk, and where its bits went."""
+    def encode(
+        self, rows: Tensor, valid: Tensor, trace: bool = False, progress: Callable[[int], Any] | None = None
+    ) -> tuple[bytes, Account]:
+        """uint8 [rows, c, h, w] and bool of the same shape -> the payload of a chunk, and where its bits went.
+
+        trace: keep the coded latents in the account; progress: called with the number of rows after each block.
+        """
         began = time.perf_counter()
-        growth = self._measure_growth(rows, valid) if self._growth is None else self._growth
-        message = self._start(self._seed_bits(rows))
-        before = message.bits()
-        account = Account()
-        for first, last in blocks(len(rows), self.settings.batch, growth):
-            x, ok = self._padded(rows[first:last].to(message.head.device)), self._padded(valid[first:last])
-            latents: list[Tensor] = []
-            self._codec(ok.to(x.device), **({"trace": latents} if trace else {})).push(message, x.long())
-            account.latents.append([z[: last - first] for z in latents])
-        payload = struct.pack("<H", round(growth * 1000)) + message.to_bytes()
-        account.file, account.net = 8 * len(payload), message.bits() - before
-        kept = Message(message.head, message.tail, message.size - message.floor, message.floor, False)
-        account.initial = kept.bits() + 31 * message.lanes - account.net
+        if self._growth is None:
+            self._growth = self._measure_growth(rows[:1], valid[:1])
+        ranges = list(blocks(len(rows), self.settings.batch, self._growth))
+        message, before, latents = self._push(rows, valid, ranges, trace, progress)
+        payload = struct.pack("<H", round(self._growth * 1000)) + message.to_bytes()
+        account = Account(8 * len(payload), message.bits() - before, self._initial(message), latents=latents)
         account.seconds = time.perf_counter() - began
         return payload, account
 
+    def _push(
+        self, rows: Tensor, valid: Tensor, ranges: list[tuple[int, int]], trace: bool = False,
+        progress: Callable[[int], Any] | None = None,
+    ) -> tuple[Message, float, list[list[Tensor]]]:  # fmt: skip
+        """The message with all rows, the bits that it held before, and the latents of each block."""
+        # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
+        words = 4 + 2 * max(last - first for first, last in ranges) * rows[0].numel() // self.settings.lanes
+        while True:
+            message, latents = self._start(words), []
+            before = message.bits()
+            try:
+                for first, last in ranges:
+                    drawn: list[Tensor] = []
+                    x, ok = self._block(rows[first:last]), self._block(valid[first:last])
+                    self.head(self.module, ok, **({"trace": drawn} if trace else {})).push(message, x.long())
+                    latents.append([z[: last - first] for z in drawn])
+                    if progress:
+                        progress(last - first)
+                return message, before, latents
+            except EmptyMessage:
+                words *= 4
+                if progress:
+                    progress(-sum(len(z[0]) for z in latents) if trace else -first)
+
+    def _block(self, x: Tensor) -> Tensor:
+        """Always a full batch for the networks: rows that are not there have no valid places and cost nothing."""
+        short = self.settings.batch - x.shape[0]
+        x = x.to(self.module.device)
+        return torch.cat([x, x.new_zeros(short, *x.shape[1:])]) if short else x
+
+    def _initial(self, message: Message) -> float:
+        """Seed bits that the message must keep: the words that were popped, and the seed bits of the heads."""
+        start = self._start(0)
+        return 32.0 * message.taken + float(start.head.double().log2().sum())
+
     @torch.inference_mode()
-    def decode(self, payload: bytes, valid: Tensor) -> Tensor:
+    def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
         """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
         if len(payload) < 2:
-            raise ValueError(f"chunk: expected at least 2 bytes, got {len(payload)}; the data are damaged")
+            raise ValueError(f"expected at least 2 bytes, got {len(payload)}; the data are damaged")
         growth = struct.unpack_from("<H", payload)[0] / 1000
         message = Message.from_bytes(payload[2:], self.module.device, self.compiled)
         if message.lanes != self.settings.lanes:
-            raise ValueError(f"chunk: expected {self.settings.lanes} lanes, got {message.lanes}; the data are damaged")
+            raise ValueError(f"expected {self.settings.lanes} lanes, got {message.lanes}; the data are damaged")
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
         for first, last in reversed(list(blocks(len(valid), self.settings.batch, growth))):
-            ok = self._padded(valid[first:last]).to(message.head.device)
-            rows[first:last] = self._codec(ok).pop(message)[: last - first].to(torch.uint8).cpu()
-        if not bool((message.head == self._start(0).head).all()):
+            x = self.head(self.module, self._block(valid[first:last])).pop(message)
+            rows[first:last] = x[: last - first].to(torch.uint8).cpu()
+            if progress:
+                progress(last - first)
+        if not message.is_random(self.settings.seed):
             raise ValueError(
-                "chunk: the message does not end in the bits that it started from, so the rows are wrong; decode with "
-                "the machine, library versions and settings that encoded it"
+                "the message does not end in the bits that it started from, so the rows are wrong: decode with the "
+                "device, library versions and settings that encoded it"
             )
         return rows
 
-    def _seed_bits(self, rows: Tensor) -> int:
-        """Seed bits that no block can use up: every latent pops less than a word; unused ones are not stored."""
-        return 64 * self.settings.batch * rows[0].numel()
-
-    def _measure_growth(self, rows: Tensor, valid: Tensor) -> float:
+    def _measure_growth(self, row: Tensor, valid: Tensor) -> float:
         """Code one row, and allow one more row in parallel for each time its net bits cover its initial bits."""
-        self._growth = 0.001
-        x, ok = rows[:1], valid[:1]
-        message = self._start(self._seed_bits(rows))
-        before = message.bits()
-        codec = self._codec(self._padded(ok).to(message.head.device))
-        codec.push(message, self._padded(x.to(message.head.device)).long())
-        net = max(message.bits() - before, 0.0)
-        initial = 32.0 * float((message.size.new_tensor(0) + self._start(self._seed_bits(rows)).size - message.floor).sum())
-        self._growth = min(60.0, max(0.001, round(0.8 * net / max(initial, 1.0), 3)))
-        return self._growth
+        message, before, _ = self._push(row, valid, [(0, 1)])
+        ratio = (message.bits() - before) / max(32.0 * message.taken, 1.0)
+        return min(max(round(0.8 * ratio, 3), 0.001), 60.0)
 
 
 def fingerprint(module: LightningModule, settings: dict[str, Any]) -> str:
@@ -156,6 +170,6 @@ def fingerprint(module: LightningModule, settings: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def rows_crc(rows: Tensor) -> int:
-    """CRC-32 of decoded rows: uint8, any shape."""
-    return zlib.crc32(rows.contiguous().cpu().numpy().tobytes())
+def rows_crc(rows: Tensor, valid: Tensor) -> int:
+    """CRC-32 of the coded values of rows: uint8 and bool, both [rows, ...]; values that are not coded do not count."""
+    return zlib.crc32(rows[valid].cpu().numpy().tobytes())

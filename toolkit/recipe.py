@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,21 +71,33 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
     return Recipe(module.eval().to(device), head, None), cfg
 
 
-def coder(recipe: Recipe, cfg: DictConfig, rows: int, **changes: Any) -> Coder:
-    """A `Coder` for so many rows; changes: of its `Settings` (those a file's header holds, when decoding)."""
-    dims = int(torch.tensor(list(cfg.recipe.module.shape)).prod())
-    settings = Settings(cfg.coding.batch, choose_lanes(2 * dims * rows), cfg.coding.seed)._replace(**changes)
-    return Coder(recipe.module, recipe.head, settings, compiled=compiles(cfg.coding.compile, 2 * dims * rows))
+def coder(
+    recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None, compiled: str | bool | None = None
+) -> Coder:
+    """A `Coder` for chunks of so many rows; settings: those of the file, when decoding; compiled: instead of the run's."""
+    symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
+    settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
+    return Coder(recipe.module, recipe.head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols))
+
+
+def compression(
+    recipe: Recipe, cfg: DictConfig, compiled: str | None = None
+) -> tuple[Callable[[int, Settings | None], Coder], dict[str, Any]]:
+    """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
+    wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else None
+    versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
+    identity = {"recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "versions": versions}
+    return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
 
 
 def compiles(wish: str | bool, symbols: int) -> bool:
     """Whether to compile the coder: auto does where coding takes longer than the half minute that compiling may take."""
     if wish not in ("auto", True, False):
-        raise ValueError(f"expected coding.compile to be auto, true or false, got {wish!r}")
-    return symbols > 30_000_000 if wish == "auto" else bool(wish)
+        raise ValueError(f"expected compile to be auto, true or false, got {wish!r}")
+    return symbols > 5_000_000 if wish == "auto" else bool(wish)
 
 
-def identity(recipe: Recipe, cfg: DictConfig) -> str:
+def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
     """The fingerprint of the model that a file's header names; see `toolkit.head.fingerprint`."""
     settings = OmegaConf.to_container(cfg.recipe, resolve=True)
     assert isinstance(settings, dict)

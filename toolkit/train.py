@@ -15,7 +15,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         logger=TensorBoardLogger(run, name="", version=""),
         # The codec's evaluation stands before the averaging, whose weights it wants: the averaging takes them back last.
         callbacks=[
-            Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup), codec, EMAWeightAveraging(decay=cfg.ema),
+            Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup), codec, _averaging(cfg.ema),
             best, last, RichProgressBar(leave=False),
         ],
         enable_model_summary=False,
@@ -103,6 +103,15 @@ def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
         f"  python -m toolkit.train resume={run} minutes={2 * math.ceil(cfg.minutes)}   # train longer"
     )
     return result
+
+
+def _averaging(decay: float) -> WeightAveraging:
+    """Exponential moving average of the weights that forgets the first steps' weights faster than `decay` would."""
+
+    def average(mean: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        return mean.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
+
+    return WeightAveraging(avg_fn=average)
 
 
 def _coder(recipe: Recipe, cfg: DictConfig, rows: int, module: LightningModule) -> Any:

@@ -41,6 +41,7 @@ class Message:
     tail: Tensor  # int32 [lanes, capacity], bits of unsigned words; at and above size: garbage
     size: Tensor  # int64 [lanes], words in use
     floor: Tensor  # int64 [lanes], least size so far
+    seeded: int = 0  # words a lane that it started with
     compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
 
     @staticmethod
@@ -49,7 +50,7 @@ class Message:
         head = torch.full((lanes,), LOW, dtype=torch.int64, device=device)
         size = torch.zeros(lanes, dtype=torch.int64, device=device)
         tail = torch.zeros(lanes, 0, dtype=torch.int32, device=device)
-        return Message(head, tail, size, size.clone(), compiled)
+        return Message(head, tail, size, size.clone(), compiled=compiled)
 
     @staticmethod
     def random(lanes: int, words: int, seed: int, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
@@ -59,13 +60,28 @@ class Message:
         """
         rng = torch.Generator().manual_seed(seed)
         head = LOW + torch.randint(LOW, (lanes,), generator=rng, dtype=torch.int64)
-        tail = torch.randint(-(1 << 31), 1 << 31, (lanes, words), generator=rng, dtype=torch.int64).to(torch.int32)
+        # From the top of the stack downwards: more words leave those above them as they are.
+        tail = torch.randint(-(1 << 31), 1 << 31, (words, lanes), generator=rng, dtype=torch.int64).flip(0).T
         size = torch.full((lanes,), words, dtype=torch.int64, device=device)
-        return Message(head.to(device), tail.to(device), size, size.clone(), compiled)
+        return Message(head.to(device), tail.to(torch.int32).contiguous().to(device), size, size.clone(), words, compiled)
+
+    def is_random(self, seed: int) -> bool:
+        """Whether this is what is left of a `random` message of this seed when all that was pushed is popped."""
+        words = int(self.size.max())
+        fresh = Message.random(self.lanes, words, seed, self.head.device)
+        depth = torch.arange(1, words + 1, device=self.head.device)  # from the top of each lane
+        mine = self.tail.gather(1, (self.size[:, None] - depth).clamp(min=0)) if words else fresh.tail
+        same = (mine == fresh.tail.flip(1)) | (depth > self.size[:, None])
+        return bool((self.head == fresh.head).all() and same.all())
 
     @property
     def lanes(self) -> int:
         return self.head.shape[0]
+
+    @property
+    def taken(self) -> int:
+        """Words that the message started with and that were popped: they stay part of what a decoder needs."""
+        return self.seeded * self.lanes - int(self.floor.sum())
 
     def bits(self) -> float:
         """Bits on the message: 32 a word in use and log2(head / 2**31) for each head, so that `empty` has none."""
@@ -191,7 +207,8 @@ class Message:
         tail = np.zeros((lanes, int(size.max())), "<i4")
         tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at + int(head_bytes.sum()))
         sizes = torch.from_numpy(size).to(device)
-        return Message(torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device), sizes, sizes.clone(), compiled)
+        heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
+        return Message(heads, tails, sizes, sizes.clone(), compiled=compiled)
 
 
 def _check(precision: int, steps: int) -> None:

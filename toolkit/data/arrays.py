@@ -1,6 +1,8 @@
 """A person's arrays of images (.npy, .pt) as uint8 [n, c, h, w], and back with their shape and dtype."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +71,18 @@ def to_images(array: np.ndarray, axes: str) -> Tensor:
 
 
 def load_array(path: str | Path, name: str | None = None) -> tuple[Tensor, Array]:
-    """Read images from a .npy or .pt file: (uint8 [n, c, h, w], what restores the array from them).
+    """Read images from a .npy or .pt file: (uint8 [n, c, h, w], what restores the array from them); see `open_array`."""
+    values, array = open_array(path, name)
+    return to_images(values, array.axes), array
+
+
+def one_image(values: np.ndarray, array: Array, i: int) -> Tensor:
+    """Image i of an opened array: uint8 [c, h, w]; no other image is read."""
+    return to_images(values[i : i + 1] if array.axes[0] == "n" else values, array.axes)[0]
+
+
+def open_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, Array]:
+    """Open images in a .npy file (mapped, not read) or a .pt file: (the array, what restores it from images).
 
     Takes any integer or bool dtype whose values lie from 0 to 255, and the shapes of `axes_of`; a .pt file must hold
     one tensor. `name`: the relative path to remember, by default the file's own name. Raises FileNotFoundError, and
@@ -92,7 +105,7 @@ def load_array(path: str | Path, name: str | None = None) -> tuple[Tensor, Array
             f"{path}: expected integers from 0 to 255, got values from {low} to {high}; "
             "do: shift or split them into bytes first"
         )
-    return to_images(array, axes), Array(name or path.name, kind, array.dtype.str, array.shape, axes)
+    return array, Array(name or path.name, kind, array.dtype.str, array.shape, axes)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -138,14 +151,29 @@ def restore_array(images: Tensor, array: Array) -> np.ndarray:
     return np.ascontiguousarray(values).astype(np.dtype(array.dtype))
 
 
-def write_array(path: str | Path, images: Tensor, array: Array) -> None:
-    """Write uint8 [n, c, h, w] as the .npy or .pt file that `load_array` read; folders above it are made."""
-    values = restore_array(images, array)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if array.format == "npy":
-        with open(path, "wb") as file:  # a file and not a name: numpy would add a suffix
-            np.save(file, values)
-    elif array.format == "pt":
-        torch.save(torch.from_numpy(values), path)
-    else:
+@contextmanager
+def writer(path: str | Path, array: Array) -> Iterator[Callable[[int, Tensor], None]]:
+    """Write an array image by image: yields write(i, uint8 [c, h, w]); a .npy file is mapped, so memory is bounded.
+
+    Raises ValueError for an unknown format.
+    """
+    if array.format not in ("npy", "pt"):
         raise ValueError(f"expected the format npy or pt, got {array.format!r}; do: update this toolkit")
+    if array.format == "npy":
+        values = np.lib.format.open_memmap(path, "w+", np.dtype(array.dtype), tuple(array.shape))
+    else:
+        values = np.empty(tuple(array.shape), np.dtype(array.dtype))
+    one = array._replace(shape=(1, *array.shape[1:]) if array.axes[0] == "n" else array.shape)
+
+    def write(i: int, image: Tensor) -> None:
+        restored = restore_array(image[None], one)
+        if array.axes[0] == "n":
+            values[i : i + 1] = restored
+        else:
+            values[...] = restored
+
+    yield write
+    if isinstance(values, np.memmap):
+        values.flush()
+    else:
+        torch.save(torch.from_numpy(values), path)

@@ -1,13 +1,15 @@
 """A person's images as rows of a model, and back: find, read and write files, cut pictures into tiles."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -60,12 +62,20 @@ def read_image(path: str | Path) -> np.ndarray:
     The orientation tag of cameras is not applied. Raises ValueError for a file that cannot be read, or whose pixels
     would not all come back: transparency, more than 8 bits a value, other colour spaces, several frames.
     """
+    with _opened(path) as image:
+        pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An open image whose pixels can all be kept; Pillow's many errors, when opening or reading it, as ValueError."""
     try:
         with Image.open(path) as image:
             refused = _refusal(image)
             if refused:
                 raise ValueError(f"{path}: {refused}")
-            pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            yield image
     except FileNotFoundError:
         raise
     except Image.DecompressionBombError as error:
@@ -75,24 +85,32 @@ def read_image(path: str | Path) -> np.ndarray:
             f"{path}: expected an image that can be read, got a broken or unknown file ({error}); "
             "do: save it again as PNG, or leave it out"
         ) from error
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def describe(path: str | Path, name: str) -> Item:
+    """Tell what `read_image` will give, from the file's first bytes. Raises ValueError as `read_image` does."""
+    with _opened(path) as image:
+        return Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
 
 
 def _refusal(image: Image.Image) -> str:
     # Pillow hands 48-bit colour files out as 8-bit RGB without a word; only the raw mode of the decoder tells.
     tiles_of_file = image.tile if isinstance(image, ImageFile.ImageFile) else []
     raw_modes = [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
-    if image.mode.startswith(("I", "F")) or any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes):
+    deep = any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # planes of their own have raw modes without the depth
+        deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
+    if deep or image.mode.startswith(("I", "F")):
         return "expected 8 bits a value, got more; do: convert it to 8 bits, or give it as an integer array (.npy)"
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return (
             f"expected no transparency, got mode {image.mode} with it; do: convert it: "
             'Image.open(path).convert("RGBA").convert("RGB").save(new_path)'
         )
     if image.mode not in ("1", "L", "P", "RGB"):
         return (
-            f'expected grey, RGB or palette, got {image.mode}; do: convert it: Image.open(path).convert("RGB")'
-            ".save(new_path)"
+            f"expected grey, RGB or palette, got {image.mode}; do: convert it to RGB with an image editor, or, "
+            'from CMYK and YCbCr: Image.open(path).convert("RGB").save(new_path)'
         )
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -199,23 +217,6 @@ def tiles(image: Tensor, channels: int, size: tuple[int, int]) -> tuple[Tensor, 
 def item_of(name: str, image: Tensor | np.ndarray) -> Item:
     """Describe a picture [c, h, w], c = 1 or 3."""
     return Item(name, "L" if len(image) == 1 else "RGB", int(image.shape[1]), int(image.shape[2]))
-
-
-def repair(rows: Tensor, valid: Tensor) -> Tensor:
-    """Fill the places of decoded rows [n, channels, th, tw] that are not valid by the rule of `tiles`.
-
-    The result equals the encoder's rows exactly, whatever stood in those places. In each row the valid values must be
-    those of `valid_of`: an upper left rectangle of channel 0, and of the other channels the same or nothing.
-    """
-    n, channels, th, tw = rows.shape
-    height = valid[:, 0, :, 0].sum(1)  # int64 [n], each at least 1
-    width = valid[:, 0, 0, :].sum(1)
-    y = torch.minimum(torch.arange(th, device=rows.device), height[:, None] - 1)  # int64 [n, th]
-    x = torch.minimum(torch.arange(tw, device=rows.device), width[:, None] - 1)
-    own = valid[:, :, 0, 0]  # bool [n, channels]: does the channel hold values of its own
-    channel = torch.where(own, torch.arange(channels, device=rows.device), 0)
-    row = torch.arange(n, device=rows.device)
-    return rows[row[:, None, None, None], channel[:, :, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
 def untile(rows: Tensor, item: Item, channels: int, size: tuple[int, int]) -> Tensor:

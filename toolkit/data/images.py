@@ -37,8 +37,8 @@ class Batches:
     its sampler in distributed training. Lightning takes any iterable with a length as it is, so there is no warning to
     silence, and the share of each process (`rank` of `world`) is cut here.
 
-    `shuffle`: a new order each epoch, a function of `seed` and `current_epoch()` alone; incomplete batches are dropped, so that all
-    processes make the same number of steps. Otherwise: all rows in order, the last batch smaller.
+    `shuffle`: a new order each epoch, a function of `seed` and `current_epoch()` alone; incomplete batches are dropped,
+    so that all processes make the same number of steps. Otherwise: all rows in order, the last batch smaller.
     """
 
     batch_sampler = None  # Lightning asks for it where there is a sampler
@@ -155,7 +155,7 @@ class Images(L.LightningDataModule):
         return Batches(
             self.train,
             self.batch_size,
-            shuffle=not (trainer and trainer.overfit_batches),  # to overfit some batches, they must stay the same
+            shuffle=not getattr(trainer, "overfit_batches", 0),  # to overfit some batches, they must stay the same
             flip=self.flip,
             seed=self.seed,
             rank=rank,
