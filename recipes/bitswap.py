@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from toolkit.nets.observation import (
     InterlacedObservation,
     LogisticObservation,
     MixtureObservation,
+    Observation,
     complete,
     normalise,
 )
@@ -58,12 +60,12 @@ class Chain(nn.Module):
         super().__init__()
         if not len(latent_channels) == len(downscale) == len(blocks) or not 1 <= len(blocks) <= 8:
             raise ValueError(
-                f"expected latent_channels, downscale and blocks of one length from 1 to 8, got {len(latent_channels)}, "
-                f"{len(downscale)} and {len(blocks)}; give one number for each latent layer"
+                "expected latent_channels, downscale and blocks of one length from 1 to 8, got "
+                f"{len(latent_channels)}, {len(downscale)} and {len(blocks)}; give one number for each latent layer"
             )
         if downscale[0] != 2:
             raise ValueError(f"expected downscale[0] = 2 (the first latents lie on 2 x 2 pixels), got {downscale[0]}")
-        self.stride = math.prod(downscale)
+        self.stride, self.top_channels = math.prod(downscale), latent_channels[-1]
         if shape[1] % self.stride or shape[2] % self.stride:
             raise ValueError(
                 f"expected images whose sides are multiples of {self.stride} (the product of downscale), got "
@@ -84,6 +86,10 @@ class Chain(nn.Module):
             self.observe = InterlacedObservation(*arguments, components)
         else:
             raise ValueError(f"expected likelihood to be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
+
+    @property
+    def observation(self) -> Observation:
+        return cast(Observation, self.observe)
 
     def posterior(self, i: int, below: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of z_i+1 given z_i (given the normalised pixels for i = 0)."""
@@ -108,7 +114,7 @@ class Chain(nn.Module):
     def terms(
         self, pixels: Tensor, latents: Sequence[Tensor], posteriors: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Bits of the negative ELBO at given latents: of x, float32 [rows], and of log q - log p of each layer and channel.
+        """Bits of the negative ELBO at given latents: of x, float32 [rows], and of log q - log p of each layer.
 
         The second output holds float32 [rows, channels] for each layer.
         """
@@ -117,7 +123,7 @@ class Chain(nn.Module):
             above = latents[i + 1] if i + 1 < len(latents) else None
             ratio = log_logistic(z, *posteriors[i]) - log_logistic(z, *self.prior(i, above, z))
             ratios.append(ratio.sum((2, 3)) / math.log(2))
-        return self.observe.bits(pixels, latents[0]), ratios
+        return self.observation.bits(pixels, latents[0]), ratios
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """uint8 [rows, c, h, w] -> `terms` of one sample of the latents."""
@@ -149,7 +155,7 @@ class Chain(nn.Module):
         def likelihood(i: int, above: Tensor) -> Codec:
             z = self.from_bins(above)
             if i == 0:
-                codec: Codec = self.observe.codec(z, valid)
+                codec = self.observation.codec(z, valid)
                 return Codec(codec.push, lambda message: complete(codec.pop(message), valid))
             loc, scale = self.generate[i - 1](z, 0.75 * self.reach)
             return self.latent_codec(loc, scale, mask(loc), 1)
@@ -161,7 +167,7 @@ class Chain(nn.Module):
         def layer(i: int) -> Layer:
             return (lambda above: likelihood(i, above)), (lambda below: posterior(i, below))
 
-        top = torch.zeros(rows, self.infer[-1].net[1][-1].out_channels // 2, h // self.stride, w // self.stride)
+        top = torch.zeros(rows, self.top_channels, h // self.stride, w // self.stride)
         top = top.to(valid.device)
         return self.latent_codec(top, torch.ones_like(top), mask(top), 1), [layer(i) for i in range(len(self.infer))]
 
@@ -198,7 +204,7 @@ class BitSwap(LightningModule):
         return self.parts(x).sum(1)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
-        """The negative ELBO by layer, x first: float32 [rows, 1 + L] bits, at coded latents (int64 bins) where given."""
+        """The negative ELBO by layer, x first: float32 [rows, 1 + L] bits; at coded latents (int64 bins) if given."""
         pixels = normalise(x)
         if latents is None:
             nll, ratios = self.net(x)

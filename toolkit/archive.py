@@ -91,7 +91,7 @@ def decompress(
     path: str | Path, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], only: str | None = None,
     progress: bool = True,
 ) -> int:  # fmt: skip
-    """Restore the pictures of a .tkc file below the folder `output`, or the array as the file `output`; returns how many.
+    """Restore the pictures of a .tkc file below the new folder `output`, or its array as that file; returns how many.
 
     only: the name of one picture; just the chunks that hold it are decoded. Nothing is left behind on an error.
     Raises ContainerError for damage, ValueError for another model or a name that is not in the file.
@@ -104,12 +104,16 @@ def decompress(
         items = [array.item] * array.images[0] if array else [Item(*item) for item in header["items"]]
         counts = np.array([files.count_tiles(item, channels, size) for item in items])
         if counts.sum() != sum(chunk.rows for chunk in reader.chunks):
-            raise DamagedFile(f"{path}: expected {counts.sum()} rows, got {sum(c.rows for c in reader.chunks)} in chunks")
+            raise DamagedFile(
+                f"{path}: expected {counts.sum()} rows, got {sum(c.rows for c in reader.chunks)} in chunks"
+            )
         wanted = _wanted(items, array, only)
         coder = make_coder(max((c.rows for c in reader.chunks), default=1), Settings(**header["settings"]))
         write = (_array_sink if array else _folder_sink)(stack, Path(output), items, array)
         ends = counts.cumsum()
-        first_row, last_row = (0, int(ends[-1])) if wanted is None else (int(ends[wanted] - counts[wanted]), int(ends[wanted]))
+        first_row, last_row = (
+            (0, int(ends[-1])) if wanted is None else (int(ends[wanted] - counts[wanted]), int(ends[wanted]))
+        )
         decoded = _rows(reader, coder, items, counts, shape, first_row, last_row, progress)
         which = range(len(items)) if wanted is None else [wanted]
         for i in which:
@@ -149,7 +153,9 @@ def _rows(
                 except ContainerError:
                     raise
                 except ValueError as error:
-                    raise DamagedFile(f"{reader.path}: chunk {i} of {len(reader.chunks)} does not decode: {error}") from error
+                    raise DamagedFile(
+                        f"{reader.path}: chunk {i} of {len(reader.chunks)} does not decode: {error}"
+                    ) from error
                 crc = rows_crc(rows, valid)
                 if crc != chunk.rows_crc:
                     raise DamagedFile(
@@ -165,7 +171,9 @@ def _wanted(items: list[Item], array: arrays.Array | None, only: str | None) -> 
     if only is None:
         return None
     if array:
-        raise ValueError("expected only= for a file of pictures, got one of an array; leave only= out and index the array")
+        raise ValueError(
+            "expected only= for a file of pictures, got one of an array; leave only= out and index the array"
+        )
     names = [item.name for item in items]
     if only not in names:
         raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, for instance, {names[:3]}")
@@ -187,7 +195,9 @@ def _array_sink(
 ) -> Callable[[int, Tensor], None]:
     assert array is not None
     if output.suffix.lower() != f".{array.format}":
-        raise ValueError(f"expected output= to end in .{array.format}, as the compressed array's name did, got {output}")
+        raise ValueError(
+            f"expected output= to end in .{array.format}, as the compressed array's name did, got {output}"
+        )
     return stack.enter_context(arrays.writer(stack.enter_context(atomic_path(output)), array))
 
 

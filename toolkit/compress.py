@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from toolkit import archive, cli
-from toolkit.data.files import left_out
+from toolkit.data.files import CHANNELS, left_out
 from toolkit.recipe import compression, load
 
 USAGE = """usage: python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc
@@ -29,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, cfg = load(values["run"], values.get("device", "auto"))
     origin = archive.source(values["input"])
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
-    size = archive.compress(
-        origin, values["output"], make_coder, tuple(cfg.recipe.module.shape), identity, chunk_rows
-    )
-    count = sum(archive.CHANNELS[item.mode] * item.height * item.width for item in origin.items)
+    size = archive.compress(origin, values["output"], make_coder, tuple(cfg.recipe.module.shape), identity, chunk_rows)
+    count = sum(CHANNELS[item.mode] * item.height * item.width for item in origin.items)
     for file in left_out(values["input"]) if origin.array is None else []:
         print(f"left out, not an image: {file}", file=sys.stderr)
-    print(f"{len(origin.items)} pictures, {count} values -> {values['output']}: {size} bytes, {8 * size / count:.4f} bits/dim")
+    print(
+        f"{len(origin.items)} pictures, {count} values -> {values['output']}: {size} bytes, "
+        f"{8 * size / count:.4f} bits per dimension"
+    )
     return 0
 
 

@@ -37,7 +37,8 @@ class Account:
     file: int = 0  # the payload
     net: float = 0.0  # what pushing the rows added
     initial: float = 0.0  # seed bits that the first rows needed and the payload holds
-    seconds: float = 0.0
+    seconds: float = 0.0  # in all
+    coder_seconds: float = 0.0  # of the entropy coder alone, without the networks
     latents: list[list[Tensor]] = field(default_factory=list)  # of each block, int64 bins [rows, ...]; if asked for
 
     @property
@@ -75,6 +76,7 @@ class Coder:
     ) -> None:
         self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
         self._growth: float | None = None
+        self.coder_seconds = 0.0  # of the entropy coder alone, in the last `decode`
 
     def _start(self, words: int) -> Message:
         return Message.random(self.settings.lanes, words, self.settings.seed, self.module.device, self.compiled)
@@ -94,7 +96,7 @@ class Coder:
         message, before, latents = self._push(rows, valid, ranges, trace, progress)
         payload = struct.pack("<H", round(self._growth * 1000)) + message.to_bytes()
         account = Account(8 * len(payload), message.bits() - before, self._initial(message), latents=latents)
-        account.seconds = time.perf_counter() - began
+        account.seconds, account.coder_seconds = time.perf_counter() - began, message.seconds
         return payload, account
 
     def _push(
@@ -147,6 +149,7 @@ class Coder:
             rows[first:last] = x[: last - first].to(torch.uint8).cpu()
             if progress:
                 progress(last - first)
+        self.coder_seconds = message.seconds
         if not message.is_random(self.settings.seed):
             raise ValueError(
                 "the message does not end in the bits that it started from, so the rows are wrong: decode with the "

@@ -1,4 +1,4 @@
-"""A recipe: a module, its compression head and its data, built from a configuration, saved as a run and loaded again."""
+"""A recipe: a module, its compression head and its data; built from a configuration, saved as a run, loaded again."""
 
 from __future__ import annotations
 
@@ -31,12 +31,18 @@ def build(cfg: DictConfig) -> Recipe:
 
     Raises ValueError for a target outside recipes and toolkit, and whatever the parts say about their arguments.
     """
-    data = _instantiate(cfg.data)
-    data.prepare_data()
-    data.setup()
+    data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
     module, head = _module_and_head(cfg)
     return Recipe(module, head, data)
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """The data of a configuration, loaded: a LightningDataModule with train, validation, test, shape and name."""
+    data = _instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
@@ -74,10 +80,12 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
 def coder(
     recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None, compiled: str | bool | None = None
 ) -> Coder:
-    """A `Coder` for chunks of so many rows; settings: those of the file, when decoding; compiled: instead of the run's."""
+    """A `Coder` for chunks of so many rows; settings: of the file, when decoding; compiled: instead of the run's."""
     symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
-    return Coder(recipe.module, recipe.head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols))
+    return Coder(
+        recipe.module, recipe.head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols)
+    )
 
 
 def compression(
@@ -91,7 +99,7 @@ def compression(
 
 
 def compiles(wish: str | bool, symbols: int) -> bool:
-    """Whether to compile the coder: auto does where coding takes longer than the half minute that compiling may take."""
+    """Whether to compile the coder: auto does where coding takes longer than the minute that compiling may take."""
     if wish not in ("auto", True, False):
         raise ValueError(f"expected compile to be auto, true or false, got {wish!r}")
     return symbols > 5_000_000 if wish == "auto" else bool(wish)

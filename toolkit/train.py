@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import torch
@@ -18,10 +18,12 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit import baselines
 from toolkit.callbacks import CodecEvaluation, RoundTripError, Schedule, evaluate
+from toolkit.data.images import spread
+from toolkit.pictures import rate_table
 from toolkit.recipe import Recipe, build, coder, load, save
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
@@ -41,13 +43,14 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     data: Any = recipe.data
     module = recipe.module
     if cfg.compile:
-        module.net.compile()  # type: ignore[operator]  # in place: the names of the weights stay
+        cast(nn.Module, module.net).compile()  # in place: the names of the weights stay
     print(
         f"{data.name}: {len(data.train)} training rows of {list(data.shape)}, {len(data.validation)} validation, "
-        f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; run: {run}",
+        f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; "
+        f"run: {run}",
         flush=True,
     )
-    rows = _spread(data.validation, cfg.evaluation.rows)
+    rows = spread(data.validation, cfg.evaluation.rows)
     lines = baselines.lossless(rows, rows=len(rows))
     codec = CodecEvaluation(
         rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
@@ -61,7 +64,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         max_steps=cfg.max_steps,
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(run, name="", version=""),
-        # The codec's evaluation stands before the averaging, whose weights it wants: the averaging takes them back last.
+        # The codec's evaluation stands before the averaging, whose weights it wants: hooks run in this order.
         callbacks=[
             Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup), codec, _averaging(cfg.ema),
             best, last, RichProgressBar(leave=False),
@@ -84,22 +87,18 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
 
 
 def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
-    """Print what the saved model does on held-out rows, beside the usual codecs on the same rows, and what to do next."""
+    """Print what the saved model does on held-out rows, beside the usual codecs, and what to do next."""
     recipe, saved = load(run)
-    rows = test if cfg.evaluation.test_rows is None else _spread(test, cfg.evaluation.test_rows)
-    result = evaluate(recipe.module, _coder(recipe, saved, len(rows), recipe.module), rows, run / "test.tkc")
+    rows = test if cfg.evaluation.test_rows is None else spread(test, cfg.evaluation.test_rows)
+    result = evaluate(recipe.module, coder(recipe, saved, len(rows)), rows, run / "test.tkc")
     others = baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
-    width = max(map(len, [*others, "this model (file)"]))
-    print(f"\n{len(rows)} held-out test rows, decoded equal; bits per dimension of file bytes:")
-    for name, rate in sorted({**others, "this model (file)": result["file_bpd"]}.items(), key=lambda pair: pair[1]):
-        print(f"  {name:{width}}  {rate:.4f}{'  <--' if name == 'this model (file)' else ''}")
+    print("\n" + rate_table(f"{len(rows)} held-out test rows", result, others))
     print(
-        f"  net {result['net_bpd']:.4f}, negative ELBO {result['elbo_bpd']:.4f}; encode "
-        f"{result['speed/encode_MB_per_s']:.2f} MB/s, decode {result['speed/decode_MB_per_s']:.2f} MB/s\n\n"
-        f"Next:\n"
+        f"\nNext:\n"
         f"  tensorboard --logdir {run}\n"
         f"  python -m toolkit.compress run={run} input=FOLDER_OR_IMAGE output=photos.tkc\n"
         f"  python -m toolkit.decompress run={run} input=photos.tkc output=restored\n"
+        f"  python -m toolkit.evaluate run={run}\n"
         f"  python -m toolkit.train resume={run} minutes={2 * math.ceil(cfg.minutes)}   # train longer"
     )
     return result
@@ -116,11 +115,6 @@ def _averaging(decay: float) -> WeightAveraging:
 
 def _coder(recipe: Recipe, cfg: DictConfig, rows: int, module: LightningModule) -> Any:
     return coder(recipe._replace(module=module), cfg, rows)
-
-
-def _spread(rows: Tensor, n: int) -> Tensor:
-    """At most n rows, evenly spread over all."""
-    return rows if len(rows) <= n else rows[torch.arange(n) * len(rows) // n]
 
 
 def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:

@@ -41,7 +41,8 @@ class Message:
     tail: Tensor  # int32 [lanes, capacity], bits of unsigned words; at and above size: garbage
     size: Tensor  # int64 [lanes], words in use
     floor: Tensor  # int64 [lanes], least size so far
-    seeded: int = 0  # words a lane that it started with
+    seeded: int = 0  # words that it started with, all lanes together
+    seconds: float = 0.0  # spent coding on it, without the networks that gave the distributions
     compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
 
     @staticmethod
@@ -53,7 +54,9 @@ class Message:
         return Message(head, tail, size, size.clone(), compiled=compiled)
 
     @staticmethod
-    def random(lanes: int, words: int, seed: int, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
+    def random(
+        lanes: int, words: int, seed: int, device: torch.device | str = "cpu", compiled: bool = False
+    ) -> Message:
         """A message of `lanes` stacks, each with `words` words of seed bits below a head with 31 more.
 
         All bits of the head are random: with zero low bits the first pop would always return the same tail symbol.
@@ -63,7 +66,8 @@ class Message:
         # From the top of the stack downwards: more words leave those above them as they are.
         tail = torch.randint(-(1 << 31), 1 << 31, (words, lanes), generator=rng, dtype=torch.int64).flip(0).T
         size = torch.full((lanes,), words, dtype=torch.int64, device=device)
-        return Message(head.to(device), tail.to(torch.int32).contiguous().to(device), size, size.clone(), words, compiled)
+        tail = tail.to(torch.int32).contiguous().to(device)
+        return Message(head.to(device), tail, size, size.clone(), words * lanes, compiled=compiled)
 
     def is_random(self, seed: int) -> bool:
         """Whether this is what is left of a `random` message of this seed when all that was pushed is popped."""
@@ -81,7 +85,7 @@ class Message:
     @property
     def taken(self) -> int:
         """Words that the message started with and that were popped: they stay part of what a decoder needs."""
-        return self.seeded * self.lanes - int(self.floor.sum())
+        return self.seeded - int(self.floor.sum())
 
     def bits(self) -> float:
         """Bits on the message: 32 a word in use and log2(head / 2**31) for each head, so that `empty` has none."""
@@ -118,6 +122,11 @@ class Message:
         Raises EmptyMessage if a lane has too few words.
         """
         _check(precision, steps)
+        if valid.dim() != 2 or valid.shape[1] != self.lanes:
+            raise ValueError(
+                f"pop: expected valid of shape [n, {self.lanes}], got {list(valid.shape)}; arrange it in lanes first "
+                "(codecs.to_lanes)"
+            )
         n = valid.shape[0]
         block = _compiled(_pop) if self.compiled else _pop
         valid = _whole(valid, steps, False)
@@ -143,7 +152,7 @@ class Message:
         return torch.cat(symbols)[:n]
 
     def _append(self, words: Tensor, index: Tensor, count: Tensor) -> None:
-        """Append each lane's words: int32 [steps, lanes] at offsets int64 [steps, lanes], of which count [lanes] are real."""
+        """Append int32 [steps, lanes] words at int64 [steps, lanes] offsets; the first count [lanes] are real."""
         steps = words.shape[0]
         self._bound = getattr(self, "_bound", self.tail.shape[1] - steps)  # host-side bound on the largest size
         if self._bound + 2 * steps > self.tail.shape[1]:
@@ -166,7 +175,9 @@ class Message:
         head = self.head.cpu().numpy().astype("<u8")
         size = (self.size - self.floor).cpu().numpy()
         least = int(size.min()) if size.size else 0
-        head_bytes = 4 + sum((head >> (8 * i) > 0).astype(np.int64) for i in range(4, 8))
+        head_bytes = 4 + sum(
+            ((head >> (8 * i) > 0).astype(np.int64) for i in range(4, 8)), np.zeros(self.lanes, np.int64)
+        )
         code = 8 * (size - least) + head_bytes - 4
         width = next(w for w in (1, 2, 4, 8) if int(code.max(initial=0)) < 1 << (8 * w))
         column = np.arange(self.tail.shape[1])
@@ -208,7 +219,7 @@ class Message:
         tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at + int(head_bytes.sum()))
         sizes = torch.from_numpy(size).to(device)
         heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
-        return Message(heads, tails, sizes, sizes.clone(), compiled=compiled)
+        return Message(heads, tails, sizes, sizes.clone(), int(size.sum()), compiled=compiled)
 
 
 def _check(precision: int, steps: int) -> None:

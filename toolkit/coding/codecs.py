@@ -8,6 +8,7 @@ style is that of craystack (Townsend, Bird, Kunze, Barber 2020, arXiv:1912.09953
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -43,33 +44,43 @@ def interval_codec(
     valid: Tensor,
     precision: int,
     steps: int = STEPS,
+    eager: tuple[Find, Callable[[], Tensor]] | None = None,
 ) -> Codec:
     """A codec from a map of symbols to intervals and its inverse.
 
     interval(x int64 [symbols]) -> (start, freq); find: see Message.pop, on params [..., symbols] arranged in lanes;
-    valid: bool, any shape, the shape of x; where False nothing is coded and `pop` returns 0.
+    valid: bool, any shape, the shape of x; where False nothing is coded and `pop` returns 0. eager: another `find` with
+    the same result for messages that are not compiled, and what makes one more parameter for it, put before the others.
     """
     shape, flat = valid.shape, valid.flatten()
 
     def push(message: Message, x: Tensor) -> None:
-        if x.shape != shape:
-            raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
-        low, freq = interval(x.flatten().long())
+        _check_shape(x, shape)
+        began = time.perf_counter()
+        x = torch.where(flat, x.flatten().long(), 0)
+        low, freq = interval(x)
         if bool((flat & (freq <= 0)).any()):
             i = int((flat & (freq <= 0)).nonzero()[0])
             raise ValueError(
-                f"push: symbol {int(x.flatten()[i])} at position {i} has no frequency under its distribution; a codec "
+                f"push: symbol {int(x[i])} at position {i} has no frequency under its distribution; a codec "
                 "without floor can only push what it popped"
             )
         low, freq = torch.where(flat, low, 0), torch.where(flat, freq, 1 << precision)
         lanes = message.lanes
         message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision, steps)
+        message.seconds += time.perf_counter() - began
 
     def pop(message: Message) -> Tensor:
+        began = time.perf_counter()
         lanes = message.lanes
-        arranged = [to_lanes(p, lanes).contiguous() for p in params]
-        x = message.pop(to_lanes(flat, lanes), find, arranged, tables, precision, steps)
-        return torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
+        search, wanted = find, list(params)
+        if eager and not message.compiled:
+            search, wanted = eager[0], [eager[1](), *params]
+        arranged = [to_lanes(p, lanes).contiguous() for p in wanted]
+        x = message.pop(to_lanes(flat, lanes), search, arranged, tables, precision, steps)
+        x = torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
+        message.seconds += time.perf_counter() - began
+        return x
 
     return Codec(push, pop)
 
@@ -115,7 +126,13 @@ def _find_categorical(u: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def location_scale(
-    kind: str, loc: Tensor, scale: Tensor, bins: int, least: int, precision: int = PRECISION, valid: Tensor | None = None
+    kind: str,
+    loc: Tensor,
+    scale: Tensor,
+    bins: int,
+    least: int,
+    precision: int = PRECISION,
+    valid: Tensor | None = None,
 ) -> Codec:
     """Codec of symbols in [0, bins) under a logistic or Gaussian with its own location and scale for each symbol.
 
@@ -123,21 +140,7 @@ def location_scale(
     `snap_scale`; least: 1 keeps a count for each symbol (likelihoods, priors), 0 does not (posteriors); valid: bool.
     """
     valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
-    find, tables = _location_scale_find(kind, bins, least, precision), _tables(kind, loc.device)
-    flat_loc, flat_scale = loc.flatten(), scale.flatten()
-
-    def interval(x: Tensor) -> tuple[Tensor, Tensor]:
-        _check_range(x, bins)
-        inverse = tables[1][flat_scale]
-        low, high = (
-            frequencies.start(
-                frequencies.cdf(kind, edge, flat_loc, inverse, bins, tables[0]), edge, bins, precision, least
-            )
-            for edge in (x, x + 1)
-        )
-        return low, high - low
-
-    return interval_codec(interval, find, [flat_loc, flat_scale], tables, valid, precision)
+    return _searched(kind, [loc.flatten(), scale.flatten()], bins, least, precision, valid, STEPS)
 
 
 def mixture(
@@ -154,23 +157,9 @@ def mixture(
     weight: int64 [k, ...] of `frequencies.weights`; loc, scale: int64 [k, ...]; valid: bool [...].
     """
     valid = torch.ones_like(loc[0], dtype=torch.bool) if valid is None else valid
-    find, tables = _mixture_find(kind, bins, precision), _tables(kind, loc.device)
-    weight, loc, scale = weight.flatten(1), loc.flatten(1), scale.flatten(1)
-
-    def interval(x: Tensor) -> tuple[Tensor, Tensor]:
-        _check_range(x, bins)
-        inverse = tables[1][scale]
-        low, high = (
-            frequencies.start(
-                frequencies.mix(weight, frequencies.cdf(kind, edge, loc, inverse, bins, tables[0])),
-                edge, bins, precision, 1,
-            )
-            for edge in (x, x + 1)
-        )  # fmt: skip
-        return low, high - low
-
-    # Each step of the search evaluates k components in log2(bins) rounds: two steps a block bound what is compiled.
-    return interval_codec(interval, find, [weight, loc, scale], tables, valid, precision, steps=2)
+    params = [weight.flatten(1), loc.flatten(1), scale.flatten(1)]
+    # k components in log2(bins) rounds of search are much code: two steps a block bound what is compiled.
+    return _searched(kind, params, bins, 1, precision, valid, steps=2)
 
 
 def coupled_mixture(
@@ -184,25 +173,28 @@ def coupled_mixture(
     weight: int64 [k, ...]; loc, scale: int64 [c, k, ...]; coupling: int64 [c (c - 1) / 2, k, ...] of
     `frequencies.snap_coupling`, in the order (1, 0), (2, 0), (2, 1); symbols and valid: [c, ...] in [0, bins).
     """
-    channels, table = loc.shape[0], _tables(kind, loc.device)[0]
+    channels, table = loc.shape[0], frequencies.cdf_table(kind, loc.device)
 
-    def channel(j: int, weight: Tensor, x: Sequence[Tensor]) -> Codec:
+    def channel(j: int, weight: Tensor, x: Tensor | list[Tensor]) -> Codec:
         return mixture(kind, weight, moved(j, x), scale[j], bins, valid=valid[j])
 
-    def moved(j: int, x: Sequence[Tensor]) -> Tensor:
+    def moved(j: int, x: Tensor | list[Tensor]) -> Tensor:
         shift = sum(
             (coupling[j * (j - 1) // 2 + i] * (2 * x[i] - (bins - 1)) for i in range(j)), torch.zeros_like(loc[j])
         )
         # coupling is in 1/COUPLING_STEPS and x in half bins; LOC_STEPS a bin.
         return loc[j] + (shift >> 3)
 
-    def after(j: int, weight: Tensor, x: Sequence[Tensor]) -> Tensor:
+    def after(j: int, weight: Tensor, x: Tensor | list[Tensor]) -> Tensor:
         inverse, at = frequencies.inverse_scales(loc.device)[scale[j]], moved(j, x)
         low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
         return torch.where(valid[j], frequencies.reweigh(weight, high - low), weight)
 
     def push(message: Message, x: Tensor) -> None:
-        x, w, codecs = x.long(), weight, []
+        _check_shape(x, valid.shape)
+        x = torch.where(valid, x.long(), 0)  # as `pop` returns it, because the next channels' locations see it
+        _check_range(x, bins)
+        w, codecs = weight, []
         for j in range(channels):
             codecs.append(channel(j, w, x[:j]))
             w = after(j, w, x) if j + 1 < channels else w
@@ -278,13 +270,22 @@ def bb_ans(prior: Codec, layers: Sequence[Layer]) -> Codec:
     return Codec(push, pop)
 
 
+def _check_shape(x: Tensor, shape: Sequence[int]) -> None:
+    if x.shape != torch.Size(shape):
+        raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+
+
+def _check_bins(bins: int, least: int, precision: int) -> None:
+    if bins < 1 or least * bins > 1 << precision:
+        raise ValueError(
+            f"expected between 1 and {1 << precision} bins, got {bins}; with {precision} bits of precision there is no "
+            "count left for each symbol"
+        )
+
+
 def _check_range(x: Tensor, bins: int) -> None:
     if x.numel() and (int(x.min()) < 0 or int(x.max()) >= bins):
         raise ValueError(f"push: expected symbols in [0, {bins}), got values from {int(x.min())} to {int(x.max())}")
-
-
-def _tables(kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    return frequencies.cdf_table(kind, device), frequencies.inverse_scales(device)
 
 
 def _bisect(u: Tensor, bins: int, start: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,34 +298,64 @@ def _bisect(u: Tensor, bins: int, start: Callable[[Tensor], Tensor]) -> tuple[Te
     return x, start(x), start(x + 1)
 
 
-@functools.cache  # the same function for the same kind, so that it is compiled once
-def _location_scale_find(kind: str, bins: int, least: int, precision: int) -> Find:
-    def find(u: Tensor, loc: Tensor, scale: Tensor, table: Tensor, inverses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inverse = inverses[scale]
+def _searched(
+    kind: str, params: list[Tensor], bins: int, least: int, precision: int, valid: Tensor, steps: int
+) -> Codec:
+    """Codec of symbols whose distribution function is evaluated where the search for a symbol asks for it."""
+    _check_bins(bins, least, precision)
+    starts, bisect, two_level = _search_functions(kind, bins, least, precision)
+    tables = frequencies.cdf_table(kind, valid.device), frequencies.inverse_scales(valid.device)
 
-        def start(x: Tensor) -> Tensor:
-            return frequencies.start(
-                frequencies.cdf(kind, x, loc, inverse, bins, table), x, bins, precision, least
+    def interval(x: Tensor) -> tuple[Tensor, Tensor]:
+        _check_range(x, bins)
+        low, high = starts(torch.stack([x, x + 1]), *params, *tables)
+        return low, high - low
+
+    def coarse() -> Tensor:
+        return starts(torch.arange(0, bins, _span(bins), device=valid.device)[:, None], *params, *tables)
+
+    return interval_codec(interval, bisect, params, tables, valid, precision, steps, (two_level, coarse))
+
+
+def _span(bins: int) -> int:
+    return 1 << ((bins - 1).bit_length() + 1) // 2
+
+
+@functools.cache  # the same functions for the same kind, so that they are compiled once
+def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple[Callable[..., Tensor], Find, Find]:
+    """starts(x [m, symbols], *params, *tables) -> [m, symbols], and two searches in it that find the same symbol.
+
+    params: loc, scale [symbols], or weight, loc, scale [k, symbols]; tables: of `frequencies`.
+    """
+
+    def starts(x: Tensor, *params: Tensor) -> Tensor:
+        *weight, loc, scale, table, inverses = params
+        inverse = inverses[scale]
+        if not weight:
+            y = frequencies.cdf(kind, x, loc, inverse, bins, table)
+        elif torch.compiler.is_compiling():
+            # Unrolled, all components stay in registers of one kernel; summed as a tensor, each round is a kernel.
+            y = frequencies.mix(
+                weight[0], [frequencies.cdf(kind, x, loc[i], inverse[i], bins, table) for i in range(len(loc))]
             )
+        else:
+            y = frequencies.cdf(kind, x, loc[:, None], inverse[:, None], bins, table)
+            y = frequencies.mix(weight[0][:, None], y)
+        return frequencies.start(y, x, bins, precision, least)
 
-        symbol, low, high = _bisect(u, bins, start)
-        return symbol, low, high - low
+    def bisect(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Few evaluations, one after the other: for compiled code, where an operation costs what it computes."""
+        x, low, high = _bisect(u, bins, lambda x: starts(x[None], *params)[0])
+        return x, low, high - low
 
-    return find
+    def two_level(u: Tensor, coarse: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Few operations on many values: for eager code, where an operation costs the same for one value or a thousand."""
+        span = _span(bins)
+        base = ((coarse <= u).sum(0) - 1) * span
+        edges = (base + torch.arange(span + 1, device=u.device)[:, None]).clamp_(max=bins)
+        fine = starts(edges, *params)
+        i = ((fine[:-1] <= u).sum(0, keepdim=True) - 1).clamp_(min=0)  # below 0 only where nothing is coded
+        low = fine.gather(0, i)[0]
+        return (base + i[0]).clamp(max=bins - 1), low, fine.gather(0, i + 1)[0] - low
 
-
-@functools.cache
-def _mixture_find(kind: str, bins: int, precision: int) -> Find:
-    def find(
-        u: Tensor, weight: Tensor, loc: Tensor, scale: Tensor, table: Tensor, inverses: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        inverse = inverses[scale]
-
-        def start(x: Tensor) -> Tensor:
-            y = frequencies.mix(weight, frequencies.cdf(kind, x, loc, inverse, bins, table))
-            return frequencies.start(y, x, bins, precision, 1)
-
-        symbol, low, high = _bisect(u, bins, start)
-        return symbol, low, high - low
-
-    return find
+    return starts, bisect, two_level

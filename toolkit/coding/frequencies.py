@@ -49,11 +49,17 @@ def snap_logits(logits: Tensor) -> Tensor:
 
 def snap_coupling(coupling: Tensor) -> Tensor:
     """Coupling coefficients, float [...], to integers in 1/COUPLING_STEPS, int64 [...], clamped to [-8, 8]."""
-    return _finite(coupling, "coupling").mul(COUPLING_STEPS).round_().clamp_(-8 * COUPLING_STEPS, 8 * COUPLING_STEPS).long()
+    return (
+        _finite(coupling, "coupling")
+        .mul(COUPLING_STEPS)
+        .round_()
+        .clamp_(-8 * COUPLING_STEPS, 8 * COUPLING_STEPS)
+        .long()
+    )
 
 
 def _finite(x: Tensor, what: str) -> Tensor:
-    x = x.double()  # a copy for float32 input, so that callers' tensors stay as they are
+    x = x.double()  # of float64 input no copy: callers may change only what the next operation makes of it
     if not bool(x.isfinite().all()):
         raise ValueError(
             f"expected finite {what}s, got {int((~x.isfinite()).sum())} infinite or NaN values of {x.numel()}; "
@@ -128,7 +134,7 @@ def reweigh(weight: Tensor, mass: Tensor) -> Tensor:
 
 
 def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
-    """Integer distribution function at the lower edge of bin x: non-decreasing in x, 0 at x = 0, 2**CDF_BITS at x = bins.
+    """Integer distribution function at the lower edge of bin x: non-decreasing, 0 at x = 0, 2**CDF_BITS at x = bins.
 
     x: int64 [...] in [0, bins]; loc: int64 [...] in 1/LOC_STEPS bin; inverse: int64 [...] of `inverse_scales`;
     table: of `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take the tails.
@@ -142,9 +148,10 @@ def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Te
     return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y))
 
 
-def mix(weight: Tensor, y: Tensor) -> Tensor:
-    """Mixture of integer distribution functions: int64 [k, ...], int64 [k, ...] -> int64 [...], still non-decreasing."""
-    return (weight * y).sum(0) >> WEIGHT_BITS
+def mix(weight: Tensor, y: Tensor | list[Tensor]) -> Tensor:
+    """Mixture of integer distribution functions: int64 [k, ...] and [k, ...] -> int64 [...], still non-decreasing."""
+    total = (weight * y).sum(0) if isinstance(y, Tensor) else functools.reduce(torch.add, map(torch.mul, weight, y))
+    return total >> WEIGHT_BITS
 
 
 def start(y: Tensor, x: Tensor, bins: int, precision: int, least: int) -> Tensor:

@@ -71,7 +71,7 @@ def to_images(array: np.ndarray, axes: str) -> Tensor:
 
 
 def load_array(path: str | Path, name: str | None = None) -> tuple[Tensor, Array]:
-    """Read images from a .npy or .pt file: (uint8 [n, c, h, w], what restores the array from them); see `open_array`."""
+    """Read images from an array file: (uint8 [n, c, h, w], what restores the array from them); see `open_array`."""
     values, array = open_array(path, name)
     return to_images(values, array.axes), array
 
@@ -159,6 +159,7 @@ def writer(path: str | Path, array: Array) -> Iterator[Callable[[int, Tensor], N
     """
     if array.format not in ("npy", "pt"):
         raise ValueError(f"expected the format npy or pt, got {array.format!r}; do: update this toolkit")
+    values: np.ndarray
     if array.format == "npy":
         values = np.lib.format.open_memmap(path, "w+", np.dtype(array.dtype), tuple(array.shape))
     else:

@@ -87,3 +87,8 @@ def random_crops(image: Tensor, rows: int, size: int, generator: torch.Generator
 def shares(rows: int, parts: int) -> list[int]:
     """Divide a number of rows among parts as equally as integers allow."""
     return [rows // parts + (i < rows % parts) for i in range(parts)]
+
+
+def spread(rows: Tensor, n: int) -> Tensor:
+    """At most n of the rows, evenly spread over all."""
+    return rows if len(rows) <= n else rows[torch.arange(n) * len(rows) // n]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,16 @@ class Mixture(nn.Module):
         )
 
 
+class Observation(Protocol):
+    """What a model needs of an observation model; implemented by the three classes below."""
+
+    def bits(self, x: Tensor, z: Tensor) -> Tensor:
+        """-log2 p(x|z): normalised pixels [rows, c, h, w], latents [rows, k, h / 2, w / 2] -> float32 [rows]."""
+
+    def codec(self, z: Tensor, valid: Tensor) -> Codec:
+        """The same distribution as a codec of int64 levels [rows, c, h, w]; valid: bool, the same shape."""
+
+
 class LogisticObservation(nn.Module):
     """The paper's observation model: one logistic a pixel, its scale learned but the same for every image."""
 
@@ -165,7 +176,7 @@ class MixtureObservation(nn.Module):
 
 
 class InterlacedObservation(nn.Module):
-    """A mixture of logistics for each pixel in four interlaced passes, each conditioned on the latents and the passes before.
+    """A mixture of logistics for each pixel in four interlaced passes, each given the latents and the passes before.
 
     Every second pixel of every second row first, then the three other phases of the 2 x 2 lattice: pixels within a pass
     are coded in parallel, and four network calls decode an image whatever its size (multiscale autoregression, Reed et
@@ -183,8 +194,11 @@ class InterlacedObservation(nn.Module):
         for g, guess in enumerate(self.guess, start=1):
             _start_as_interpolation(guess, g, channels)
 
+    def _mixture(self, g: int) -> Mixture:
+        return cast(Mixture, self.mixture[g])
+
     def _pass(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Features and first guess of pass g from the normalised pixels of the passes before, each [rows, c, h/2, w/2]."""
+        """Features and first guess of pass g from the normalised passes before, each [rows, c, h / 2, w / 2]."""
         if g == 0:
             return F.silu(trunk), None
         seen = torch.cat(list(known), 1)
@@ -193,7 +207,7 @@ class InterlacedObservation(nn.Module):
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         trunk, phases = self.trunk(z), [x[:, :, i::2, j::2] for i, j in PHASES]
         return sum(
-            (self.mixture[g].bits(phases[g], *self._pass(g, trunk, phases[:g])) for g in range(4)), x.new_zeros(len(x))
+            (self._mixture(g).bits(phases[g], *self._pass(g, trunk, phases[:g])) for g in range(4)), x.new_zeros(len(x))
         )
 
     def codec(self, z: Tensor, valid: Tensor) -> Codec:
@@ -203,7 +217,7 @@ class InterlacedObservation(nn.Module):
             def codec(g: int) -> Codec:
                 i, j = PHASES[g]
                 features, base = self._pass(g, trunk, [normalise(k) for k in known(g)])
-                return self.mixture[g].codec(features, valid[:, :, i::2, j::2], base)
+                return self._mixture(g).codec(features, valid[:, :, i::2, j::2], base)
 
             return codec
 

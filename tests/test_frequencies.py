@@ -1,0 +1,349 @@
+"""Grids and integer distribution functions: against closed forms, exhaustively for monotony, and what they cost."""
+
+import math
+import zlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from toolkit.coding import frequencies
+from toolkit.coding.frequencies import (
+    CDF_BITS,
+    COUPLING_STEPS,
+    LOC_LIMIT,
+    LOC_STEPS,
+    SCALE_LEVELS,
+    SCALE_OCTAVES,
+    SCALE_STEPS,
+    WEIGHT_BITS,
+)
+
+CPU = torch.device("cpu")
+ONE = 1 << CDF_BITS
+KINDS = ["logistic", "gaussian"]
+REACH = {"logistic": 22, "gaussian": 7}  # standard deviations or scales that the tables span on either side
+CELLS = {"logistic": 128, "gaussian": 256}  # cells of the tables a unit
+SNAPS: list[tuple[Callable[[Tensor], Tensor], str]] = [
+    (frequencies.snap_location, "location"),
+    (frequencies.snap_scale, "log-scale"),
+    (frequencies.snap_logits, "logit"),
+    (frequencies.snap_coupling, "coupling"),
+]
+
+
+def exact(kind: str, t: Tensor) -> Tensor:
+    """The standard distribution function in float64, accurate in the lower tail: float64 [...] -> [...]."""
+    return torch.sigmoid(t) if kind == "logistic" else torch.special.erfc(-t / math.sqrt(2)) / 2
+
+
+def exact_mass(kind: str, loc: Tensor, scale: Tensor, bins: int) -> Tensor:
+    """Probabilities of bins 0 ... bins - 1, the tails in the first and the last: float64 [...] -> [..., bins]."""
+    edges = (torch.arange(1, bins) - 0.5 - loc[..., None]) / scale[..., None]
+    below, above = exact(kind, edges), exact(kind, -edges)
+    zeros = torch.zeros_like(below[..., :1])
+    below, above = torch.cat([zeros, below, zeros + 1], -1), torch.cat([zeros + 1, above, zeros], -1)
+    # The difference of whichever tails are small, so that nothing cancels.
+    return torch.where(below[..., 1:] < 0.5, below.diff(dim=-1), -above.diff(dim=-1))
+
+
+def integer_cdf(kind: str, loc: Tensor, level: Tensor, bins: int) -> Tensor:
+    """`frequencies.cdf` at every edge: snapped int64 [...] -> int64 [..., bins + 1]."""
+    inverse = frequencies.inverse_scales(CPU)[level]
+    x = torch.arange(bins + 1)
+    return frequencies.cdf(kind, x, loc[..., None], inverse[..., None], bins, frequencies.cdf_table(kind, CPU))
+
+
+def bits_lost(p: Tensor, freq: Tensor, precision: int) -> tuple[float, float]:
+    """Mean over distributions float64 [rows, bins] of the bits above the entropy, and the mean entropy in bits."""
+    surprise = precision - freq.double().log2()
+    entropy = -torch.special.xlogy(p, p) / math.log(2)
+    return float(((p * surprise).sum(-1) - entropy.sum(-1)).mean()), float(entropy.sum(-1).mean())
+
+
+def floats(seed: int, *shape: int, low: float, high: float) -> Tensor:
+    """Uniform float64 [*shape] in [low, high)."""
+    rng = torch.Generator().manual_seed(seed)
+    return low + (high - low) * torch.rand(*shape, generator=rng, dtype=torch.float64)
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distribution_tables_are_the_closed_forms_rounded(kind: str) -> None:
+    table = frequencies.cdf_table(kind, CPU)
+    n = REACH[kind] * CELLS[kind]
+    t = torch.arange(-n, n + 1, dtype=torch.float64) / CELLS[kind]
+    assert table.dtype == torch.int64
+    assert table.shape == t.shape
+    error = table - torch.where(t < 0, exact(kind, t), 1 - exact(kind, -t)) * ONE
+    assert float(error.abs().max()) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distribution_tables_are_monotone_symmetric_and_complete(kind: str) -> None:
+    table = frequencies.cdf_table(kind, CPU)
+    assert int(table.diff().min()) >= 0
+    assert torch.equal(table + table.flip(0), torch.full_like(table, ONE))
+    assert (int(table[0]), int(table[-1]), int(table[len(table) // 2])) == (0, ONE, ONE // 2)
+
+
+def test_inverse_scales_are_the_closed_form_rounded() -> None:
+    octaves = torch.arange(SCALE_LEVELS, dtype=torch.float64) / SCALE_STEPS + SCALE_OCTAVES[0]
+    error = frequencies.inverse_scales(CPU) - torch.exp2(28 - octaves)
+    assert float(error.abs().max()) <= 0.5 + 1e-5
+
+
+def test_tables_are_the_ones_that_files_were_written_with() -> None:
+    tables = [frequencies.cdf_table(kind, CPU) for kind in KINDS]
+    tables += [
+        frequencies.inverse_scales(CPU),
+        frequencies.weights(torch.stack([torch.arange(513), torch.zeros(513).long()])),
+    ]
+    assert [zlib.crc32(table.contiguous().numpy().astype("<i8").tobytes()) for table in tables] == [
+        391053539,
+        756646253,
+        539412581,
+        2276472024,
+    ]
+
+
+# Distribution functions.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bins", [1, 2, 256])
+def test_integer_distribution_functions_never_decrease_and_are_complete(kind: str, bins: int) -> None:
+    limit = LOC_LIMIT * LOC_STEPS
+    last = bins * LOC_STEPS
+    low, high = [-limit, 1 - limit, -99999, -LOC_STEPS], [last - 33, last - 32, last, 99999, limit - 1, limit]
+    loc = torch.tensor([*low, -33, -32, -31, -1, 0, 1, 31, 32, 33, LOC_STEPS, 8159, 8160, 8161, *high])
+    level = torch.tensor([*range(0, SCALE_LEVELS, 9), 1, 2, SCALE_LEVELS - 2, SCALE_LEVELS - 1])
+    y = integer_cdf(kind, loc[:, None], level, bins)
+    assert y.shape == (len(loc), len(level), bins + 1)
+    assert bool((y[..., 0] == 0).all())
+    assert bool((y[..., bins] == ONE).all())
+    assert int(y.diff(dim=-1).min()) >= 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integer_distribution_functions_are_the_closed_forms_within_two_millionths(kind: str) -> None:
+    loc = frequencies.snap_location(floats(0, 40, 1, low=-30, high=290))
+    level = torch.arange(0, SCALE_LEVELS, 5)
+    scale = torch.exp2(level.double() / SCALE_STEPS + SCALE_OCTAVES[0])
+    y = integer_cdf(kind, loc, level, 256)
+    expected = exact(kind, (torch.arange(257) - 0.5 - loc[..., None] / LOC_STEPS) / scale[..., None])
+    # Interpolating a cell of width h is off by h**2 / 8 times the largest second derivative: 7e-7 and 5e-7.
+    assert float((y / ONE - expected)[..., 1:-1].abs().max()) < 2e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distributions_far_from_the_symbols_put_all_mass_on_the_nearest(kind: str) -> None:
+    loc = torch.tensor([-LOC_LIMIT, LOC_LIMIT]) * LOC_STEPS
+    y = integer_cdf(kind, loc, torch.tensor([0, 0]), 256).diff(dim=-1)
+    assert y.argmax(-1).tolist() == [0, 255]
+    assert y.amax(-1).tolist() == [ONE, ONE]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("bins", "precision"), [(1, 1), (2, 1), (16, 4), (100, 7), (256, 8), (256, 12), (256, 28)])
+def test_with_a_floor_starts_strictly_increase_to_the_total(kind: str, bins: int, precision: int) -> None:
+    loc = frequencies.snap_location(torch.linspace(-300, 600, 37, dtype=torch.float64))[:, None]
+    y = integer_cdf(kind, loc, torch.tensor([*range(0, SCALE_LEVELS, 31), SCALE_LEVELS - 1]), bins)
+    starts = frequencies.start(y, torch.arange(bins + 1), bins, precision, 1)
+    assert bool((starts[..., 0] == 0).all())
+    assert bool((starts[..., -1] == 1 << precision).all())
+    assert int(starts.diff(dim=-1).min()) >= 1
+
+
+def test_without_a_floor_starts_only_grow_where_there_is_mass() -> None:
+    y = integer_cdf("gaussian", torch.tensor([[128 * LOC_STEPS]]), torch.arange(0, SCALE_LEVELS, 7), 256)
+    starts = frequencies.start(y, torch.arange(257), 256, 24, 0)
+    assert bool((starts[..., 0] == 0).all())
+    assert bool((starts[..., -1] == 1 << 24).all())
+    assert int(starts.diff(dim=-1).min()) == 0
+    assert bool((starts.diff(dim=-1)[y.diff(dim=-1) == 0] == 0).all())
+
+
+# Grids.
+
+
+def test_snapped_locations_are_the_nearest() -> None:
+    loc = floats(1, 5000, low=-LOC_LIMIT, high=LOC_LIMIT)
+    snapped = frequencies.snap_location(loc)
+    assert snapped.dtype == torch.int64
+    assert float((snapped / LOC_STEPS - loc).abs().max()) <= 0.5 / LOC_STEPS + 1e-9
+    ends = frequencies.snap_location(torch.tensor([-1e30, -LOC_LIMIT - 1.0, LOC_LIMIT + 1.0, 1e30]))
+    assert ends.tolist() == [-LOC_LIMIT * LOC_STEPS] * 2 + [LOC_LIMIT * LOC_STEPS] * 2
+
+
+def test_snapped_scales_are_the_nearest() -> None:
+    low, high = SCALE_OCTAVES[0] * math.log(2), (SCALE_OCTAVES[1] - 1 / SCALE_STEPS) * math.log(2)
+    log_scale = floats(2, 5000, low=low, high=high)
+    snapped = frequencies.snap_scale(log_scale)
+    assert snapped.dtype == torch.int64
+    restored = (snapped / SCALE_STEPS + SCALE_OCTAVES[0]).double() * math.log(2)
+    assert float((restored - log_scale).abs().max()) <= 0.5 * math.log(2) / SCALE_STEPS + 1e-6
+    assert frequencies.snap_scale(torch.tensor([0.0])).tolist() == [-SCALE_OCTAVES[0] * SCALE_STEPS]
+    ends = frequencies.snap_scale(torch.tensor([-1e30, low - 1, high + 1, 1e30]))
+    assert ends.tolist() == [0, 0, SCALE_LEVELS - 1, SCALE_LEVELS - 1]
+
+
+def test_snapped_logits_are_the_nearest_steps_below_the_largest() -> None:
+    logits = floats(3, 6, 1000, low=-7, high=7)
+    snapped = frequencies.snap_logits(logits)
+    assert snapped.dtype == torch.int64
+    assert bool((snapped.amin(0) == 0).all())
+    assert float((snapped / 32 - (logits.amax(0) - logits)).abs().max()) <= 0.5 / 32 + 1e-6
+    assert frequencies.snap_logits(torch.tensor([[5.0], [-1e30], [-11.1]])).tolist() == [[0], [512], [512]]
+    assert torch.equal(frequencies.snap_logits(logits + 1000), snapped)
+
+
+def test_snapped_couplings_are_the_nearest() -> None:
+    coupling = floats(4, 5000, low=-8, high=8)
+    snapped = frequencies.snap_coupling(coupling)
+    assert snapped.dtype == torch.int64
+    assert float((snapped / COUPLING_STEPS - coupling).abs().max()) <= 0.5 / COUPLING_STEPS + 1e-6
+    assert frequencies.snap_coupling(torch.tensor([-9.0, 1e30])).tolist() == [-8 * COUPLING_STEPS, 8 * COUPLING_STEPS]
+
+
+@pytest.mark.parametrize(("snap", "what"), SNAPS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_values_that_are_not_finite_are_refused(
+    snap: Callable[[Tensor], Tensor], what: str, value: float, dtype: torch.dtype
+) -> None:
+    x = torch.tensor([[0.0, 1.0, value], [value, 2.0, 3.0]], dtype=dtype)
+    with pytest.raises(ValueError, match=f"expected finite {what}s, got 2 infinite or NaN values of 6; the model has"):
+        snap(x)
+
+
+@pytest.mark.parametrize(("snap", "what"), SNAPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_snapping_leaves_its_argument_as_it_is(snap: Callable[[Tensor], Tensor], what: str, dtype: torch.dtype) -> None:
+    x = floats(5, 3, 50, low=-100, high=100).to(dtype)
+    before = x.clone()
+    snap(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("snap", "what"), SNAPS)
+def test_snapping_gives_the_same_integers_for_float32_and_its_float64_copy(
+    snap: Callable[[Tensor], Tensor], what: str
+) -> None:
+    x = floats(6, 3, 500, low=-20, high=20).float()
+    assert torch.equal(snap(x), snap(x.double()))
+
+
+# Mixture weights.
+
+
+def test_weights_sum_exactly_and_are_the_softmax() -> None:
+    for k in (1, 2, 3, 10, 31):
+        logits = floats(k, k, 500, low=-6, high=6)
+        weight = frequencies.weights(frequencies.snap_logits(logits))
+        assert bool((weight.sum(0) == 1 << WEIGHT_BITS).all())
+        assert int(weight.min()) >= 0
+        # Half a step of 1/32 nat in each of two logits is 3.2 % of a weight; the largest takes up what is left over.
+        share, expected = weight / (1 << WEIGHT_BITS), logits.softmax(0)
+        assert bool(((share - expected).abs() <= 0.032 * expected + k / (1 << WEIGHT_BITS)).all())
+
+
+def test_weights_of_snapped_logits_are_their_softmax_to_the_last_bits() -> None:
+    steps = torch.randint(0, 513, (7, 500), generator=torch.Generator().manual_seed(0))
+    steps[3] = 0
+    expected = (-steps.double() / 32).softmax(0) * (1 << WEIGHT_BITS)
+    assert float((frequencies.weights(steps) - expected).abs().max()) <= 7
+
+
+def test_weights_of_far_logits_vanish_and_ties_go_to_the_first() -> None:
+    assert frequencies.weights(torch.tensor([512, 0, 512])).tolist() == [0, 1 << WEIGHT_BITS, 0]
+    assert frequencies.weights(torch.tensor([9, 9, 9])).tolist() == [21846, 21845, 21845]
+    assert frequencies.weights(torch.tensor([40, 0, 0])).sum() == 1 << WEIGHT_BITS
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 2, 1000, 65535]), st.sampled_from([0, 1, 2, 12345, ONE - 1, ONE])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_reweighed_weights_sum_exactly_even_at_the_extremes(pairs: list[tuple[int, int]]) -> None:
+    weight = torch.tensor([w for w, _ in pairs]).clamp(max=(1 << WEIGHT_BITS) // len(pairs))
+    weight[-1] += (1 << WEIGHT_BITS) - weight.sum()
+    mass = torch.tensor([m for _, m in pairs])
+    after = frequencies.reweigh(weight, mass)
+    assert int(after.sum()) == 1 << WEIGHT_BITS
+    assert int(after.min()) >= 0
+    products = [int(w) * (int(m) + 1) for w, m in zip(weight, mass, strict=True)]
+    for share, product in zip(after.tolist(), products, strict=True):
+        assert abs(share - product * 65536 / sum(products)) <= len(pairs)
+        assert product > 0 or share == 0
+
+
+def test_reweighed_weights_are_the_posterior() -> None:
+    weight = frequencies.weights(frequencies.snap_logits(floats(7, 5, 2000, low=-4, high=4)))
+    mass = (floats(8, 5, 2000, low=-10, high=0).exp() * ONE).long()
+    joint = weight.double() * mass
+    expected = joint / joint.sum(0)
+    assert float((frequencies.reweigh(weight, mass) / 65536 - expected).abs().max()) <= 6 / 65536
+
+
+def test_a_symbol_that_no_component_expects_leaves_the_weights_as_they_are() -> None:
+    weight = torch.tensor([[40000], [25536], [0]])
+    assert torch.equal(frequencies.reweigh(weight, torch.zeros(3, 1, dtype=torch.int64)), weight)
+
+
+def test_mixtures_of_distribution_functions_never_decrease_and_are_complete() -> None:
+    for k in (1, 2, 10):
+        weight = frequencies.weights(frequencies.snap_logits(floats(9, k, 200, low=-9, high=9)))
+        loc = frequencies.snap_location(floats(10, k, 200, low=-50, high=300))
+        level = frequencies.snap_scale(floats(11, k, 200, low=-4, high=9))
+        y = frequencies.mix(weight[..., None], integer_cdf("logistic", loc, level, 256))
+        assert bool((y[:, 0] == 0).all())
+        assert bool((y[:, -1] == ONE).all())
+        assert int(y.diff(dim=-1).min()) >= 0
+
+
+# What all this costs: less than 0.1 % of the entropy, and of 256 symbols with scales of 0.3 to 60 levels.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integer_frequencies_cost_less_than_a_thousandth_of_the_entropy(kind: str) -> None:
+    rows, bins, precision = 1000, 256, 24
+    loc = floats(12, rows, low=0, high=255)
+    log_scale = floats(13, rows, low=math.log(0.3), high=math.log(60))
+    y = integer_cdf(kind, frequencies.snap_location(loc), frequencies.snap_scale(log_scale), bins)
+    freq = frequencies.start(y, torch.arange(bins + 1), bins, precision, 1).diff(dim=-1)
+    p = exact_mass(kind, loc, log_scale.exp(), bins)
+    assert float((p.sum(-1) - 1).abs().max()) < 1e-12
+    lost, entropy = bits_lost(p, freq, precision)
+    assert entropy > 3
+    assert 0 < lost < 0.001 * entropy
+    # And no single one of them costs 0.1 % and a little: near a scale of 0.3 the entropy itself is small.
+    for i in range(rows):
+        lost, entropy = bits_lost(p[i], freq[i], precision)
+        assert lost < 0.001 * entropy + 0.0005, f"location {float(loc[i])}, scale {float(log_scale[i].exp())}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [2, 5, 10])
+def test_integer_mixtures_cost_less_than_a_thousandth_of_the_entropy(kind: str, k: int) -> None:
+    rows, bins, precision = 500, 256, 24
+    logits = floats(14 + k, k, rows, low=-3, high=3)
+    loc = floats(15 + k, k, rows, low=-5, high=260)
+    log_scale = floats(16 + k, k, rows, low=math.log(0.3), high=math.log(60))
+    weight = frequencies.weights(frequencies.snap_logits(logits))
+    y = integer_cdf(kind, frequencies.snap_location(loc), frequencies.snap_scale(log_scale), bins)
+    mixed = frequencies.mix(weight[..., None], y)
+    freq = frequencies.start(mixed, torch.arange(bins + 1), bins, precision, 1).diff(dim=-1)
+    p = (logits.softmax(0)[..., None] * exact_mass(kind, loc, log_scale.exp(), bins)).sum(0)
+    lost, entropy = bits_lost(p, freq, precision)
+    assert entropy > 3
+    assert 0 < lost < 0.001 * entropy

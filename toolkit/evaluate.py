@@ -1,0 +1,48 @@
+"""python -m toolkit.evaluate run=RUN: rate and speed on held-out rows, beside the codecs that people use today."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit import baselines, cli
+from toolkit.callbacks import evaluate
+from toolkit.data.images import spread
+from toolkit.pictures import rate_bars, rate_table
+from toolkit.recipe import build_data, coder, load
+
+USAGE = """usage: python -m toolkit.evaluate run=RUN
+
+Encode the test rows of a run's data set to a real file, decode and compare them; print bits per dimension, where they
+went, and speeds; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder."""
+KNOWN = {
+    "run": "folder of the trained model (outputs/...)",
+    "rows": "test rows to code, evenly spread, or all (default 1000)",
+    "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
+    "device": "auto, cpu or cuda (default auto)",
+}
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    values = cli.arguments(argv, KNOWN, {"run"}, USAGE)
+    run = Path(values["run"])
+    recipe, cfg = load(run, values.get("device", "auto"))
+    data = build_data(cfg)
+    test = data.test
+    rows = test if values.get("rows") == "all" else spread(test, cli.positive(values, "rows", 1000))
+    wish = values.get("compile", "auto")
+    make = coder(recipe, cfg, len(rows), None, {"true": True, "false": False}.get(wish, wish))
+    if make.compiled:  # compiling is no part of a speed
+        evaluate(recipe.module, make, rows[: cfg.coding.batch], run / "evaluation.tkc")
+    result = evaluate(recipe.module, make, rows, run / "evaluation.tkc")
+    others = baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
+    text = rate_table(f"{data.name}, {len(rows)} test rows", result, others)
+    print(text)
+    (run / "evaluation.txt").write_text(text + "\n")
+    rate_bars(result, others).savefig(run / "evaluation.png", dpi=150)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
