@@ -311,11 +311,11 @@ def test_mixtures_of_distribution_functions_never_decrease_and_are_complete() ->
         assert int(y.diff(dim=-1).min()) >= 0
 
 
-# What all this costs: less than 0.1 % of the entropy, and of 256 symbols with scales of 0.3 to 60 levels.
+# What all this costs, for 256 symbols with scales of 0.3 to 60 levels: less than 0.01 % of the entropy on average.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_integer_frequencies_cost_less_than_a_thousandth_of_the_entropy(kind: str) -> None:
+def test_integer_frequencies_cost_less_than_a_ten_thousandth_of_the_entropy(kind: str) -> None:
     rows, bins, precision = 1000, 256, 24
     loc = floats(12, rows, low=0, high=255)
     log_scale = floats(13, rows, low=math.log(0.3), high=math.log(60))
@@ -325,16 +325,16 @@ def test_integer_frequencies_cost_less_than_a_thousandth_of_the_entropy(kind: st
     assert float((p.sum(-1) - 1).abs().max()) < 1e-12
     lost, entropy = bits_lost(p, freq, precision)
     assert entropy > 3
-    assert 0 < lost < 0.001 * entropy
-    # And no single one of them costs 0.1 % and a little: near a scale of 0.3 the entropy itself is small.
+    assert 0 < lost < 0.0001 * entropy  # measured: 0.00001 to 0.00002
+    # And none of them costs 0.1 %.
     for i in range(rows):
         lost, entropy = bits_lost(p[i], freq[i], precision)
-        assert lost < 0.001 * entropy + 0.0005, f"location {float(loc[i])}, scale {float(log_scale[i].exp())}"
+        assert lost < 0.001 * entropy, f"location {float(loc[i])}, scale {float(log_scale[i].exp())}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [2, 5, 10])
-def test_integer_mixtures_cost_less_than_a_thousandth_of_the_entropy(kind: str, k: int) -> None:
+def test_integer_mixtures_cost_less_than_a_ten_thousandth_of_the_entropy(kind: str, k: int) -> None:
     rows, bins, precision = 500, 256, 24
     logits = floats(14 + k, k, rows, low=-3, high=3)
     loc = floats(15 + k, k, rows, low=-5, high=260)
@@ -346,4 +346,4 @@ def test_integer_mixtures_cost_less_than_a_thousandth_of_the_entropy(kind: str, 
     p = (logits.softmax(0)[..., None] * exact_mass(kind, loc, log_scale.exp(), bins)).sum(0)
     lost, entropy = bits_lost(p, freq, precision)
     assert entropy > 3
-    assert 0 < lost < 0.001 * entropy
+    assert 0 < lost < 0.0001 * entropy  # measured: 0.00001 to 0.00002

@@ -22,11 +22,15 @@ from toolkit.coding.codecs import Codec
 CompressionHead = Callable[..., Codec]
 
 
+FIRST_LANES = 4  # a chunk begins with so many, whose heads are part of its initial bits, and doubles them as it fills
+PREAMBLE = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
+
+
 class Settings(NamedTuple):
     """What encoder and decoder must agree on beside the model; stored in the header of a file."""
 
     batch: int  # rows a network call; fixed, because another batch size gives other floats
-    lanes: int  # independent ANS stacks
+    lanes: int  # independent ANS stacks once the message holds enough, a power of two
     seed: int  # of the bits that bits-back coding starts from
 
 
@@ -48,8 +52,8 @@ class Account:
 
 
 def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols: more code faster, each costs about ten bytes."""
-    return min(max(1 << max(symbols // (1 << 16), 1).bit_length() - 1, 16), 512)
+    """Stacks for so many coded symbols, a power of two: more code faster, each costs about three bytes."""
+    return min(max(1 << max(symbols // (1 << 13), 1).bit_length() - 1, FIRST_LANES), 1024)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
@@ -75,11 +79,8 @@ class Coder:
         self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool = False
     ) -> None:
         self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
-        self._growth: float | None = None
+        self.first_lanes = min(FIRST_LANES, settings.lanes)
         self.coder_seconds = 0.0  # of the entropy coder alone, in the last `decode`
-
-    def _start(self, words: int) -> Message:
-        return Message.random(self.settings.lanes, words, self.settings.seed, self.module.device, self.compiled)
 
     @torch.inference_mode()
     def encode(
@@ -90,38 +91,69 @@ class Coder:
         trace: keep the coded latents in the account; progress: called with the number of rows after each block.
         """
         began = time.perf_counter()
-        if self._growth is None:
-            self._growth = self._measure_growth(rows[:1], valid[:1])
-        ranges = list(blocks(len(rows), self.settings.batch, self._growth))
-        message, before, latents = self._push(rows, valid, ranges, trace, progress)
-        payload = struct.pack("<H", round(self._growth * 1000)) + message.to_bytes()
-        account = Account(8 * len(payload), message.bits() - before, self._initial(message), latents=latents)
+        growth, demand = self._try_one(rows[:1], valid[:1])
+        ranges = list(blocks(len(rows), self.settings.batch, growth))
+        # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
+        words = 4 + 2 * rows[0].numel() // self.first_lanes
+        while True:
+            account, message = Account(), self._start(words)
+            start = message.bits() + 31 * message.lanes
+            doublings: list[int] = []
+            try:
+                for i, (first, last) in enumerate(ranges):
+                    while self._can_widen(message, (last - first) * demand):
+                        message.widen()
+                        doublings.append(i)
+                    self._compile(message)
+                    before, drawn = message.bits(), list[Tensor]()
+                    codec = self._codec(valid[first:last], **({"trace": drawn} if trace else {}))
+                    codec.push(message, self._block(rows[first:last]).long())
+                    account.net += message.bits() - before
+                    account.latents.append([z[: last - first] for z in drawn])
+                    if progress:
+                        progress(last - first)
+                break
+            except EmptyMessage:  # the first row was not like the others: begin again, with more caution
+                words, growth = 4 * words, max(0.5 * growth, 0.001)
+                ranges = list(blocks(len(rows), self.settings.batch, growth))
+                if progress:
+                    progress(-first)
+        payload = PREAMBLE.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
+        payload += message.to_bytes()
+        account.file = 8 * len(payload)
+        account.initial = start - 32.0 * (message.seeded - message.taken)
         account.seconds, account.coder_seconds = time.perf_counter() - began, message.seconds
         return payload, account
 
-    def _push(
-        self, rows: Tensor, valid: Tensor, ranges: list[tuple[int, int]], trace: bool = False,
-        progress: Callable[[int], Any] | None = None,
-    ) -> tuple[Message, float, list[list[Tensor]]]:  # fmt: skip
-        """The message with all rows, the bits that it held before, and the latents of each block."""
-        # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
-        words = 4 + 2 * max(last - first for first, last in ranges) * rows[0].numel() // self.settings.lanes
-        while True:
-            message, latents = self._start(words), []
-            before = message.bits()
-            try:
-                for first, last in ranges:
-                    drawn: list[Tensor] = []
-                    x, ok = self._block(rows[first:last]), self._block(valid[first:last])
-                    self.head(self.module, ok, **({"trace": drawn} if trace else {})).push(message, x.long())
-                    latents.append([z[: last - first] for z in drawn])
-                    if progress:
-                        progress(last - first)
-                return message, before, latents
-            except EmptyMessage:
-                words *= 4
-                if progress:
-                    progress(-sum(len(z[0]) for z in latents) if trace else -first)
+    @torch.inference_mode()
+    def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
+        """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
+        growth, doublings, at = self._preamble(payload)
+        message = Message.from_bytes(payload[at:], self.module.device)
+        lanes = self.first_lanes << len(doublings)
+        if message.lanes != lanes:
+            raise ValueError(f"expected {lanes} lanes, got {message.lanes}; the data are damaged")
+        rows = torch.zeros(valid.shape, dtype=torch.uint8)
+        for i, (first, last) in reversed(list(enumerate(blocks(len(valid), self.settings.batch, growth)))):
+            self._compile(message)
+            rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
+            for _ in range(doublings.count(i)):
+                message.narrow()
+            if progress:
+                progress(last - first)
+        self.coder_seconds = message.seconds
+        if message.lanes != self.first_lanes or not message.is_random(self.settings.seed):
+            raise ValueError(
+                "the message does not end in the bits that it started from, so the rows are wrong: decode with the "
+                "device, library versions and settings that encoded it"
+            )
+        return rows
+
+    def _start(self, words: int) -> Message:
+        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device)
+
+    def _codec(self, valid: Tensor, **options: Any) -> Codec:
+        return self.head(self.module, self._block(valid), **options)
 
     def _block(self, x: Tensor) -> Tensor:
         """Always a full batch for the networks: rows that are not there have no valid places and cost nothing."""
@@ -129,39 +161,42 @@ class Coder:
         x = x.to(self.module.device)
         return torch.cat([x, x.new_zeros(short, *x.shape[1:])]) if short else x
 
-    def _initial(self, message: Message) -> float:
-        """Seed bits that the message must keep: the words that were popped, and the seed bits of the heads."""
-        start = self._start(0)
-        return 32.0 * message.taken + float(start.head.double().log2().sum())
+    def _compile(self, message: Message) -> None:
+        """Compile for the final number of lanes only: the numbers before are soon outgrown."""
+        message.compiled = self.compiled and message.lanes == self.settings.lanes
 
-    @torch.inference_mode()
-    def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
-        """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
-        if len(payload) < 2:
-            raise ValueError(f"expected at least 2 bytes, got {len(payload)}; the data are damaged")
-        growth = struct.unpack_from("<H", payload)[0] / 1000
-        message = Message.from_bytes(payload[2:], self.module.device, self.compiled)
-        if message.lanes != self.settings.lanes:
-            raise ValueError(f"expected {self.settings.lanes} lanes, got {message.lanes}; the data are damaged")
-        rows = torch.zeros(valid.shape, dtype=torch.uint8)
-        for first, last in reversed(list(blocks(len(valid), self.settings.batch, growth))):
-            x = self.head(self.module, self._block(valid[first:last])).pop(message)
-            rows[first:last] = x[: last - first].to(torch.uint8).cpu()
-            if progress:
-                progress(last - first)
-        self.coder_seconds = message.seconds
-        if not message.is_random(self.settings.seed):
+    def _can_widen(self, message: Message, demand: float) -> bool:
+        """Whether each of twice as many lanes could pop its share of `demand` bits, and half as much again."""
+        lanes = 2 * message.lanes
+        if lanes > self.settings.lanes:
+            return False
+        return int((message.size - message.floor).min()) // 2 >= 8 + 1.5 * demand / 32 / lanes
+
+    def _try_one(self, row: Tensor, valid: Tensor) -> tuple[float, float]:
+        """Code one row: how many rows in parallel each coded row allows for, and the bits that a row pops first."""
+        words = 4 + 2 * row[0].numel() // self.first_lanes
+        while True:
+            message = self._start(words)
+            before = message.bits()
+            try:
+                self._codec(valid).push(message, self._block(row).long())
+            except EmptyMessage:
+                words *= 4
+                continue
+            demand = max(32.0 * message.taken, 1.0)
+            return min(max(round(0.5 * (message.bits() - before) / demand, 3), 0.001), 60.0), demand
+
+    def _preamble(self, payload: bytes) -> tuple[float, list[int], int]:
+        """Growth, the blocks before which lanes double, and where the message begins."""
+        if len(payload) < PREAMBLE.size:
+            raise ValueError(f"expected at least {PREAMBLE.size} bytes, got {len(payload)}; the data are damaged")
+        growth, count = PREAMBLE.unpack_from(payload)
+        end = PREAMBLE.size + 4 * count
+        if growth == 0 or self.first_lanes << count > self.settings.lanes or end > len(payload):
             raise ValueError(
-                "the message does not end in the bits that it started from, so the rows are wrong: decode with the "
-                "device, library versions and settings that encoded it"
+                f"expected a growth above 0 and few doublings, got {growth} and {count}; the data are damaged"
             )
-        return rows
-
-    def _measure_growth(self, row: Tensor, valid: Tensor) -> float:
-        """Code one row, and allow one more row in parallel for each time its net bits cover its initial bits."""
-        message, before, _ = self._push(row, valid, [(0, 1)])
-        ratio = (message.bits() - before) / max(32.0 * message.taken, 1.0)
-        return min(max(round(0.8 * ratio, 3), 0.001), 60.0)
+        return growth / 1000, list(struct.unpack_from(f"<{count}I", payload, PREAMBLE.size)), end
 
 
 def fingerprint(module: LightningModule, settings: dict[str, Any]) -> str:

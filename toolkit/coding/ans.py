@@ -23,6 +23,8 @@ MASK = (1 << WORD) - 1
 STEPS = 8  # steps a block, unless the symbol's search is so long that compiling 8 of them would take minutes
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
 
+_HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
+
 Find = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
@@ -42,6 +44,7 @@ class Message:
     size: Tensor  # int64 [lanes], words in use
     floor: Tensor  # int64 [lanes], least size so far
     seeded: int = 0  # words that it started with, all lanes together
+    bound: int = 1 << 62  # at least the largest size; kept on the host, because asking a GPU once a block stalls it
     seconds: float = 0.0  # spent coding on it, without the networks that gave the distributions
     compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
 
@@ -151,20 +154,62 @@ class Message:
             )
         return torch.cat(symbols)[:n]
 
+    def widen(self) -> None:
+        """Double the lanes: each gives half of its own words and 31 bits, as a head, to a new one. `narrow` undoes it.
+
+        No bits are lost or invented, so a message may begin with few lanes, whose initial bits are few, and code with
+        many once there is something to share. Raises EmptyMessage if a lane has no word to give.
+        """
+        bits = torch.zeros_like(self.head)
+        for width in _HEAD_PARTS:
+            one = torch.ones(1, self.lanes, dtype=torch.bool, device=self.head.device)
+            bits = (bits << width) | self.pop(one, _identity, (), (), width)[0]
+        given = (self.size - self.floor) // 2
+        column = torch.arange(self.tail.shape[1], device=self.head.device)
+        index = (self.size - given)[:, None] + column
+        words = self.tail.gather(1, index.clamp(max=max(self.tail.shape[1] - 1, 0)))
+        self.head, self.tail = torch.cat([self.head, LOW + bits]), torch.cat([self.tail, words])
+        self.size = torch.cat([self.size - given, given])
+        self.floor = torch.cat([self.floor, torch.zeros_like(given)])  # what it was given is no seed: keep all of it
+
+    def narrow(self) -> None:
+        """Undo `widen`. Raises ValueError if the upper half of the lanes is not as `widen` makes it."""
+        half = self.lanes // 2
+        head, words, count = self.head[half:], self.tail[half:], self.size[half:]
+        if 2 * half != self.lanes or bool((head >= 2 * LOW).any()):
+            raise ValueError("narrow: the upper lanes are not as widen left them; the data are damaged")
+        self.head, self.tail, self.size, self.floor = (x[:half] for x in (self.head, self.tail, self.size, self.floor))
+        self.bound = int(self.size.max())
+        self._reserve(int(count.max()) + 1)
+        column = torch.arange(words.shape[1], device=self.head.device)
+        # Words above `count` go to the last column, which `_reserve` keeps free.
+        index = torch.where(column < count[:, None], self.size[:, None] + column, self.tail.shape[1] - 1)
+        self.tail = self.tail.scatter(1, index, words)
+        self.size = self.size + count
+        self.bound = int(self.size.max())
+        bits = head - LOW
+        for width in reversed(_HEAD_PARTS):
+            part = bits & ((1 << width) - 1)
+            self.push(part[None], torch.ones_like(part)[None], width)
+            bits = bits >> width
+
     def _append(self, words: Tensor, index: Tensor, count: Tensor) -> None:
         """Append int32 [steps, lanes] words at int64 [steps, lanes] offsets; the first count [lanes] are real."""
-        steps = words.shape[0]
-        self._bound = getattr(self, "_bound", self.tail.shape[1] - steps)  # host-side bound on the largest size
-        if self._bound + 2 * steps > self.tail.shape[1]:
-            self._bound = int(self.size.max())
-            if self._bound + 2 * steps > self.tail.shape[1]:
-                capacity = max(2 * self.tail.shape[1], self._bound + 2 * steps, 64)  # doubling keeps growth linear
-                grown = self.tail.new_zeros(self.lanes, capacity)
-                grown[:, : self.tail.shape[1]] = self.tail
-                self.tail = grown
-        self._bound += steps
+        # Words that are not real lie above all that are, steps at the most: room for both.
+        self._reserve(2 * words.shape[0])
+        self.bound += words.shape[0]
         self.tail.scatter_(1, (self.size + index).T, words.T)
         self.size = self.size + count
+
+    def _reserve(self, words: int) -> None:
+        """Make room for so many more words in every lane."""
+        if self.bound + words > self.tail.shape[1]:
+            self.bound = int(self.size.max()) if self.lanes else 0
+        if self.bound + words > self.tail.shape[1]:
+            capacity = max(2 * self.tail.shape[1], self.bound + words, 64)  # doubling keeps growth linear
+            grown = self.tail.new_zeros(self.lanes, capacity)
+            grown[:, : self.tail.shape[1]] = self.tail
+            self.tail = grown
 
     def to_bytes(self) -> bytes:
         """The message without the words below `floor`: the bits that a decoder needs.
@@ -220,6 +265,10 @@ class Message:
         sizes = torch.from_numpy(size).to(device)
         heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
         return Message(heads, tails, sizes, sizes.clone(), int(size.sum()), compiled=compiled)
+
+
+def _identity(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return u, u, torch.ones_like(u)
 
 
 def _check(precision: int, steps: int) -> None:

@@ -33,7 +33,7 @@ def to_lanes(x: Tensor, lanes: int, fill: int = 0) -> Tensor:
     short = -x.shape[-1] % lanes
     if short:
         x = torch.cat([x, x.new_full((*x.shape[:-1], short), fill)], -1)
-    return x.unflatten(-1, (-1, lanes)).movedim(-2, 0)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // lanes, lanes).movedim(-2, 0)
 
 
 def interval_codec(
