@@ -223,12 +223,13 @@ class BitSwap(LightningModule):
         weight = min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
         kl = torch.stack([r.mean(0).clamp(min=self.free_bits).sum() for r in ratios]).sum()
         rate = nll.mean() + torch.stack([r.sum(1).mean() for r in ratios]).sum()
-        self.log("train/elbo_bpd", rate.detach() / self.dims, prog_bar=True)
+        self.log("train/elbo_bpd", rate.detach() / self.dims)
+        self.log("bpd", rate.detach() / self.dims, prog_bar=True, logger=False)
         return (nll.mean() + weight * kl) * math.log(2) / self.dims
 
     def validation_step(self, x: Tensor, index: int) -> None:
         parts = self.parts(x).mean(0) / self.dims
-        self.log("validation/elbo_bpd", parts.sum(), prog_bar=True, batch_size=len(x), sync_dist=True)
+        self.log("validation/elbo_bpd", parts.sum(), batch_size=len(x), sync_dist=True)
         for name, part in zip(self.part_names, parts, strict=True):
             self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
 

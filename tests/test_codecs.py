@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -105,7 +106,7 @@ INVERSES: list[int] = frequencies.inverse_scales(CPU).tolist()
 
 
 def plain_start(y: int, x: int, bins: int, precision: int, least: int) -> int:
-    return y * (2**precision - least * bins) // 2**30 + least * x
+    return y * ((1 << precision) - least * bins) // 2**30 + least * x
 
 
 def plain_mixture_frequency(
@@ -267,6 +268,24 @@ def test_each_codec_obeys_the_law(name: str, lanes: int) -> None:
     check_codec(codec, x, Message.empty(lanes))
 
 
+def search_as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make compiled messages run what torch.compile compiles, without compiling it: it searches in another way."""
+    monkeypatch.setattr("toolkit.coding.ans._compiled", lambda block: block)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_each_codec_obeys_the_law_with_the_search_of_compiled_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, x = LEAVES[name]
+    eager, compiled = Message.random(4, 60, 0), Message.random(4, 60, 0, compiled=True)
+    drawn = codec.pop(eager)
+    search_as_compiled(monkeypatch)
+    check_codec(codec, x, compiled)
+    check_codec(codec, x, Message.empty(4, compiled=True))
+    assert torch.equal(codec.pop(compiled), drawn)
+    assert contents(compiled) == contents(eager)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 @pytest.mark.parametrize("combine", [bit_swap, bb_ans])
@@ -319,14 +338,17 @@ def test_symbol_i_is_step_i_over_lanes_of_lane_i_modulo_lanes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("least", [0, 1])
-@pytest.mark.parametrize("bins", [1, 2, 100, 128])
+@pytest.mark.parametrize("bins", [1, 2, 3, 100, 128])
+@pytest.mark.parametrize("compiled", [False, True])
 def test_every_value_of_a_small_precision_is_popped_as_the_symbol_that_owns_it(
-    kind: str, least: int, bins: int
+    kind: str, least: int, bins: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if compiled:
+        search_as_compiled(monkeypatch)
     precision = 10
     for loc, scale in ((bins // 2, 4.0), (-20, 0.1), (bins + 20, 50.0), (3, 0.4)):
         at, level = frequencies.snap_location(torch.tensor(loc)), frequencies.snap_scale(torch.tensor(scale).log())
-        message = Message.empty(1 << precision)
+        message = Message.empty(1 << precision, compiled=compiled)
         message.head = (1 << 60) + torch.arange(1 << precision)
         codec = location_scale(kind, at.expand(1 << precision), level.expand(1 << precision), bins, least, precision)
         x = codec.pop(message)
@@ -736,6 +758,30 @@ def words_on(device: str) -> tuple[list[int], list[list[int]]]:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cpu_and_gpu_code_the_same_words() -> None:
     assert words_on("cuda") == words_on("cpu")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
+def test_eager_and_compiled_code_the_same_words() -> None:
+    # A mixture is what differs most: unrolled components and another search. Frequencies of 1 in 2**28 among likely
+    # ones let a block of two steps move no word, one and two.
+    n, lanes, bins, k = 60, 5, 4, 2
+    weight = frequencies.weights(frequencies.snap_logits(floats(0, -3, 3, k, n)))
+    loc, scale, valid, x = locations(1, bins, k, n), scales(2, k, n, low=0.06, high=2), holes(n), integers(3, bins, n)
+    loc[:, :30] = -100 * frequencies.LOC_STEPS
+    codec = mixture("logistic", weight, loc, scale, bins, precision=28, valid=valid)
+    results = []
+    for compiled in (False, True):
+        message = Message.random(lanes, 30, 0, compiled=compiled)
+        drawn = codec.pop(message)
+        popped = contents(message)
+        codec.push(message, x * valid)
+        pushed = contents(message)
+        again = codec.pop(message)
+        assert torch.equal(again, x * valid)
+        codec.push(message, drawn)
+        results.append((drawn.tolist(), popped, pushed, contents(message)))
+    assert results[0] == results[1]
+    assert results[0][3] == contents(Message.random(lanes, 30, 0))
 
 
 def test_two_threads_code_the_same_words_as_one() -> None:

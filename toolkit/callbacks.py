@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from toolkit.container import Reader, Writer
@@ -66,6 +67,20 @@ class Schedule(Callback):
         self.spent = state["spent"]
 
 
+class Progress(RichProgressBar):
+    """A progress bar for trainings that last so many minutes, not so many epochs; it shows the rate in bits/dim."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(leave=False)
+        self.schedule = schedule
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch}, {self.schedule.elapsed(self.trainer) / 60:.1f}/{self.schedule.minutes:g} min"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
 class CodecEvaluation(Callback):
     """Each n epochs, encode validation rows to a real file, decode it, compare, and log where the bits went.
 
@@ -100,12 +115,13 @@ class CodecEvaluation(Callback):
         result = evaluate(module, self.make_coder(module), self.rows, self.file)
         self.history.append((trainer.global_step, result["file_bpd"], result["elbo_bpd"]))
         for name, value in result.items():
-            module.log(f"{self.stage}/{name}", value, prog_bar=name == "file_bpd", rank_zero_only=True)
+            module.log(f"{self.stage}/{name}", value, rank_zero_only=True)
+        module.log("file_bpd", result["file_bpd"], prog_bar=True, logger=False, rank_zero_only=True)
         board = getattr(trainer.logger, "experiment", None)
         if board is not None:
             self._pictures(board, trainer.global_step, module)
 
-    def _pictures(self, board: Any, step: int, module: LightningModule) -> None:
+    def _pictures(self, board: Any, step: int, module: Any) -> None:
         from toolkit import pictures  # matplotlib takes a second to import
 
         board.add_figure(f"{self.stage}/rate", pictures.rate_figure(self.history, self.baselines), step)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning import LightningDataModule, LightningModule
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
 
@@ -46,8 +47,18 @@ def build_data(cfg: DictConfig) -> Any:
 
 
 def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
-    """Write a run's configuration and weights: config.yaml and model.pt (tensors only, no pickled code)."""
+    """Write a run, as `load` reads it: config.yaml and model.pt."""
+    save_config(run, cfg)
+    save_weights(run, module)
+
+
+def save_config(run: Path, cfg: DictConfig) -> None:
+    """Write the configuration of a run."""
     OmegaConf.save(cfg, run / CONFIG, resolve=True)
+
+
+def save_weights(run: Path, module: LightningModule) -> None:
+    """Write the weights of a run: tensors only, no pickled code."""
     part = run / (WEIGHTS + ".part")
     torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, part)
     part.replace(run / WEIGHTS)  # never a half-written file under the final name
@@ -70,8 +81,11 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
     module, head = _module_and_head(cfg)
     try:
         module.load_state_dict(torch.load(run / WEIGHTS, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
-        raise ValueError(f"expected weights of the model that {run / CONFIG} describes, got others: {error}") from error
+    except (RuntimeError, TypeError, EOFError, UnpicklingError) as error:  # torch's ways to say broken or others
+        raise ValueError(
+            f"expected weights of the model that {run / CONFIG} describes, got others: "
+            f"{' '.join(str(error).split())[:300]}; give a run folder whose files belong together"
+        ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Recipe(module.eval().to(device), head, None), cfg
@@ -120,10 +134,9 @@ def _instantiate(cfg: DictConfig) -> Any:
     """hydra's instantiate, for our own targets only: a run folder must not be able to call os.system."""
     for node in _nodes(cfg):
         target = node.get("_target_")
-        if target is not None and str(target).split(".")[0] not in ("recipes", "toolkit"):
+        # Where it is defined counts too: toolkit.cli.os.system begins as our own names do.
+        if target is not None and not (_ours(str(target)) and _ours(getattr(get_object(target), "__module__", ""))):
             raise ValueError(f"expected _target_ to name something in recipes or toolkit, got {target!r}")
-        if target is not None:
-            get_object(target)  # a wrong name is an error of its own, not of the arguments
     try:
         return instantiate(cfg)
     except InstantiationException as error:
@@ -131,7 +144,14 @@ def _instantiate(cfg: DictConfig) -> Any:
         raise (error.__cause__ or error) from None
 
 
+def _ours(name: str) -> bool:
+    return name.split(".")[0] in ("recipes", "toolkit")
+
+
 def _nodes(cfg: Any) -> list[DictConfig]:
+    """All mappings of a configuration, those inside lists too: hydra instantiates them all."""
+    if isinstance(cfg, ListConfig):
+        return [node for value in cfg for node in _nodes(value)]
     if not isinstance(cfg, DictConfig):
         return []
     return [cfg, *(node for value in cfg.values() for node in _nodes(value))]

@@ -15,16 +15,16 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from toolkit import baselines
-from toolkit.callbacks import CodecEvaluation, RoundTripError, Schedule, evaluate
+from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
 from toolkit.data.images import spread
 from toolkit.pictures import rate_table
-from toolkit.recipe import Recipe, build, coder, load, save
+from toolkit.recipe import Recipe, build, coder, load, save_config, save_weights
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
 QUIET = (
@@ -37,8 +37,6 @@ QUIET = (
 def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     """Train a recipe in the folder `run`; returns the final held-out rates and speeds."""
     seed_everything(cfg.seed, verbose=False)
-    if cfg.recipe.get("matmul", "high"):
-        torch.set_float32_matmul_precision("high")
     recipe = build(cfg)
     data: Any = recipe.data
     module = recipe.module
@@ -56,6 +54,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
         {name: lines[name] for name in ("PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic") if name in lines},
     )  # fmt: skip
+    schedule = Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup)
     best = ModelCheckpoint(run / "checkpoints", "best", monitor="validation/elbo_bpd", enable_version_counter=False)
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = Trainer(
@@ -65,24 +64,21 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(run, name="", version=""),
         # The codec's evaluation stands before the averaging, whose weights it wants: hooks run in this order.
-        callbacks=[
-            Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup), codec, _averaging(cfg.ema),
-            best, last, RichProgressBar(leave=False),
-        ],
+        callbacks=[schedule, codec, _averaging(cfg.ema), best, last, Progress(schedule)],
         enable_model_summary=False,
     )  # fmt: skip
     if trainer.is_global_zero:
-        save(run, cfg, module)  # the configuration from the start, so that an interrupted run can be resumed
+        save_config(run, cfg)  # before training, so that an interrupted run can be resumed
     resume = run / "checkpoints" / "last.ckpt" if cfg.resume else None
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if not trainer.is_global_zero:
         return {}
-    if trainer.interrupted:
-        raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
     if Path(best.best_model_path).is_file():
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-    save(run, cfg, module)
+        save_weights(run, module)
+    if trainer.interrupted:
+        raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
     return report(cfg, run, data.test)
 
 

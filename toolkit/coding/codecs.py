@@ -349,7 +349,7 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
         return x, low, high - low
 
     def two_level(u: Tensor, coarse: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Few operations on many values: for eager code, where an operation costs the same for one value or a thousand."""
+        """Few operations on many values: for eager code, where one value costs what a thousand do."""
         span = _span(bins)
         base = ((coarse <= u).sum(0) - 1) * span
         edges = (base + torch.arange(span + 1, device=u.device)[:, None]).clamp_(max=bins)

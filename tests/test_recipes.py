@@ -1,0 +1,204 @@
+"""Every recipe of configs/recipe: it trains, resumes, codes near its own bound, and refuses what is not its own."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from toolkit import compress, decompress
+from toolkit.data.images import digits
+from toolkit.head import Coder
+from toolkit.recipe import CONFIG, WEIGHTS, build, coder, identity_of, load, save
+from toolkit.train import train
+
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs/recipe").glob("*.yaml"))
+SMALL = [
+    "data=digits", "evaluation.rows=16", "evaluation.test_rows=16", "coding.batch=16", "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+]  # fmt: skip
+OWN = {  # what else makes a recipe small
+    "bitswap": [
+        "recipe.module.width=8", "recipe.module.blocks=[1,1]", "recipe.module.latent_channels=[2,2]",
+        "recipe.module.components=2", "recipe.module.warmup=2",
+    ],
+}  # fmt: skip
+
+
+def configure(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", [f"recipe={name}", *SMALL, *OWN.get(name, []), *overrides])
+    OmegaConf.set_struct(cfg, False)
+    return cfg
+
+
+class Trained(NamedTuple):
+    name: str
+    run: Path
+    losses: list[float]
+    first: dict[str, torch.Tensor]  # weights after two steps
+    checkpoints: list[dict[str, Any]]  # after two and after four steps
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """Two steps, then a resumed training to four."""
+    name, run = request.param, tmp_path_factory.mktemp(request.param)
+    losses: list[float] = []
+    checkpoints = []
+    with pytest.MonkeyPatch.context() as patch:
+        cfg = configure(name, "max_steps=2")
+        target = type(build(cfg).module)
+        step = target.training_step
+
+        def recorded(self: Any, *args: Any) -> Any:
+            loss = step(self, *args)
+            losses.append(float(loss.detach()))
+            return loss
+
+        patch.setattr(target, "training_step", recorded)
+        for steps in (2, 4):
+            with open_dict(cfg):
+                cfg.max_steps, cfg.resume = steps, None if steps == 2 else str(run)
+            result = train(cfg, run)
+            assert math.isfinite(result["file_bpd"])
+            checkpoints.append(torch.load(run / "checkpoints/last.ckpt", weights_only=True))
+            if steps == 2:
+                first = torch.load(run / WEIGHTS, weights_only=True)
+    yield Trained(name, run, losses, first, checkpoints)
+
+
+def loaded(trained: Trained, rows: int = 48) -> tuple[Any, Coder, torch.Tensor, torch.Tensor]:
+    recipe, cfg = load(trained.run, "cpu")
+    x = digits().test[:rows]
+    return recipe.module, coder(recipe, cfg, rows), x, torch.ones(x.shape, dtype=torch.bool)
+
+
+def test_training_makes_finite_losses_and_only_as_many_steps_as_asked(trained: Trained) -> None:
+    assert len(trained.losses) == 4
+    assert all(map(math.isfinite, trained.losses))
+
+
+def test_a_resumed_training_goes_on_where_the_first_one_ended(trained: Trained) -> None:
+    assert [checkpoint["global_step"] for checkpoint in trained.checkpoints] == [2, 4]
+    schedules = [checkpoint["callbacks"]["Schedule"]["spent"] for checkpoint in trained.checkpoints]
+    assert 0 < schedules[0] < schedules[1] < 600
+    moments = [checkpoint["optimizer_states"][0]["state"][0]["step"] for checkpoint in trained.checkpoints]
+    assert [int(step) for step in moments] == [2, 4]
+    history = trained.checkpoints[1]["callbacks"]["CodecEvaluation"]["history"]
+    assert [point[0] for point in history] == [2, 4]
+
+
+def test_a_resumed_training_changes_the_weights(trained: Trained) -> None:
+    last = torch.load(trained.run / WEIGHTS, weights_only=True)
+    assert last.keys() == trained.first.keys()
+    assert any(not torch.equal(last[name], trained.first[name]) for name in last)
+
+
+def test_the_saved_weights_are_those_of_the_best_checkpoint(trained: Trained) -> None:
+    saved = torch.load(trained.run / WEIGHTS, weights_only=True)
+    best = torch.load(trained.run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == best.keys()
+    assert all(torch.equal(saved[name], best[name]) for name in saved)
+
+
+def test_rows_come_back_and_cost_what_the_bound_says(trained: Trained) -> None:
+    module, code, rows, valid = loaded(trained)
+    payload, account = code.encode(rows, valid)
+    assert torch.equal(code.decode(payload, valid), rows)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        bits = sum(float(module.bits(rows).sum()) for _ in range(4)) / 4
+    assert account.net == pytest.approx(bits, rel=0.03)
+    assert account.file == 8 * len(payload)
+    # What is not net is initial bits and a few bytes a stack.
+    assert account.file == pytest.approx(bits + account.initial, rel=0.03, abs=64 * code.settings.lanes)
+
+
+def test_a_file_that_another_model_wrote_is_refused(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    torch.manual_seed(1)
+    cfg = configure(trained.name)
+    save(other, cfg, build(cfg).module)
+    torch.save(digits().test[:2], tmp_path / "rows.pt")
+    assert (
+        compress.main([f"run={trained.run}", f"input={tmp_path / 'rows.pt'}", f"output={tmp_path / 'rows.tkc'}"]) == 0
+    )
+    output = tmp_path / "back.pt"
+    assert decompress.main([f"run={other}", f"input={tmp_path / 'rows.tkc'}", f"output={output}"]) == 1
+    assert "expected a file of the model" in capsys.readouterr().err
+    assert not output.exists()
+    assert decompress.main([f"run={trained.run}", f"input={tmp_path / 'rows.tkc'}", f"output={output}"]) == 0
+    assert torch.equal(torch.load(output), digits().test[:2])
+
+
+def test_the_identity_is_that_of_weights_and_configuration(trained: Trained) -> None:
+    recipe, cfg = load(trained.run, "cpu")
+    again, again_cfg = load(trained.run, "cpu")
+    assert identity_of(recipe, cfg) == identity_of(again, again_cfg)
+    with torch.no_grad():
+        next(again.module.parameters()).add_(1)
+    assert identity_of(recipe, cfg) != identity_of(again, again_cfg)
+
+
+@pytest.mark.parametrize("target", ["os.system", "recipesx.bitswap.BitSwap", "toolkit.cli.os.system"])
+@pytest.mark.parametrize("part", ["module", "head"])
+def test_a_run_folder_that_names_foreign_code_is_refused(
+    trained: Trained, tmp_path: Path, part: str, target: str
+) -> None:
+    cfg = OmegaConf.load(trained.run / CONFIG)
+    cfg.recipe[part]._target_ = target
+    OmegaConf.save(cfg, tmp_path / CONFIG)
+    shutil.copy(trained.run / WEIGHTS, tmp_path)
+    with pytest.raises(ValueError, match=f"expected _target_ to name something in recipes or toolkit, got '{target}'"):
+        load(tmp_path)
+
+
+def test_foreign_code_deep_inside_a_configuration_is_refused(trained: Trained, tmp_path: Path) -> None:
+    cfg: Any = OmegaConf.load(trained.run / CONFIG)
+    cfg.recipe.module.blocks = [{"_target_": "os.getcwd"}]
+    OmegaConf.save(cfg, tmp_path / CONFIG)
+    shutil.copy(trained.run / WEIGHTS, tmp_path)
+    with pytest.raises(ValueError, match=r"got 'os.getcwd'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_a_run_without_its_files_is_refused(trained: Trained, tmp_path: Path, missing: str) -> None:
+    for name in {CONFIG, WEIGHTS} - {missing}:
+        shutil.copy(trained.run / name, tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"expected a run folder .* without {missing}; give the folder"):
+        load(tmp_path)
+
+
+def test_a_run_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"expected a run folder .* without {CONFIG}"):
+        load(tmp_path / "nowhere")
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(trained: Trained, tmp_path: Path) -> None:
+    shutil.copy(trained.run / CONFIG, tmp_path)
+    torch.save({"net.weight": torch.zeros(3)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match="expected weights of the model that .* describes, got others"):
+        load(tmp_path)
+
+
+def test_weights_that_are_no_weights_are_refused(trained: Trained, tmp_path: Path) -> None:
+    shutil.copy(trained.run / CONFIG, tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match="expected weights of the model that .* describes, got others"):
+        load(tmp_path)
+
+
+def test_an_unknown_wish_to_compile_is_refused(trained: Trained) -> None:
+    recipe, cfg = load(trained.run, "cpu")
+    with pytest.raises(ValueError, match="expected compile to be auto, true or false, got 'yes'"):
+        coder(recipe, cfg, 10, compiled="yes")
