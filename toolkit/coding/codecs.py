@@ -173,27 +173,16 @@ def coupled_mixture(
     weight: int64 [k, ...]; loc, scale: int64 [c, k, ...]; coupling: int64 [c (c - 1) / 2, k, ...] of
     `frequencies.snap_coupling`, in the order (1, 0), (2, 0), (2, 1); symbols and valid: [c, ...] in [0, bins).
     """
-    channels, table = loc.shape[0], frequencies.cdf_table(kind, loc.device)
+    channels = loc.shape[0]
 
     def channel(j: int, weight: Tensor, x: Tensor | list[Tensor]) -> Codec:
-        return mixture(kind, weight, moved(j, x), scale[j], bins, valid=valid[j])
-
-    def moved(j: int, x: Tensor | list[Tensor]) -> Tensor:
-        shift = sum(
-            (coupling[j * (j - 1) // 2 + i] * (2 * x[i] - (bins - 1)) for i in range(j)), torch.zeros_like(loc[j])
-        )
-        # coupling is in 1/COUPLING_STEPS and x in half bins; LOC_STEPS a bin.
-        return loc[j] + (shift >> 3)
+        return mixture(kind, weight, _moved(loc[j], coupling, x, bins), scale[j], bins, valid=valid[j])
 
     def after(j: int, weight: Tensor, x: Tensor | list[Tensor]) -> Tensor:
-        inverse, at = frequencies.inverse_scales(loc.device)[scale[j]], moved(j, x)
-        low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
-        return torch.where(valid[j], frequencies.reweigh(weight, high - low), weight)
+        return _reweighed(kind, weight, _moved(loc[j], coupling, x[:j], bins), scale[j], x[j], bins, valid[j])
 
     def push(message: Message, x: Tensor) -> None:
-        _check_shape(x, valid.shape)
-        x = torch.where(valid, x.long(), 0)  # as `pop` returns it, because the next channels' locations see it
-        _check_range(x, bins)
+        x = _coded(x, valid, bins)
         w, codecs = weight, []
         for j in range(channels):
             codecs.append(channel(j, w, x[:j]))
@@ -210,6 +199,89 @@ def coupled_mixture(
         return torch.stack(x)
 
     return Codec(push, pop)
+
+
+def drawn_mixture(
+    kind: str, weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, bins: int, valid: Tensor
+) -> Codec:
+    """`coupled_mixture` with the component of each pixel as a latent variable, coded by `bits_back`.
+
+    The same arguments, the same expected cost, and a search in one component instead of k; but the message must hold
+    the bits that draw the components, at most log2(k) a pixel.
+    """
+
+    def likelihood(k: Tensor) -> Codec:
+        index = k[None, None].expand(loc.shape[0], 1, *k.shape)
+        at, spread = loc.gather(1, index)[:, 0], scale.gather(1, index)[:, 0]
+        slope = coupling.gather(1, index[:1].expand(coupling.shape[0], 1, *k.shape))[:, 0]
+
+        def channel(j: int, x: Tensor | list[Tensor]) -> Codec:
+            return location_scale(kind, _moved(at[j], slope, x, bins), spread[j], bins, 1, valid=valid[j])
+
+        def push(message: Message, x: Tensor) -> None:
+            for j in reversed(range(len(at))):
+                channel(j, x[:j]).push(message, x[j])
+
+        def pop(message: Message) -> Tensor:
+            x: list[Tensor] = []
+            for j in range(len(at)):
+                x.append(channel(j, x).pop(message))
+            return torch.stack(x)
+
+        return Codec(push, pop)
+
+    def posterior(x: Tensor) -> Codec:
+        w = weight
+        for j in range(len(loc)):
+            w = _reweighed(kind, w, _moved(loc[j], coupling, x[:j], bins), scale[j], x[j], bins, valid[j])
+        return weighted(w, valid[0])
+
+    codec = bits_back(weighted(weight, valid[0]), likelihood, posterior)
+    return Codec(lambda message, x: codec.push(message, _coded(x, valid, bins)), codec.pop)
+
+
+def weighted(weight: Tensor, valid: Tensor) -> Codec:
+    """Codec of component numbers in [0, k) with weights of their own: int64 [k, ...] of `frequencies.weights`."""
+    upper = weight.flatten(1).cumsum(0)  # int64 [k, symbols]
+    lower = upper - weight.flatten(1)
+
+    def interval(x: Tensor) -> tuple[Tensor, Tensor]:
+        _check_range(x, len(weight))
+        return lower.gather(0, x[None])[0], weight.flatten(1).gather(0, x[None])[0]
+
+    return interval_codec(interval, _find_weighted, [upper], [], valid, frequencies.WEIGHT_BITS)
+
+
+def _find_weighted(u: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    symbol = (upper <= u).sum(0).clamp(max=len(upper) - 1)  # the clamp is for places where nothing is coded
+    both = torch.cat([torch.zeros_like(upper[:1]), upper]).gather(0, torch.stack([symbol, symbol + 1]))
+    return symbol, both[0], both[1] - both[0]
+
+
+def _coded(x: Tensor, valid: Tensor, bins: int) -> Tensor:
+    """Pixels as `pop` returns them, with 0 where nothing is coded, because the next channels' locations see them."""
+    _check_shape(x, valid.shape)
+    x = torch.where(valid, x.long(), 0)
+    _check_range(x, bins)
+    return x
+
+
+def _moved(loc: Tensor, coupling: Tensor, x: Tensor | Sequence[Tensor], bins: int) -> Tensor:
+    """The location of a channel given the channels x before it, int64 [channels before, ...]."""
+    j = len(x)
+    shift = torch.zeros_like(loc)
+    for i in range(j):
+        shift = shift + coupling[j * (j - 1) // 2 + i] * (2 * x[i] - (bins - 1))
+    return loc + (shift >> 3)  # coupling is in 1/COUPLING_STEPS and x in half bins; there are LOC_STEPS in a bin
+
+
+def _reweighed(
+    kind: str, weight: Tensor, loc: Tensor, scale: Tensor, x: Tensor, bins: int, valid: Tensor
+) -> Tensor:  # int64 [k, ...]
+    """Posterior weights of the components after symbol x, where it is coded."""
+    table, inverse = frequencies.cdf_table(kind, loc.device), frequencies.inverse_scales(loc.device)[scale]
+    low, high = (frequencies.cdf(kind, edge, loc, inverse, bins, table) for edge in (x, x + 1))
+    return torch.where(valid, frequencies.reweigh(weight, high - low), weight)
 
 
 def bits_back(prior: Codec, likelihood: Callable[[Tensor], Codec], posterior: Callable[[Tensor], Codec]) -> Codec:

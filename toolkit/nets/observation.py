@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, coupled_mixture, location_scale
+from toolkit.coding.codecs import Codec, drawn_mixture, location_scale
 from toolkit.nets.residual import Residual, residual_stack
 
 LEVELS = 256
@@ -107,7 +107,7 @@ class Mixture(nn.Module):
     def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None) -> Codec:
         """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape."""
         logits, loc, log_scale, coupling = self.parameters_of(features, base)
-        inner = coupled_mixture(
+        inner = drawn_mixture(
             "logistic",
             frequencies.weights(frequencies.snap_logits(logits.transpose(0, 1))),
             frequencies.snap_location(loc.permute(1, 2, 0, 3, 4) * HALF + HALF),
