@@ -644,11 +644,11 @@ def test_damaged_bytes_are_a_message_or_a_value_error(noise: bytes, at: int, byt
 # More and fewer lanes.
 
 
-def filled(lanes: int, seed: int) -> Message:
-    """A random message of which some seed words were popped, with 40 pushed symbols of 20 bits a lane on top."""
+def filled(lanes: int, seed: int, n: int = 40) -> Message:
+    """A random message of which some seed words were popped, with n pushed symbols of 10 bits a lane on top."""
     message = Message.random(lanes, 6, seed)
     pop(message, 9, random_table(5, 24, generator(seed)), 24)
-    symbols = random_symbols(torch.arange((1 << 10) + 1) << 10, 40, lanes, 20, generator(seed + 1))
+    symbols = random_symbols(torch.arange((1 << 10) + 1) << 10, n, lanes, 20, generator(seed + 1))
     message.push(symbols.start, symbols.freq, 20)
     return message
 
@@ -674,7 +674,7 @@ def test_narrow_undoes_widen(lanes: int) -> None:
 
 
 def test_narrow_undoes_widen_of_a_message_read_from_bytes() -> None:
-    message = filled(3, 7)
+    message = filled(3, 7, 400)
     heads, words = contents(message)
     kept = [lane[floor:] for lane, floor in zip(words, message.floor.tolist(), strict=True)]
     message.widen()
@@ -686,6 +686,7 @@ def test_narrow_undoes_widen_of_a_message_read_from_bytes() -> None:
     assert torch.equal(pop(read, 10, starts, 16), symbols.x)
     read.narrow()
     assert contents(read) == (heads, kept)
+    assert read.bound >= int(read.size.max())
 
 
 def test_widened_lanes_share_the_words_above_the_floor() -> None:

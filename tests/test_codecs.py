@@ -385,6 +385,15 @@ def test_every_value_of_a_small_precision_is_popped_as_its_category() -> None:
         assert torch.equal(x, torch.arange(len(freqs)).repeat_interleave(freqs))
 
 
+def test_every_value_of_a_weight_is_popped_as_the_component_that_owns_it() -> None:
+    for weight in ([1 << 16], [1, (1 << 16) - 1], [0, 30000, 0, 0, 35536, 0], [5, 0, 65531, 0]):
+        message = Message.empty(1 << 16)
+        message.head = (1 << 60) + torch.arange(1 << 16)
+        table = torch.tensor(weight)
+        x = weighted(table[:, None].expand(-1, 1 << 16), torch.ones(1 << 16, dtype=torch.bool)).pop(message)
+        assert torch.equal(x, torch.arange(len(weight)).repeat_interleave(table))
+
+
 # Rate.
 
 
@@ -749,6 +758,9 @@ def test_a_symbol_without_frequency_is_refused_without_a_floor_and_coded_with_on
         ValueError, match=r"push: symbol 7 at position 4 has no frequency .* can only push what it popped"
     ):
         location_scale("logistic", loc, scale, 256, 0).push(Message.random(2, 5, 0), x)
+    never, valid = torch.tensor([[0], [65536]]).expand(2, 3), torch.ones(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="push: symbol 0 at position 2 has no frequency"):
+        weighted(never, valid).push(Message.random(2, 5, 0), torch.tensor([1, 1, 0]))
     assert spent(location_scale("logistic", loc, scale, 256, 1), x, Message.random(2, 5, 0)) > 24
 
 

@@ -38,7 +38,7 @@ def coder(module: Any = None, scheme: str = "bitswap", lanes: int = 16, seed: in
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rows_come_back_under_each_likelihood_and_scheme(channels: int, likelihood: str, scheme: str) -> None:
     module = bitswap((channels, 8, 8), likelihood=likelihood)
-    rows = images(37, (channels, 8, 8))
+    rows = images(21, (channels, 8, 8))
     payload, _ = coder(module, scheme).encode(rows, everything(rows))
     assert torch.equal(coder(module, scheme).decode(payload, everything(rows)), rows)
 
@@ -64,8 +64,8 @@ def test_rows_come_back_whatever_the_number_of_layers(layers: int) -> None:
         assert torch.equal(coder(module, scheme).decode(payload, everything(rows)), rows)
 
 
-@pytest.mark.parametrize("rows", [1, 2, BATCH - 1, BATCH, BATCH + 1, 100])
-@pytest.mark.parametrize("lanes", [1, FIRST_LANES, 64])
+@pytest.mark.parametrize("rows", [1, BATCH - 1, BATCH + 1, 60])
+@pytest.mark.parametrize("lanes", [1, 64])
 def test_any_number_of_rows_comes_back_with_any_number_of_lanes(rows: int, lanes: int) -> None:
     x = images(rows)
     payload, _ = coder(lanes=lanes).encode(x, everything(x))
@@ -218,14 +218,14 @@ def test_a_model_that_wants_more_initial_bits_than_expected_gets_them(monkeypatc
     assert account.file == 8 * len(payload)
 
 
-@pytest.mark.parametrize("growth", [60.0, 0.777, 0.025])
+@pytest.mark.parametrize("growth", [60.0, 0.025])
 def test_rows_that_pop_more_than_the_first_one_come_back(monkeypatch: pytest.MonkeyPatch, growth: float) -> None:
-    x = images(100)
+    x = images(50)
     monkeypatch.setattr(Coder, "_try_one", lambda self, *args: (growth, 1.0))
     pop, failed = Message.pop, [0]
 
     def scarce(self: Message, *args: Any, **kwargs: Any) -> Tensor:
-        if failed[0] < 3 and int(self.size.sum()) > int(self.floor.sum()) + 100:  # in the middle
+        if failed[0] < 3 and int(self.size.sum()) > int(self.floor.sum()) + 60:  # in the middle
             failed[0] += 1
             raise EmptyMessage("made to happen")
         return pop(self, *args, **kwargs)

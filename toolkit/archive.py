@@ -97,18 +97,16 @@ def decompress(
     Raises ContainerError for damage, ValueError for another model or a name that is not in the file.
     """
     with Reader(path) as reader, ExitStack() as stack:
-        header = checked_header(reader, identity)
-        shape = tuple(header["rows"])
+        checked_header(reader, identity)
+        shape, settings, array, items = _described_in(reader)
         channels, size = shape[0], shape[1:]
-        array = _array(reader, header)
-        items = [array.item] * array.images[0] if array else [Item(*item) for item in header["items"]]
         counts = np.array([files.count_tiles(item, channels, size) for item in items])
         if counts.sum() != sum(chunk.rows for chunk in reader.chunks):
             raise DamagedFile(
                 f"{path}: expected {counts.sum()} rows, got {sum(c.rows for c in reader.chunks)} in chunks"
             )
         wanted = _wanted(items, array, only)
-        coder = make_coder(max((c.rows for c in reader.chunks), default=1), Settings(**header["settings"]))
+        coder = make_coder(max((c.rows for c in reader.chunks), default=1), settings)
         write = (_array_sink if array else _folder_sink)(stack, Path(output), items, array)
         ends = counts.cumsum()
         first_row, last_row = (
@@ -205,9 +203,24 @@ def _described(array: arrays.Array) -> dict[str, Any]:
     return {**array._asdict(), "shape": list(array.shape)}
 
 
-def _array(reader: Reader, header: dict[str, Any]) -> arrays.Array | None:
-    if header.get("kind") == "images":
-        return None
-    if header.get("kind") == "array":
-        return arrays.Array(**{**header["array"], "shape": tuple(header["array"]["shape"])})
-    raise DamagedFile(f"{reader.path}: expected kind images or array, got {header.get('kind')!r}; update this toolkit")
+def _described_in(reader: Reader) -> tuple[tuple[int, int, int], Settings, arrays.Array | None, list[Item]]:
+    """Shape of the rows, settings of the coder, the array and the pictures that a header names."""
+    header = reader.header
+    if header.get("kind") not in ("images", "array"):
+        raise DamagedFile(
+            f"{reader.path}: expected kind images or array, got {header.get('kind')!r}; update this toolkit"
+        )
+    try:
+        channels, height, width = header["rows"]
+        settings = Settings(**header["settings"])
+        if min(channels, height, width, settings.batch, settings.lanes) < 1:
+            raise ValueError("a size below 1")
+        if header["kind"] == "images":
+            return (channels, height, width), settings, None, [Item(*item) for item in header["items"]]
+        array = arrays.Array(**{**header["array"], "shape": tuple(header["array"]["shape"])})
+        return (channels, height, width), settings, array, [array.item] * array.images[0]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(
+            f"{reader.path}: expected rows, settings, and items or array in the header, got {header.get('rows')}, "
+            f"{header.get('settings')} and {type(error).__name__}: {error}; update this toolkit"
+        ) from error

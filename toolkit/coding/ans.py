@@ -32,7 +32,7 @@ class EmptyMessage(ValueError):
     """A pop wanted more bits than the message holds."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Message:
     """A batch of bit stacks; `random` starts one with seed bits for bits-back coding, `empty` one without.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, drawn_mixture, location_scale
-from toolkit.nets.residual import Residual, residual_stack
+from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
 LEVELS = 256
 HALF = 127.5  # levels in a unit: pixels enter networks as level / HALF - 1, in [-1, 1]
@@ -62,18 +62,19 @@ def log_discretised_logistic(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tenso
 
 
 class Mixture(nn.Module):
-    """A mixture of logistics for each pixel from features of the same size; channels share the component."""
+    """A mixture of logistics for each pixel from features `up` times smaller; channels share the component."""
 
-    def __init__(self, width: int, channels: int, components: int) -> None:
+    def __init__(self, width: int, channels: int, components: int, up: int = 1) -> None:
         super().__init__()
         self.channels, self.components = channels, components
         self.pairs = channels * (channels - 1) // 2
         self.sizes = [components, channels * components, channels * components, self.pairs * components]
-        self.head = nn.Conv2d(width, sum(self.sizes), 3, padding=1)
+        self.head = nn.Conv2d(width, sum(self.sizes) * up**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(up)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
         # Components start apart, else they get the same gradients.
-        nn.init.normal_(self.head.bias[components : components + self.sizes[1]], std=0.1)  # type: ignore[index]
+        nn.init.normal_(self.head.bias[components * up**2 : (components + self.sizes[1]) * up**2], std=0.1)  # type: ignore[index]
 
     def parameters_of(self, features: Tensor, base: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """float32 logits [rows, k, h, w], loc and log-scale [rows, c, k, h, w], coupling [rows, pairs, k, h, w].
@@ -81,8 +82,9 @@ class Mixture(nn.Module):
         base: a first guess of the pixels, [rows, c, h, w], which the locations start from; channel coupling acts on
         what it leaves unexplained.
         """
-        rows, _, h, w = features.shape
-        logits, loc, log_scale, coupling = self.head(features).float().split(self.sizes, 1)
+        raw = self.shuffle(self.head(features)).float()
+        rows, _, h, w = raw.shape
+        logits, loc, log_scale, coupling = raw.split(self.sizes, 1)
         loc = loc.view(rows, self.channels, self.components, h, w)
         log_scale = (log_scale.view_as(loc) - 2.5).clamp(*LOG_SCALES)
         coupling = 2 * torch.tanh(coupling.view(rows, self.pairs, self.components, h, w))
@@ -166,9 +168,8 @@ class MixtureObservation(nn.Module):
 
     def __init__(self, shape: Sequence[int], latents: int, width: int, blocks: int, components: int) -> None:
         super().__init__()
-        fine = max(16, width // 2)
-        self.net = nn.Sequential(residual_stack(latents, width, blocks, 4 * fine), nn.PixelShuffle(2), nn.SiLU())
-        self.mixture = Mixture(fine, shape[0], components)
+        self.net = nn.Sequential(residual_trunk(latents, width, blocks), nn.SiLU())
+        self.mixture = Mixture(width, shape[0], components, up=2)
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         return self.mixture.bits(x, self.net(z))

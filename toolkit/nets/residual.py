@@ -20,10 +20,14 @@ class Residual(nn.Module):
         return x + self.last(F.silu(self.first(F.silu(x))))
 
 
+def residual_trunk(inputs: int, width: int, blocks: int) -> nn.Sequential:
+    """Convolution to `width` channels and `blocks` residual blocks: features, before a last nonlinearity."""
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), *(Residual(width) for _ in range(blocks)))
+
+
 def residual_stack(inputs: int, width: int, blocks: int, outputs: int) -> nn.Sequential:
-    """Convolution to `width` channels, `blocks` residual blocks, convolution to `outputs`; keeps height and width."""
+    """A residual trunk and a convolution to `outputs` channels; keeps height and width."""
     head = nn.Conv2d(width, outputs, 3, padding=1)
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
-    entry = nn.Conv2d(inputs, width, 3, padding=1)
-    return nn.Sequential(entry, *(Residual(width) for _ in range(blocks)), nn.SiLU(), head)
+    return nn.Sequential(*residual_trunk(inputs, width, blocks), nn.SiLU(), head)

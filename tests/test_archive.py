@@ -1,0 +1,386 @@
+"""toolkit.compress and toolkit.decompress: every pixel comes back, and what goes wrong leaves nothing behind."""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import run_folder
+from toolkit import compress, decompress
+from toolkit.container import PREAMBLE, Reader, Writer
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained models of RGB and of grey rows, 8 x 8, and another one of RGB rows."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "rgb": run_folder(folder / "rgb", (3, 8, 8)),
+        "grey": run_folder(folder / "grey", (1, 8, 8)),
+        "other": run_folder(folder / "other", (3, 8, 8), seed=1),
+    }
+
+
+def noise(*shape: int) -> np.ndarray:
+    return (RNG.integers(0, 40, shape) + 90).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixed folder: grey, RGB, palette, bilevel, 1 x 1, odd sizes, sub-folders, names that collide."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep/er").mkdir(parents=True)
+    Image.fromarray(noise(13, 9)).save(folder / "grey.png")
+    Image.fromarray(noise(17, 8, 3)).save(folder / "a.png")
+    Image.fromarray(noise(8, 16, 3)).save(folder / "a.jpg")
+    Image.fromarray(noise(1, 1, 3)).save(folder / "deep/one.bmp")
+    Image.fromarray(noise(1, 1)).save(folder / "deep/er/one.png")
+    Image.fromarray(noise(20, 3, 3)).quantize(16).save(folder / "deep/palette.png")
+    Image.fromarray(noise(9, 9) > 100).save(folder / "deep/er/bilevel.tif")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+RESTORED = {
+    "grey.png": "grey.png", "a.jpg": "a.png", "a.png": "a.png.png", "deep/one.bmp": "deep/one.png",
+    "deep/er/one.png": "deep/er/one.png", "deep/palette.png": "deep/palette.png",
+    "deep/er/bilevel.tif": "deep/er/bilevel.png",
+}  # fmt: skip
+
+
+def pack(run: Path, source: Path, output: Path, *more: str) -> int:
+    return compress.main([f"run={run}", f"input={source}", f"output={output}", "device=cpu", *more])
+
+
+def unpack(run: Path, file: Path, output: Path, *more: str) -> int:
+    return decompress.main([f"run={run}", f"input={file}", f"output={output}", "device=cpu", *more])
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def packed(runs: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mixed folder in chunks of 7 rows."""
+    path = tmp_path_factory.mktemp("packed") / "photos.tkc"
+    assert pack(runs["rgb"], photos, path, "chunk_rows=7") == 0
+    return path
+
+
+# Every pixel
+
+
+@pytest.mark.parametrize("model", ["rgb", "grey"])
+def test_a_mixed_folder_comes_back_pixel_by_pixel(
+    model: str, runs: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pack(runs[model], photos, tmp_path / "photos.tkc") == 0
+    shown = capsys.readouterr()
+    size, values = (tmp_path / "photos.tkc").stat().st_size, 13 * 9 + 3 * (17 * 8 + 8 * 16 + 1 + 60) + 1 + 81
+    assert f"7 pictures, {values} values" in shown.out
+    assert f"{size} bytes, {8 * size / values:.4f} bits per dimension" in shown.out
+    assert f"left out, not an image: {photos / 'notes.txt'}" in shown.err
+    assert unpack(runs[model], tmp_path / "photos.tkc", tmp_path / "back") == 0
+    assert "7 pictures restored" in capsys.readouterr().out
+    assert files_of(tmp_path / "back") == set(RESTORED.values())
+    for before, after in RESTORED.items():
+        assert np.array_equal(pixels(photos / before), pixels(tmp_path / "back" / after)), before
+    assert {path.name for path in tmp_path.iterdir()} == {"photos.tkc", "back"}
+
+
+def test_pictures_that_lie_across_chunks_come_back(
+    runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path
+) -> None:
+    with Reader(packed) as reader:
+        assert [chunk.rows for chunk in reader.chunks] == [7, 7, 4]
+    assert unpack(runs["rgb"], packed, tmp_path / "back") == 0
+    for before, after in RESTORED.items():
+        assert np.array_equal(pixels(photos / before), pixels(tmp_path / "back" / after)), before
+
+
+@pytest.mark.parametrize("name", RESTORED)
+def test_one_picture_comes_back_alone(
+    name: str, runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path
+) -> None:
+    assert unpack(runs["rgb"], packed, tmp_path / "one", f"only={name}") == 0
+    [restored] = files_of(tmp_path / "one")
+    assert np.array_equal(pixels(photos / name), pixels(tmp_path / "one" / restored))
+
+
+def test_one_picture_comes_back_though_another_chunk_is_damaged(
+    runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.tkc"
+    with Reader(packed) as reader:
+        at = reader.chunks[2].offset + 5
+    data = bytearray(packed.read_bytes())
+    data[at] ^= 1
+    damaged.write_bytes(data)
+    assert unpack(runs["rgb"], damaged, tmp_path / "one", "only=a.jpg") == 0
+    assert np.array_equal(pixels(photos / "a.jpg"), pixels(tmp_path / "one/a.png"))
+    assert unpack(runs["rgb"], damaged, tmp_path / "all") == 1
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_single_image_comes_back(runs: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    assert pack(runs["rgb"], photos / "deep/palette.png", tmp_path / "p.tkc") == 0
+    assert unpack(runs["rgb"], tmp_path / "p.tkc", tmp_path / "back") == 0
+    assert np.array_equal(pixels(photos / "deep/palette.png"), pixels(tmp_path / "back/palette.png"))
+
+
+def test_the_same_input_makes_the_same_bytes(
+    runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path
+) -> None:
+    assert pack(runs["rgb"], photos, tmp_path / "again.tkc", "chunk_rows=7") == 0
+    assert (tmp_path / "again.tkc").read_bytes() == packed.read_bytes()
+
+
+ARRAYS: dict[str, tuple[tuple[int, ...], str]] = {
+    "one grey": ((9, 10), "|u1"), "greys": ((6, 9, 10), "<i8"), "one colour": ((9, 10, 3), "|i1"),
+    "channels last": ((3, 5, 7, 3), ">u2"), "channels first": ((3, 3, 5, 7), "<i4"), "bits": ((2, 8, 8), "|b1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["npy", "pt"])
+@pytest.mark.parametrize("case", ARRAYS)
+def test_an_array_comes_back_with_its_shape_and_dtype(
+    case: str, kind: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    shape, dtype = ARRAYS[case]
+    values = RNG.integers(0, 2 if dtype == "|b1" else 128, shape).astype(dtype)
+    source, back = tmp_path / f"x.{kind}", tmp_path / f"back.{kind}"
+    if kind == "npy":
+        np.save(source, values)
+    else:
+        torch.save(torch.from_numpy(values.astype(values.dtype.newbyteorder("="))), source)
+    assert pack(runs["rgb"], source, tmp_path / "x.tkc", "chunk_rows=7") == 0
+    assert unpack(runs["rgb"], tmp_path / "x.tkc", back) == 0
+    if kind == "npy":
+        restored = np.load(back)
+        assert restored.dtype == values.dtype and np.array_equal(restored, values)
+    else:
+        tensor, given = torch.load(back), torch.load(source)
+        assert tensor.dtype == given.dtype and torch.equal(tensor, given)
+
+
+def test_an_array_is_coded_in_as_many_chunks_as_asked(runs: dict[str, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", noise(20, 8, 8))
+    assert pack(runs["grey"], tmp_path / "x.npy", tmp_path / "x.tkc", "chunk_rows=7") == 0
+    with Reader(tmp_path / "x.tkc") as reader:
+        assert [chunk.rows for chunk in reader.chunks] == [7, 7, 6]
+
+
+# Refusals: a message of its own, exit status 1, nothing left behind
+
+
+def refused(main: Callable[[], int], folder: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Assert that a command fails with one line on stderr and leaves `folder` as it was."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    folders = {path for path in folder.rglob("*") if path.is_dir()}
+    capsys.readouterr()
+    assert main() == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and message in lines[0], lines
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert {path for path in folder.rglob("*") if path.is_dir()} == folders
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+def of_version_2(data: bytes) -> bytes:
+    magic, _, size, crc = PREAMBLE.unpack_from(data)
+    fields = PREAMBLE.pack(magic, 2, size, crc)
+    return fields + zlib.crc32(fields).to_bytes(4, "little") + data[PREAMBLE.size + 4 :]
+
+
+DAMAGE: dict[str, tuple[Callable[[bytes, Reader], bytes], str]] = {
+    "cut short": (lambda data, reader: data[:-1], "b'TKCEND\\r\\n' at the end"),
+    "half of it": (lambda data, reader: data[: len(data) // 2], "cut short"),
+    "empty": (lambda data, reader: b"", "cut short"),
+    "a flipped bit": (lambda data, reader: flip(data, reader.chunks[1].offset + 9), "expected chunk 1 intact"),
+    "a flipped bit in the header": (lambda data, reader: flip(data, 40), "expected the header intact"),
+    "a later version": (lambda data, reader: of_version_2(data), "expected format version 1, got 2"),
+    "another format": (lambda data, reader: b"PK\x03\x04" + data, "give a .tkc file of this toolkit"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_is_refused(
+    case: str, runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = DAMAGE[case]
+    with Reader(packed) as reader:
+        (tmp_path / "bad.tkc").write_bytes(damage(packed.read_bytes(), reader))
+    refused(lambda: unpack(runs["rgb"], tmp_path / "bad.tkc", tmp_path / "back"), tmp_path, message, capsys)
+
+
+def rewritten(packed: Path, path: Path, change: Callable[[dict[str, Any]], Any], rows_crc: int = 0) -> Path:
+    """A sound file with another header, and with other checksums of the decoded rows."""
+    with Reader(packed) as reader:
+        header = reader.header
+        change(header)
+        with Writer(path, header) as writer:
+            for i, chunk in enumerate(reader.chunks):
+                writer.write(reader.read(i), chunk.rows, chunk.rows_crc ^ rows_crc)
+    return path
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "another recipe": (lambda h: h.update(recipe="vae"), "expected a file of the model bitswap"),
+    "another kind": (lambda h: h.update(kind="sounds"), "expected kind images or array, got 'sounds'"),
+    "fewer pictures": (lambda h: h["items"].pop(), "rows, got 18 in chunks"),
+    "another seed": (lambda h: h["settings"].update(seed=9), "does not decode"),
+    "an unsafe name": (lambda h: h["items"][0].__setitem__(0, "../out.png"), "unsafe name '../out.png'"),
+    "no settings": (lambda h: h.pop("settings"), "KeyError: 'settings'"),
+    "other settings": (lambda h: h["settings"].update(speed=9), "settings"),
+    "no lanes": (lambda h: h["settings"].update(lanes=0), "settings"),
+    "no batch": (lambda h: h["settings"].update(batch=0), "settings"),
+    "no items": (lambda h: h.pop("items"), "items"),
+    "broken items": (lambda h: h["items"][0].pop(), "items"),
+    "other rows": (lambda h: h.update(rows=[3, 8]), "rows"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_sound_file_that_says_something_else_is_refused(
+    case: str, runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, message = CHANGES[case]
+    path = rewritten(packed, tmp_path / "new.tkc", change)
+    (tmp_path / "sub").mkdir()  # so that ../out.png would lie in tmp_path
+    refused(lambda: unpack(runs["rgb"], path, tmp_path / "sub/back"), tmp_path, message, capsys)
+
+
+def test_rows_that_decode_to_other_values_than_were_encoded_are_refused(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rewritten(packed, tmp_path / "new.tkc", lambda header: None, rows_crc=1)
+    message = "chunk 0 of 3 decodes to other rows than were encoded"
+    refused(lambda: unpack(runs["rgb"], path, tmp_path / "back"), tmp_path, message, capsys)
+
+
+def test_the_file_of_another_model_is_refused(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("other", "grey"):
+        message = "give the run that compressed it"
+        refused(lambda name=name: unpack(runs[name], packed, tmp_path / "back"), tmp_path, message, capsys)  # type: ignore[misc]
+
+
+def test_an_output_that_exists_is_refused(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back/mine.txt").write_text("mine")
+    refused(lambda: unpack(runs["rgb"], packed, tmp_path / "back"), tmp_path, "expected a new folder", capsys)
+
+
+def test_a_name_that_is_not_in_the_file_is_refused(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "expected only= to be a name in the file, got 'b.png'"
+    refused(lambda: unpack(runs["rgb"], packed, tmp_path / "back", "only=b.png"), tmp_path, message, capsys)
+
+
+def test_a_name_is_refused_for_an_array(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", noise(2, 8, 8))
+    assert pack(runs["grey"], tmp_path / "x.npy", tmp_path / "x.tkc") == 0
+    message = "expected only= for a file of pictures, got one of an array"
+    refused(lambda: unpack(runs["grey"], tmp_path / "x.tkc", tmp_path / "y.npy", "only=x.npy"), tmp_path, message, capsys)  # fmt: skip
+    message = "expected output= to end in .npy"
+    refused(lambda: unpack(runs["grey"], tmp_path / "x.tkc", tmp_path / "y.pt"), tmp_path, message, capsys)
+
+
+@pytest.mark.parametrize("missing", ["run", "input", "folder"])
+def test_what_is_not_there_is_refused(
+    missing: str, runs: dict[str, Path], packed: Path, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    nowhere = tmp_path / "nowhere"
+    run, output = nowhere if missing == "run" else runs["rgb"], (nowhere if missing == "folder" else tmp_path) / "x.tkc"
+    message = {"run": "expected a run folder", "input": "nowhere", "folder": "make the folder first"}[missing]
+    source = nowhere if missing == "input" else photos
+    refused(lambda: pack(run, source, output), tmp_path, message, capsys)
+    source = nowhere if missing == "input" else packed
+    refused(lambda: unpack(run, source, output), tmp_path, message, capsys)
+
+
+def alpha(folder: Path) -> None:
+    Image.fromarray(noise(4, 4, 4), "RGBA").save(folder / "picture.png")
+
+
+def deep(folder: Path) -> None:
+    Image.fromarray(noise(4, 4).astype(np.uint16) * 7).save(folder / "picture.png")
+
+
+def broken(folder: Path) -> None:
+    Image.fromarray(noise(64, 64, 3)).save(folder / "picture.png")
+    data = (folder / "picture.png").read_bytes()
+    (folder / "picture.png").write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (alpha, "expected no transparency"),
+        (deep, "expected 8 bits a value"),
+        (broken, "expected an image that can be read"),
+        (lambda folder: None, "expected images"),
+    ],
+    ids=["alpha", "16 bits", "broken", "empty"],
+)
+def test_a_folder_that_cannot_be_coded_without_loss_is_refused_by_name(
+    make: Callable[[Path], None], message: str, runs: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    make(folder)
+    if any(folder.iterdir()):
+        Image.fromarray(noise(9, 9)).save(folder / "first.png")  # sound, and before it
+        message_file = "picture.png"
+        refused(lambda: pack(runs["rgb"], folder, tmp_path / "x.tkc"), tmp_path, message_file, capsys)
+    refused(lambda: pack(runs["rgb"], folder, tmp_path / "x.tkc"), tmp_path, message, capsys)
+
+
+def test_a_failure_leaves_the_file_that_was_there(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.tkc").write_bytes(b"an older file")
+    broken(tmp_path)
+    refused(lambda: pack(runs["rgb"], tmp_path, tmp_path / "x.tkc"), tmp_path, "picture.png", capsys)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"), ("device=gpu", "device"), ("compile=yes", "expected compile to be auto, true or false")],
+)  # fmt: skip
+def test_a_wrong_value_is_refused(
+    argument: str, message: str, runs: dict[str, Path], photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = [f"run={runs['rgb']}", f"input={photos}", f"output={tmp_path / 'x.tkc'}", argument]
+    try:
+        assert compress.main(arguments) == 1
+        shown = capsys.readouterr().err
+    except SystemExit as error:
+        shown = str(error)
+    assert shown.startswith("error:") and message in shown
+    assert not any(tmp_path.iterdir())
