@@ -370,7 +370,7 @@ def test_a_failure_leaves_the_file_that_was_there(
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"), ("device=gpu", "device"), ("compile=yes", "expected compile to be auto, true or false")],
+    [("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"), ("device=gpu", "expected device to be auto, cpu, or cuda"), ("compile=yes", "expected compile to be auto, true or false")],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(
     argument: str, message: str, runs: dict[str, Path], photos: Path, tmp_path: Path,

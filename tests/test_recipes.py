@@ -37,6 +37,15 @@ def configure(name: str, *overrides: str) -> DictConfig:
     return cfg
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_needs_no_other_argument(name: str) -> None:
+    """`python -m toolkit.train recipe=NAME` composes: the recipe names its data set."""
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", [f"recipe={name}"])
+    assert cfg.recipe.name == name
+    assert cfg.data._target_.startswith("toolkit.data.")
+
+
 class Trained(NamedTuple):
     name: str
     run: Path

@@ -32,16 +32,18 @@ class Schedule(Callback):
             raise ValueError(f"expected minutes above 0, got {minutes}")
         self.minutes, self.max_steps, self.warmup = minutes, max_steps, warmup
         self.spent = 0.0  # seconds of earlier sessions
-        self.began = 0.0
+        self.began = 0.0  # of this session, by the monotonic clock; 0 before
 
-    def elapsed(self, trainer: Trainer) -> float:
-        seconds = self.spent + time.monotonic() - self.began
-        # All processes follow one clock, or their learning rates, and so their weights, would drift apart.
-        return trainer.strategy.broadcast(seconds) if trainer.world_size > 1 else seconds
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, by this process's own clock."""
+        return self.spent + (time.monotonic() - self.began if self.began else 0.0)
 
     def progress(self, trainer: Trainer) -> float:
+        # All processes follow one clock, or their learning rates, and so their weights, would drift apart.
+        elapsed = trainer.strategy.broadcast(self.elapsed) if trainer.world_size > 1 else self.elapsed
         steps = trainer.global_step / self.max_steps if self.max_steps > 0 else 0.0
-        return min(1.0, max(steps, self.elapsed(trainer) / 60 / self.minutes))
+        return min(1.0, max(steps, elapsed / 60 / self.minutes))
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.began = time.monotonic()
@@ -61,7 +63,7 @@ class Schedule(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, float]:
-        return {"spent": self.spent + time.monotonic() - self.began}
+        return {"spent": self.elapsed}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.spent = state["spent"]
@@ -75,7 +77,7 @@ class Progress(RichProgressBar):
         self.schedule = schedule
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"epoch {current_epoch}, {self.schedule.elapsed(self.trainer) / 60:.1f}/{self.schedule.minutes:g} min"
+        return f"epoch {current_epoch}, {self.schedule.elapsed / 60:.1f}/{self.schedule.minutes:g} min"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
@@ -148,15 +150,18 @@ def evaluate(module: Any, coder: Coder, rows: Tensor, file: Path) -> dict[str, f
     with Writer(file, {"rows": list(rows.shape), **coder.settings._asdict()}) as writer:
         writer.write(payload, len(rows), rows_crc(rows, valid))
     began = time.perf_counter()
+    hint = f"the file is kept as {file}; this is a bug in the recipe's codec: encoder and decoder disagree"
     with Reader(file) as reader:
-        decoded = coder.decode(reader.read(0), valid)
         size = 8 * reader.size
+        try:
+            decoded = coder.decode(reader.read(0), valid)
+        except ValueError as error:
+            raise RoundTripError(f"round trip failed: {error}; {hint}") from error
     seconds = time.perf_counter() - began
     if not torch.equal(decoded, rows):
         wrong = int((decoded != rows).flatten(1).any(1).sum())
         raise RoundTripError(
-            f"round trip failed: {wrong} of {len(rows)} rows decoded to other values than were encoded; the file "
-            f"is kept as {file}; this is a bug in the recipe's codec: encoder and decoder disagree about distributions"
+            f"round trip failed: {wrong} of {len(rows)} rows decoded to other values than were encoded; {hint}"
         )
     module.train(training)
     dims = rows.numel()

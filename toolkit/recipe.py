@@ -88,7 +88,13 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
         ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Recipe(module.eval().to(device), head, None), cfg
+    try:
+        return Recipe(module.eval().to(device), head, None), cfg
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that it has no such device
+        raise ValueError(
+            f"expected device to be auto, cpu, or cuda where there is one, got {device!r} "
+            f"({str(error).splitlines()[0]}); leave it out"
+        ) from error
 
 
 def coder(

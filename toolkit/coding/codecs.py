@@ -44,13 +44,13 @@ def interval_codec(
     valid: Tensor,
     precision: int,
     steps: int = STEPS,
-    eager: tuple[Find, Callable[[], Tensor]] | None = None,
+    eager: Find | None = None,
 ) -> Codec:
     """A codec from a map of symbols to intervals and its inverse.
 
     interval(x int64 [symbols]) -> (start, freq); find: see Message.pop, on params [..., symbols] arranged in lanes;
     valid: bool, any shape, the shape of x; where False nothing is coded and `pop` returns 0. eager: another `find` with
-    the same result for messages that are not compiled, and what makes one more parameter for it, put before the others.
+    the same result, for messages that are not compiled.
     """
     shape, flat = valid.shape, valid.flatten()
 
@@ -73,10 +73,8 @@ def interval_codec(
     def pop(message: Message) -> Tensor:
         began = time.perf_counter()
         lanes = message.lanes
-        search, wanted = find, list(params)
-        if eager and not message.compiled:
-            search, wanted = eager[0], [eager[1](), *params]
-        arranged = [to_lanes(p, lanes).contiguous() for p in wanted]
+        search = eager if eager and not message.compiled else find
+        arranged = [to_lanes(p, lanes).contiguous() for p in params]
         x = message.pop(to_lanes(flat, lanes), search, arranged, tables, precision, steps)
         x = torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
         message.seconds += time.perf_counter() - began
@@ -375,7 +373,7 @@ def _searched(
 ) -> Codec:
     """Codec of symbols whose distribution function is evaluated where the search for a symbol asks for it."""
     _check_bins(bins, least, precision)
-    starts, bisect, two_level = _search_functions(kind, bins, least, precision)
+    starts, bisect, guess = _search_functions(kind, bins, least, precision)
     tables = frequencies.cdf_table(kind, valid.device), frequencies.inverse_scales(valid.device)
 
     def interval(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -383,14 +381,8 @@ def _searched(
         low, high = starts(torch.stack([x, x + 1]), *params, *tables)
         return low, high - low
 
-    def coarse() -> Tensor:
-        return starts(torch.arange(0, bins, _span(bins), device=valid.device)[:, None], *params, *tables)
-
-    return interval_codec(interval, bisect, params, tables, valid, precision, steps, (two_level, coarse))
-
-
-def _span(bins: int) -> int:
-    return 1 << ((bins - 1).bit_length() + 1) // 2
+    eager = guess if len(params) == 2 else None  # a mixture has no inverse to guess with
+    return interval_codec(interval, bisect, params, tables, valid, precision, steps, eager)
 
 
 @functools.cache  # the same functions for the same kind, so that they are compiled once
@@ -399,6 +391,8 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
 
     params: loc, scale [symbols], or weight, loc, scale [k, symbols]; tables: of `frequencies`.
     """
+    total = (1 << precision) - least * bins
+    quantile = {"logistic": torch.logit, "gaussian": torch.special.ndtri}[kind]
 
     def starts(x: Tensor, *params: Tensor) -> Tensor:
         *weight, loc, scale, table, inverses = params
@@ -416,18 +410,23 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
         return frequencies.start(y, x, bins, precision, least)
 
     def bisect(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Few evaluations, one after the other: for compiled code, where an operation costs what it computes."""
+        """A fixed number of rounds, and no question to the device: for compiled code and for mixtures."""
         x, low, high = _bisect(u, bins, lambda x: starts(x[None], *params)[0])
         return x, low, high - low
 
-    def two_level(u: Tensor, coarse: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Few operations on many values: for eager code, where one value costs what a thousand do."""
-        span = _span(bins)
-        base = ((coarse <= u).sum(0) - 1) * span
-        edges = (base + torch.arange(span + 1, device=u.device)[:, None]).clamp_(max=bins)
-        fine = starts(edges, *params)
-        i = ((fine[:-1] <= u).sum(0, keepdim=True) - 1).clamp_(min=0)  # below 0 only where nothing is coded
-        low = fine.gather(0, i)[0]
-        return (base + i[0]).clamp(max=bins - 1), low, fine.gather(0, i + 1)[0] - low
+    def guess(u: Tensor, loc: Tensor, scale: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A guess in floats, which integers confirm or `bisect` replaces: few operations, for eager code."""
+        centre, width = frequencies.location_of(loc), frequencies.scale_of(scale)
+        x = torch.zeros_like(centre)
+        for _ in range(1 + least):  # the second round takes off the counts that symbols below x have for nothing
+            x = centre + width * quantile(((u - least * x + 0.5) / total).clamp_(1e-10, 1 - 1e-10))
+            x = (x + 0.5).floor_().clamp_(0, bins - 1)
+        edges = (x.long() + torch.arange(-1, 3, device=u.device)[:, None]).clamp_(0, bins)
+        near = starts(edges, loc, scale, *tables)
+        i = (near <= u).sum(0, keepdim=True) - 1
+        if int(i.min()) < 0 or int(i.max()) > 2:
+            return bisect(u, loc, scale, *tables)
+        low = near.gather(0, i)[0]
+        return edges.gather(0, i)[0], low, near.gather(0, i + 1)[0] - low
 
-    return starts, bisect, two_level
+    return starts, bisect, guess

@@ -58,6 +58,16 @@ def snap_coupling(coupling: Tensor) -> Tensor:
     )
 
 
+def location_of(loc: Tensor) -> Tensor:
+    """Undo `snap_location`: int64 [...] -> float64 [...], in bins."""
+    return loc.double() / LOC_STEPS
+
+
+def scale_of(level: Tensor) -> Tensor:
+    """Undo `snap_scale`, up to rounding: int64 [...] -> float64 [...], in bins; not for coded integers."""
+    return torch.exp2(level.double() / SCALE_STEPS + SCALE_OCTAVES[0])
+
+
 def _finite(x: Tensor, what: str) -> Tensor:
     x = x.double()  # of float64 input no copy: callers may change only what the next operation makes of it
     if not bool(x.isfinite().all()):
