@@ -141,9 +141,7 @@ def test_a_single_image_comes_back(runs: dict[str, Path], photos: Path, tmp_path
     assert np.array_equal(pixels(photos / "deep/palette.png"), pixels(tmp_path / "back/palette.png"))
 
 
-def test_the_same_input_makes_the_same_bytes(
-    runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path
-) -> None:
+def test_the_same_input_makes_the_same_bytes(runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path) -> None:
     assert pack(runs["rgb"], photos, tmp_path / "again.tkc", "chunk_rows=7") == 0
     assert (tmp_path / "again.tkc").read_bytes() == packed.read_bytes()
 

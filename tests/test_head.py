@@ -307,7 +307,9 @@ def test_each_flipped_bit_is_noticed() -> None:
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
         noticed = outcome(coder(), bytes(damaged), x)
-        assert noticed or bit < 16, f"bit {bit}"  # another growth may still mean the same blocks: then the rows are right
+        assert noticed or bit < 16, (
+            f"bit {bit}"
+        )  # another growth may still mean the same blocks: then the rows are right
 
 
 def test_each_cut_payload_is_refused() -> None:

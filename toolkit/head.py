@@ -43,13 +43,42 @@ class Account:
     net: float = 0.0  # what pushing the rows added
     initial: float = 0.0  # seed bits that the first rows needed and the payload holds
     seconds: float = 0.0  # in all
-    coder_seconds: float = 0.0  # of the entropy coder alone, without the networks
+    coder_seconds: float = 0.0  # of all that is no network
     latents: list[list[Tensor]] = field(default_factory=list)  # of each block, int64 bins [rows, ...]; if asked for
 
     @property
     def lanes(self) -> float:
         """Bits that storing many stacks costs: rounding heads to bytes, and their index."""
         return self.file - self.net - self.initial
+
+
+class NetworkClock:
+    """Seconds spent inside calls of modules while the block runs; the rest of its time is the coder's."""
+
+    def __init__(self) -> None:
+        self.seconds, self._depth, self._began = 0.0, 0, 0.0
+
+    def __enter__(self) -> NetworkClock:
+        hooks = torch.nn.modules.module
+        self._handles = [
+            hooks.register_module_forward_pre_hook(self._enter),
+            hooks.register_module_forward_hook(self._leave, always_call=True),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, module: torch.nn.Module, arguments: Any) -> None:
+        if self._depth == 0:
+            self._began = time.perf_counter()
+        self._depth += 1
+
+    def _leave(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.seconds += time.perf_counter() - self._began
 
 
 def choose_lanes(symbols: int) -> int:
@@ -81,7 +110,7 @@ class Coder:
     ) -> None:
         self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
         self.first_lanes = min(FIRST_LANES, settings.lanes)
-        self.coder_seconds = 0.0  # of the entropy coder alone, in the last `decode`
+        self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
 
     @torch.inference_mode()
     def encode(
@@ -92,6 +121,15 @@ class Coder:
         trace: keep the coded latents in the account; progress: called with the number of rows after each block.
         """
         began = time.perf_counter()
+        with NetworkClock() as networks:
+            payload, account = self._encode(rows, valid, trace, progress)
+        account.seconds = time.perf_counter() - began
+        account.coder_seconds = account.seconds - networks.seconds
+        return payload, account
+
+    def _encode(
+        self, rows: Tensor, valid: Tensor, trace: bool, progress: Callable[[int], Any] | None
+    ) -> tuple[bytes, Account]:
         growth, demand = self._try_one(rows[:1], valid[:1])
         ranges = list(blocks(len(rows), self.settings.batch, growth))
         # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
@@ -129,12 +167,18 @@ class Coder:
         payload += message.to_bytes()
         account.file = 8 * len(payload)
         account.initial = start - 32.0 * (message.seeded - message.taken)
-        account.seconds, account.coder_seconds = time.perf_counter() - began, message.seconds
         return payload, account
 
     @torch.inference_mode()
     def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
         """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
+        began = time.perf_counter()
+        with NetworkClock() as networks:
+            rows = self._decode(payload, valid, progress)
+        self.coder_seconds = time.perf_counter() - began - networks.seconds
+        return rows
+
+    def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
         message = Message.from_bytes(payload[at:], self.module.device)
         lanes = self.first_lanes << len(doublings)
@@ -148,7 +192,6 @@ class Coder:
                 message.narrow()
             if progress:
                 progress(last - first)
-        self.coder_seconds = message.seconds
         if message.lanes != self.first_lanes or not message.is_random(self.settings.seed):
             raise ValueError(
                 "the message does not end in the bits that it started from, so the rows are wrong: decode with the "

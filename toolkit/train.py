@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -30,7 +31,7 @@ from toolkit.recipe import Recipe, build, coder, load, save_config, save_weights
 QUIET = (
     ".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*GPU available but not used.*",
     ".*exists and is not empty.*", ".*lr_scheduler.step.*", ".*across ranks.*", ".*sync_dist=True.*",
-    ".*Trying to infer the `batch_size`.*", ".*barrier.*device.*",
+    ".*Trying to infer the `batch_size`.*", ".*barrier.*device.*", ".*smaller than the logging interval.*",
 )  # fmt: skip
 
 
@@ -42,12 +43,6 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     module = recipe.module
     if cfg.compile:
         cast(nn.Module, module.net).compile()  # in place: the names of the weights stay
-    print(
-        f"{data.name}: {len(data.train)} training rows of {list(data.shape)}, {len(data.validation)} validation, "
-        f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; "
-        f"run: {run}",
-        flush=True,
-    )
     rows = spread(data.validation, cfg.evaluation.rows)
     lines = baselines.lossless(rows, rows=len(rows))
     codec = CodecEvaluation(
@@ -68,6 +63,12 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         enable_model_summary=False,
     )  # fmt: skip
     if trainer.is_global_zero:
+        print(
+            f"{data.name}: {len(data.train)} training rows of {list(data.shape)}, {len(data.validation)} validation, "
+            f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; "
+            f"run: {run}",
+            flush=True,
+        )
         save_config(run, cfg)  # before training, so that an interrupted run can be resumed
     resume = run / "checkpoints" / "last.ckpt" if cfg.resume else None
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -137,11 +138,14 @@ def _main(cfg: DictConfig) -> None:
     with open_dict(cfg):
         began = time.monotonic()
         try:
-            train(cfg, run)
+            result = train(cfg, run)
         except (ValueError, FileNotFoundError, RoundTripError) as error:
             print(f"error: {error}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # a folder with files in it stays
+                run.rmdir()
             raise SystemExit(1) from error
-        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
+        if result:  # in the first process only
+            print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
 def main() -> None:

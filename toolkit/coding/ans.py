@@ -45,7 +45,6 @@ class Message:
     floor: Tensor  # int64 [lanes], least size so far
     seeded: int = 0  # words that it started with, all lanes together
     bound: int = 1 << 62  # at least the largest size; kept on the host, because asking a GPU once a block stalls it
-    seconds: float = 0.0  # spent coding on it, without the networks that gave the distributions
     compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
 
     @staticmethod

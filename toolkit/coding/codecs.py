@@ -8,7 +8,6 @@ style is that of craystack (Townsend, Bird, Kunze, Barber 2020, arXiv:1912.09953
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,7 +55,6 @@ def interval_codec(
 
     def push(message: Message, x: Tensor) -> None:
         _check_shape(x, shape)
-        began = time.perf_counter()
         x = torch.where(flat, x.flatten().long(), 0)
         low, freq = interval(x)
         if bool((flat & (freq <= 0)).any()):
@@ -68,17 +66,13 @@ def interval_codec(
         low, freq = torch.where(flat, low, 0), torch.where(flat, freq, 1 << precision)
         lanes = message.lanes
         message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision, steps)
-        message.seconds += time.perf_counter() - began
 
     def pop(message: Message) -> Tensor:
-        began = time.perf_counter()
         lanes = message.lanes
         search = eager if eager and not message.compiled else find
         arranged = [to_lanes(p, lanes).contiguous() for p in params]
         x = message.pop(to_lanes(flat, lanes), search, arranged, tables, precision, steps)
-        x = torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
-        message.seconds += time.perf_counter() - began
-        return x
+        return torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
 
     return Codec(push, pop)
 

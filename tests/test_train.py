@@ -1,0 +1,126 @@
+"""The training command as a person runs it: help, mistakes, what it prints, two processes, bfloat16."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from tests.test_recipes import OWN, SMALL, configure
+from toolkit.train import _resumed, train
+
+QUICK = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=2"]
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m toolkit.train` in `folder`, without a GPU."""
+    settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100"}
+    return subprocess.run(
+        [sys.executable, "-m", "toolkit.train", *arguments],
+        cwd=folder, env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A training of two steps: what it printed, and the folder in which it ran."""
+    folder = tmp_path_factory.mktemp("first")
+    return command(folder, *QUICK), folder
+
+
+def test_a_training_says_nothing_that_a_person_need_not_know(
+    first: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, _ = first
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "arning" not in done.stdout and "available" not in done.stdout
+
+
+def test_a_training_ends_with_the_rate_beside_other_codecs_and_what_to_do_next(
+    first: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    done, folder = first
+    for text in (
+        "digits: 1297 training rows of [1, 8, 8]", "held-out test rows, decoded equal", "PNG", "WebP",
+        "this model, file", "  python -m toolkit.compress run=outputs/", "  python -m toolkit.train resume=outputs/",
+        "minutes in all",
+    ):  # fmt: skip
+        assert text in done.stdout, text
+    [run] = (folder / "outputs").glob("*/*-bitswap")
+    names = {path.name for path in run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "model.pt", "test.tkc", "validation.tkc", "best.ckpt", "last.ckpt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {path.name for path in folder.iterdir()} == {"outputs"}
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    done = command(tmp_path, *QUICK, "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("1297 training rows") == done.stdout.count("minutes in all") == 1
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+    assert (tmp_path / "run/model.pt").is_file()
+
+
+def test_help_shows_every_key_and_a_misspelt_one_is_named(tmp_path: Path) -> None:
+    shown = command(tmp_path, "--help")
+    assert shown.returncode == 0
+    for key in ("minutes: 8", "max_steps: -1", "resume: null", "likelihood: interlaced", "data: array, cifar10, digits"):
+        assert key in shown.stdout, key
+    wrong = command(tmp_path, "recipe=bitswap", "recipe.module.widht=8")
+    assert wrong.returncode == 1
+    assert "Could not override 'recipe.module.widht'" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_data_that_are_not_there_are_one_line_of_error(tmp_path: Path) -> None:
+    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    done = command(tmp_path, *QUICK, "data=mnist", "hydra.run.dir=run", TOOLKIT_DATA=str(tmp_path / "data"), **proxy)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: expected train-images-idx3-ubyte.gz")
+    assert done.stderr.count("\n") == 1
+    assert "or take data that need no download: data=photos or data=digits" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_in_bfloat16_works(tmp_path: Path) -> None:
+    result = train(configure("bitswap", "max_steps=2", "trainer.precision=bf16-mixed"), tmp_path)
+    assert math.isfinite(result["file_bpd"])
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_training_refuses_what_its_parts_refuse(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected likelihood to be one of logistic, mixture, interlaced, got 'gauss'"):
+        train(configure("bitswap", "recipe.module.likelihood=gauss"), tmp_path)
+    with pytest.raises(ValueError, match="multiples of 16 .* got 8 x 8"):
+        train(configure("bitswap", "recipe.module.downscale=[2,8]"), tmp_path)
+
+
+# Resuming
+
+
+def resumed(run: Path, *overrides: str) -> DictConfig:
+    cfg = configure("bitswap", f"resume={run}", *[o for o in overrides if o.split("=")[0] not in ("recipe", "data")])
+    return _resumed(cfg, [f"resume={run}", *overrides])[0]
+
+
+def test_a_resumed_run_keeps_its_configuration_but_for_what_is_asked(tmp_path: Path) -> None:
+    OmegaConf.save(configure("bitswap", "minutes=3", "recipe.module.width=24", "seed=7"), tmp_path / "config.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    cfg = resumed(tmp_path, "minutes=9", "recipe.module.free_bits=0.5")
+    assert (cfg.minutes, cfg.recipe.module.free_bits, cfg.recipe.module.width, cfg.seed) == (9, 0.5, 24, 7)
+    assert cfg.data.splits._target_ == "toolkit.data.images.digits"
+    assert cfg.resume == str(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected resume= to name a run folder with checkpoints/last.ckpt"):
+        resumed(tmp_path)
