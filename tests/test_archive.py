@@ -301,7 +301,9 @@ def test_a_name_is_refused_for_an_array(
     np.save(tmp_path / "x.npy", noise(2, 8, 8))
     assert pack(runs["grey"], tmp_path / "x.npy", tmp_path / "x.tkc") == 0
     message = "expected only= for a file of pictures, got one of an array"
-    refused(lambda: unpack(runs["grey"], tmp_path / "x.tkc", tmp_path / "y.npy", "only=x.npy"), tmp_path, message, capsys)  # fmt: skip
+    refused(
+        lambda: unpack(runs["grey"], tmp_path / "x.tkc", tmp_path / "y.npy", "only=x.npy"), tmp_path, message, capsys
+    )
     message = "expected output= to end in .npy"
     refused(lambda: unpack(runs["grey"], tmp_path / "x.tkc", tmp_path / "y.pt"), tmp_path, message, capsys)
 
@@ -368,8 +370,12 @@ def test_a_failure_leaves_the_file_that_was_there(
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"), ("device=gpu", "expected device to be auto, cpu, or cuda"), ("compile=yes", "expected compile to be auto, true or false")],
-)  # fmt: skip
+    [
+        ("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"),
+        ("device=gpu", "expected device to be auto, cpu, or cuda"),
+        ("compile=yes", "expected compile to be auto, true or false"),
+    ],
+)
 def test_a_wrong_value_is_refused(
     argument: str, message: str, runs: dict[str, Path], photos: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

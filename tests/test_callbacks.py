@@ -14,9 +14,7 @@ from torch import Tensor
 
 import recipes.bitswap
 from recipes.bitswap import head
-from tests.test_head import images
-from tests.test_recipes import configure
-from tests.tiny import bitswap
+from tests.tiny import bitswap, configure, images
 from toolkit.callbacks import CodecEvaluation, RoundTripError, Schedule, evaluate
 from toolkit.coding.codecs import Codec
 from toolkit.container import Reader
@@ -231,8 +229,11 @@ def wrong_message(module: Any, valid: Tensor, **options: Any) -> Codec:
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [(wrong_rows, "24 of 24 rows decoded to other values"), (wrong_message, "round trip failed: .*does not end|damaged|holds")],
-)  # fmt: skip
+    [
+        (wrong_rows, "24 of 24 rows decoded to other values"),
+        (wrong_message, "round trip failed: .*does not end|damaged|holds"),
+    ],
+)
 def test_a_broken_codec_is_an_error_that_names_the_file(
     broken: Callable[..., Codec], message: str, tmp_path: Path
 ) -> None:

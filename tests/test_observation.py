@@ -129,11 +129,15 @@ def test_the_probabilities_of_a_mixture_sum_to_one_channel_after_channel() -> No
     first, second = torch.meshgrid(torch.arange(LEVELS), torch.arange(LEVELS), indexing="ij")
     x = normalise(torch.stack([first, second], 2).reshape(-1, 2, 1, 1))
     for guess in (None, base):
-        bits = mixture.bits(x, features.expand(len(x), -1, -1, -1), guess if guess is None else guess.expand(len(x), -1, -1, -1))  # fmt: skip
+        bits = mixture.bits(
+            x, features.expand(len(x), -1, -1, -1), guess if guess is None else guess.expand(len(x), -1, -1, -1)
+        )
         joint = (-bits.double() * math.log(2)).exp().view(LEVELS, LEVELS)
         assert float(joint.sum()) == pytest.approx(1, abs=1e-3)
         logits, loc, log_scale, _ = mixture.parameters_of(features, guess)
-        alone = log_discretised_logistic(normalise(torch.arange(LEVELS)), loc[0, 0].view(3, 1), log_scale[0, 0].view(3, 1))  # fmt: skip
+        alone = log_discretised_logistic(
+            normalise(torch.arange(LEVELS)), loc[0, 0].view(3, 1), log_scale[0, 0].view(3, 1)
+        )
         marginal = (logits.view(3, 1).softmax(0) * alone.exp()).sum(0).double()
         assert joint.sum(1).tolist() == pytest.approx(marginal.tolist(), abs=1e-5)
 

@@ -9,32 +9,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
+from tests.tiny import configure
 from toolkit import compress, decompress
 from toolkit.data.images import digits
 from toolkit.head import Coder
 from toolkit.recipe import CONFIG, WEIGHTS, build, coder, identity_of, load, save
 from toolkit.train import train
 
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the resumed training
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs/recipe").glob("*.yaml"))
-SMALL = [
-    "data=digits", "evaluation.rows=16", "evaluation.test_rows=16", "coding.batch=16", "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=1",
-]  # fmt: skip
-OWN = {  # what else makes a recipe small
-    "bitswap": [
-        "recipe.module.width=8", "recipe.module.blocks=[1,1]", "recipe.module.latent_channels=[2,2]",
-        "recipe.module.components=2", "recipe.module.warmup=2",
-    ],
-}  # fmt: skip
-
-
-def configure(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_module("configs", version_base="1.3"):
-        cfg = compose("train", [f"recipe={name}", *SMALL, *OWN.get(name, []), *overrides])
-    OmegaConf.set_struct(cfg, False)
-    return cfg
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -196,14 +181,14 @@ def test_a_run_that_is_no_folder_is_refused(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_the_configuration_are_refused(trained: Trained, tmp_path: Path) -> None:
     shutil.copy(trained.run / CONFIG, tmp_path)
     torch.save({"net.weight": torch.zeros(3)}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match="expected weights of the model that .* describes, got others"):
+    with pytest.raises(ValueError, match=r"expected weights of the model that .* describes, got others"):
         load(tmp_path)
 
 
 def test_weights_that_are_no_weights_are_refused(trained: Trained, tmp_path: Path) -> None:
     shutil.copy(trained.run / CONFIG, tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"not a zip file")
-    with pytest.raises(ValueError, match="expected weights of the model that .* describes, got others"):
+    with pytest.raises(ValueError, match=r"expected weights of the model that .* describes, got others"):
         load(tmp_path)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from recipes.bitswap import BitSwap
 from toolkit.recipe import save
@@ -16,6 +17,24 @@ BITSWAP: dict[str, Any] = {
     "width": 8, "bins": 256, "bins_per_unit": 8, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.0,
     "free_bits": 0.0, "kl_warmup": 0,
 }  # fmt: skip
+
+SMALL = [
+    "data=digits", "evaluation.rows=16", "evaluation.test_rows=16", "coding.batch=16", "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+]  # fmt: skip
+OWN = {  # what else makes a recipe small
+    "bitswap": [
+        "recipe.module.width=8", "recipe.module.blocks=[1,1]", "recipe.module.latent_channels=[2,2]",
+        "recipe.module.components=2", "recipe.module.warmup=2",
+    ],
+}  # fmt: skip
+
+
+def images(rows: int, shape: tuple[int, ...] = (1, 8, 8), seed: int = 0) -> Tensor:
+    """Grey slopes with noise: neither constant nor incompressible."""
+    rng = torch.Generator().manual_seed(seed)
+    slope = torch.randint(0, 200, (rows, 1, 1, 1), generator=rng) + 3 * torch.arange(shape[2])[:, None]
+    return (slope + torch.randint(0, 30, (rows, *shape), generator=rng)).clamp(max=255).to(torch.uint8)
 
 
 def bitswap(shape: Sequence[int] = (1, 8, 8), seed: int = 0, **changes: Any) -> BitSwap:
@@ -43,3 +62,10 @@ def run_folder(path: Path, shape: Sequence[int], seed: int = 0, **changes: Any) 
     path.mkdir()
     save(path, configuration(shape, **changes), bitswap(shape, seed, **changes))
     return path
+
+
+def configure(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", [f"recipe={name}", *SMALL, *OWN.get(name, []), *overrides])
+    OmegaConf.set_struct(cfg, False)
+    return cfg

@@ -132,6 +132,7 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
 def _main(cfg: DictConfig) -> None:
     run = Path(HydraConfig.get().runtime.output_dir)
+    run = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run  # as a person would type it
     if cfg.resume:
         run.rmdir()
         cfg, run = _resumed(cfg, list(HydraConfig.get().overrides.task))
