@@ -36,6 +36,8 @@ def observation(kind: str, channels: int) -> Any:
         for name, parameter in module.named_parameters():
             if "guess" not in name:  # these start as means of neighbours
                 parameter.add_(torch.randn_like(parameter) * 0.08)
+        if kind == "logistic":
+            module.raw_scale.fill_(-3.0)  # 6 levels
     return module.eval()
 
 
@@ -54,12 +56,12 @@ def test_the_codec_costs_what_the_bits_say(kind: str, channels: int) -> None:
     module, z = observation(kind, channels), latents(24)
     valid = torch.ones(24, channels, SIDE, SIDE, dtype=torch.bool)
     x = module.codec(z, valid).pop(message())  # random bits decode to a sample of the model
-    assert 20 < x.double().std() < 120, "a sample without variety tests nothing"
+    assert 15 < x.double().std() < 120, "a sample without variety tests nothing"
     after = message(seed=1)
     before = after.bits()
     module.codec(z, valid).push(after, x)
     bits = float(module.bits(normalise(x), z).sum())
-    assert after.bits() - before == pytest.approx(bits, rel=0.02)
+    assert after.bits() - before == pytest.approx(bits, rel=5e-4)
     assert torch.equal(module.codec(z, valid).pop(after), x)
 
 
@@ -84,7 +86,7 @@ def test_channels_are_coded_given_the_channels_before(kind: str) -> None:
         return target.bits() - before
 
     x = module.codec(z, valid).pop(message())
-    assert cost(x) == pytest.approx(float(module.bits(normalise(x), z).sum()), rel=0.02)
+    assert cost(x) == pytest.approx(float(module.bits(normalise(x), z).sum()), rel=5e-4)
     shuffled = torch.cat([x[:, :1].flip(3), x[:, 1:]], 1)
     assert cost(shuffled) > 1.2 * cost(x)
 

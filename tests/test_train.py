@@ -11,6 +11,7 @@ import torch
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from recipes.bitswap import BitSwap
 from tests.tiny import OWN, SMALL, configure
 from toolkit.train import _resumed, train
 
@@ -105,6 +106,20 @@ def test_training_in_bfloat16_works(tmp_path: Path) -> None:
     assert math.isfinite(result["file_bpd"])
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_the_best_weights_by_validation_are_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worse(self: BitSwap, x: torch.Tensor, index: int) -> None:
+        self.log("validation/elbo_bpd", float(self.global_step))
+
+    monkeypatch.setattr(BitSwap, "validation_step", worse)
+    overrides = ["max_steps=3", "+trainer.limit_train_batches=1", "evaluation.every_n_epochs=9"]
+    train(configure("bitswap", *overrides), tmp_path)
+    best, last = (torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert (best["global_step"], last["global_step"]) == (1, 3)
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(saved[name], best["state_dict"][name]) for name in saved)
+    assert not all(torch.equal(saved[name], last["state_dict"][name]) for name in saved)
 
 
 def test_training_refuses_what_its_parts_refuse(tmp_path: Path) -> None:
