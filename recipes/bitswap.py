@@ -235,9 +235,17 @@ class BitSwap(LightningModule):
 
     @torch.inference_mode()
     def sample(self, rows: int, seed: int = 0) -> Tensor:
-        """Images of the model, uint8 [rows, c, h, w]: what random bits decode to."""
+        """Images of the model, uint8 [rows, c, h, w], drawn from the top layer down with random bits.
+
+        Not by decoding: that gives the latents' bits back under posteriors, which have no mass where they never draw.
+        """
         valid = torch.ones(rows, *self.shape, dtype=torch.bool, device=self.device)
-        return head(self, valid).pop(self._noise(valid, seed)).to(torch.uint8)
+        prior, layers = self.net.layers(valid)
+        noise = self._noise(valid, seed)
+        z = prior.pop(noise)
+        for likelihood, _ in reversed(layers):
+            z = likelihood(z).pop(noise)
+        return z.to(torch.uint8)
 
     @torch.inference_mode()
     def reconstruct(self, x: Tensor, seed: int = 0) -> Tensor:

@@ -347,3 +347,9 @@ def test_integer_mixtures_cost_less_than_a_ten_thousandth_of_the_entropy(kind: s
     lost, entropy = bits_lost(p, freq, precision)
     assert entropy > 3
     assert 0 < lost < 0.0001 * entropy  # measured: 0.00001 to 0.00002
+
+
+def test_possible_components_keep_a_count_and_impossible_ones_get_none() -> None:
+    prior = torch.tensor([[1, 30000], [0, 35536], [65535, 0]])
+    kept = frequencies.keep_possible(torch.tensor([[0, 65536], [0, 0], [65536, 0]]), prior)
+    assert kept.T.tolist() == [[1, 0, 65535], [65535, 1, 0]]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tiny import bitswap
 from toolkit.coding.ans import Message
 from toolkit.nets.observation import (
     LEVELS,
@@ -192,3 +193,12 @@ def test_the_logistic_refuses_images_of_other_sizes() -> None:
 def test_other_models_take_images_of_any_even_size(kind: str) -> None:
     module, z = observation(kind, 1), torch.zeros(2, LATENTS, 3, 6)
     assert module.bits(torch.zeros(2, 1, 6, 12), z).shape == (2,)
+
+
+def test_untrained_models_draw_samples_and_reconstructions() -> None:
+    # Far from trained, posteriors have no mass where priors draw: sampling must not depend on them.
+    for seed in range(3):
+        module = bitswap((3, 8, 8), seed, likelihood="interlaced")
+        assert module.sample(5, seed).shape == (5, 3, 8, 8)
+        x = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+        assert module.reconstruct(x, seed).shape == x.shape

@@ -226,7 +226,7 @@ def drawn_mixture(
         w = weight
         for j in range(len(loc)):
             w = _reweighed(kind, w, _moved(loc[j], coupling, x[:j], bins), scale[j], x[j], bins, valid[j])
-        return weighted(w, valid.any(0))
+        return weighted(frequencies.keep_possible(w, weight), valid.any(0))
 
     codec = bits_back(weighted(weight, valid.any(0)), likelihood, posterior)
     return Codec(lambda message, x: codec.push(message, _coded(x, valid, bins)), codec.pop)

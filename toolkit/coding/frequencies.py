@@ -143,6 +143,17 @@ def reweigh(weight: Tensor, mass: Tensor) -> Tensor:
     return _normalise(weight * (mass + 1))  # + 1: a symbol that no component expects leaves the weights as they are
 
 
+def keep_possible(weight: Tensor, prior: Tensor) -> Tensor:
+    """Posterior weights with at least one count for each component that has some a priori; int64 [k, ...], both.
+
+    A component that was drawn from the prior can then be pushed under its posterior, whatever the symbol: what sampling
+    from a model does.
+    """
+    count = weight.shape[0]
+    share = (weight * ((1 << WEIGHT_BITS) - count) >> WEIGHT_BITS) + (prior > 0)
+    return share.scatter_add(0, weight.argmax(0, keepdim=True), (1 << WEIGHT_BITS) - share.sum(0, keepdim=True))
+
+
 def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
     """Integer distribution function at the lower edge of bin x: non-decreasing, 0 at x = 0, 2**CDF_BITS at x = bins.
 
