@@ -150,3 +150,12 @@ def test_a_resumed_run_keeps_its_configuration_but_for_what_is_asked(tmp_path: P
 def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected resume= to name a run folder with checkpoints/last.ckpt"):
         resumed(tmp_path)
+
+
+@pytest.mark.parametrize("override", ["recipe=bitswap", "data=photos", "+more=1"])
+def test_a_resumed_run_cannot_change_its_recipe_or_data(tmp_path: Path, override: str) -> None:
+    OmegaConf.save(configure("bitswap"), tmp_path / "config.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    with pytest.raises(ValueError, match=r"expected only values to change when resuming, got"):
+        _resumed(configure("bitswap", f"resume={tmp_path}"), [override])

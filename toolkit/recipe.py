@@ -122,7 +122,7 @@ def compiles(wish: str | bool, symbols: int) -> bool:
     """Whether to compile the coder: auto does where coding takes longer than the minute that compiling may take."""
     if wish not in ("auto", True, False):
         raise ValueError(f"expected compile to be auto, true or false, got {wish!r}")
-    return symbols > 5_000_000 if wish == "auto" else bool(wish)
+    return symbols > 30_000_000 if wish == "auto" else bool(wish)
 
 
 def identity_of(recipe: Recipe, cfg: DictConfig) -> str:

@@ -52,6 +52,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     schedule = Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup)
     best = ModelCheckpoint(run / "checkpoints", "best", monitor="validation/elbo_bpd", enable_version_counter=False)
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    bars = [Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []
     trainer = Trainer(
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
         max_epochs=-1,
@@ -59,7 +60,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(run, name="", version=""),
         # The codec's evaluation stands before the averaging, whose weights it wants: hooks run in this order.
-        callbacks=[schedule, codec, _averaging(cfg.ema), best, last, Progress(schedule)],
+        callbacks=[schedule, codec, _averaging(cfg.ema), best, last, *bars],
         enable_model_summary=False,
     )  # fmt: skip
     if trainer.is_global_zero:
@@ -122,10 +123,15 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
             f"expected resume= to name a run folder with checkpoints/last.ckpt, got {run}; give a folder that "
             "toolkit.train made (outputs/...)"
         )
+    refused = [o for o in overrides if o.split("=")[0] in ("recipe", "data") or not o[0].isalpha()]
+    if refused:
+        raise ValueError(
+            f"expected only values to change when resuming, got {' '.join(refused)}; leave out: recipe and data are "
+            f"those of {run}"
+        )
     saved = OmegaConf.load(run / "config.yaml")
     assert isinstance(saved, DictConfig)
-    changes = [o for o in overrides if o.split("=")[0] in cfg and o.split("=")[0] not in ("recipe", "data")]
-    saved.merge_with_dotlist([o for o in overrides if "." in o.split("=")[0]] + changes)
+    saved.merge_with_dotlist(overrides)
     return saved, run
 
 
@@ -133,12 +139,12 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
 def _main(cfg: DictConfig) -> None:
     run = Path(HydraConfig.get().runtime.output_dir)
     run = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run  # as a person would type it
-    if cfg.resume:
-        run.rmdir()
-        cfg, run = _resumed(cfg, list(HydraConfig.get().overrides.task))
     with open_dict(cfg):
         began = time.monotonic()
         try:
+            if cfg.resume:
+                run.rmdir()
+                cfg, run = _resumed(cfg, list(HydraConfig.get().overrides.task))
             result = train(cfg, run)
         except (ValueError, FileNotFoundError, RoundTripError) as error:
             print(f"error: {error}", file=sys.stderr)
