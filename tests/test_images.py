@@ -1,5 +1,7 @@
 """Images: batches in one and in two processes, resumed and not, and every way splits can be wrong."""
 
+import atexit
+import contextlib
 import json
 import re
 import warnings
@@ -14,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.multiprocessing import ProcessExitedException
 
 from toolkit.data import images
 from toolkit.data.images import Batches, Images, Splits
@@ -58,6 +61,8 @@ class Recorder(L.LightningModule):
         if self.folder:
             validated = float(self.trainer.callback_metrics["rows"])
             (self.folder / f"rank{self.global_rank}").write_text(json.dumps([self.seen, validated]))
+            # Threads of a process group that is still there when its process ends can abort the process.
+            atexit.register(torch.distributed.destroy_process_group)
 
 
 def trainer(folder: Path, **options: Any) -> L.Trainer:
@@ -174,7 +179,9 @@ def test_a_checkpoint_of_one_epoch_skips_nothing_in_the_next() -> None:
 
 def test_two_processes_train_on_different_rows_and_validate_on_all(tmp_path: Path) -> None:
     data = Images(partial(numbered, 50), batch_size=8)
-    trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_spawn").fit(Recorder(tmp_path), datamodule=data)
+    # A process that ends may be aborted by threads of torch that still run; all that is tested is written before.
+    with contextlib.suppress(ProcessExitedException):
+        trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_spawn").fit(Recorder(tmp_path), datamodule=data)
     ranks = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
     seen = [batches for batches, _ in ranks]
     assert [len(batches) for batches in seen] == [3, 3]

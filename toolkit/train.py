@@ -73,6 +73,8 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         save_config(run, cfg)  # before training, so that an interrupted run can be resumed
     resume = run / "checkpoints" / "last.ckpt" if cfg.resume else None
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else its threads can abort a process that ends
     if not trainer.is_global_zero:
         return {}
     if Path(best.best_model_path).is_file():
