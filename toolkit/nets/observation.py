@@ -20,7 +20,7 @@ from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
 LEVELS = 256
 HALF = 127.5  # levels in a unit: pixels enter networks as level / HALF - 1, in [-1, 1]
-# Of pixels, natural logarithms: 0.12 levels, where a logistic has all its mass on one, and 20 times the whole axis:
+# Of pixels, natural logarithms: 0.12 levels, where a logistic has all its mass on one, and 10 times the whole axis:
 # wider still, the mass of a level vanishes in float32, and its logarithm's gradient is no number.
 LOG_SCALES = (-7.0, 3.0)
 
