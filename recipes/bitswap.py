@@ -54,7 +54,8 @@ class Chain(nn.Module):
     """
 
     def __init__(
-        self, shape: Sequence[int], likelihood: str, components: int, latent_channels: Sequence[int],
+        self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int,
+        latent_channels: Sequence[int],
         downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -83,7 +84,7 @@ class Chain(nn.Module):
         elif likelihood == "mixture":
             self.observe = MixtureObservation(*arguments, components)
         elif likelihood == "interlaced":
-            self.observe = InterlacedObservation(*arguments, components)
+            self.observe = InterlacedObservation(*arguments, components, levels, refinements)
         else:
             raise ValueError(f"expected likelihood to be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
 
@@ -176,20 +177,32 @@ class BitSwap(LightningModule):
     """The model as a LightningModule: minimises the negative ELBO with free bits; `bits` is what its codec costs.
 
     shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture or interlaced; components:
-    of the mixture; latent_channels, downscale, blocks: one number for each latent layer, x's neighbour first; width: of
-    the networks; bins, bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a
-    latent channel and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight.
+    of the mixture; levels, refinements: of interlacing, and residual blocks of each of its passes; latent_channels,
+    downscale, blocks: one number for each latent layer, x's neighbour first; width: of the networks; bins,
+    bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a latent channel and
+    image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight.
     """
 
     def __init__(
-        self, shape: Sequence[int], likelihood: str, components: int, latent_channels: Sequence[int],
+        self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int,
+        latent_channels: Sequence[int],
         downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
         learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape = tuple(shape)
         self.net = Chain(
-            shape, likelihood, components, latent_channels, downscale, width, blocks, bins, bins_per_unit
+            shape,
+            likelihood,
+            components,
+            levels,
+            refinements,
+            latent_channels,
+            downscale,
+            width,
+            blocks,
+            bins,
+            bins_per_unit,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.free_bits, self.kl_warmup = free_bits, kl_warmup

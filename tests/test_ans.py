@@ -366,7 +366,9 @@ def test_no_two_words_of_a_block_have_the_same_place() -> None:
     # On a CPU the last one written there would win, and so by luck the right one; on a GPU, any.
     symbols = random_symbols(spiked_table(2, 28, 1), 8, 500, 28, generator(0))
     symbols = symbols._replace(x=torch.randint(2, (8, 500), generator=generator(1)))
-    head, words, index, count = _push(Message.random(500, 0, 2).head, symbols.start, symbols.freq, 28)
+    head, words, index, count = _push(
+        Message.random(500, 0, 2).head, symbols.start, symbols.freq, 2, steps=8, precision=28
+    )
     assert (words.shape, words.dtype) == ((8, 500), torch.int32)
     assert set(count.tolist()) >= {0, 1, 2, 3, 4, 5}
     for places, real in zip(index.T.tolist(), count.tolist(), strict=True):
@@ -762,6 +764,23 @@ def test_popped_shapes_that_are_not_in_lanes_are_refused(shape: tuple[int, ...])
     message = Message.random(2, 2, 0)
     with pytest.raises(ValueError, match=r"pop: expected valid of shape \[n, 2\], got \["):
         message.pop(torch.ones(shape, dtype=torch.bool), find_in, [], [torch.arange(257)], 8)
+
+
+def test_lanes_in_which_a_search_misses_are_searched_again() -> None:
+    def find(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return u, torch.where(u % 5 == 0, u + 1, u), torch.ones_like(u)
+
+    def sure(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return u, u, torch.ones_like(u)
+
+    n, lanes = 20, 6
+    valid = torch.rand(n, lanes, generator=torch.Generator().manual_seed(0)) < 0.8
+    results = []
+    for search in (find, sure):
+        message = Message.random(lanes, 40, 0)
+        x = message.pop(valid, search, (), (), 10, sure=sure)
+        results.append((x[valid].tolist(), message.to_bytes(), message.head.tolist()))
+    assert results[0] == results[1]
 
 
 # Identity; of eager and compiled code on a CPU see test_codecs.py, where one compilation tests both files.

@@ -17,18 +17,16 @@ from toolkit.coding.codecs import (
     PRECISION,
     Codec,
     Layer,
+    _search_functions,
     bb_ans,
     bit_swap,
     bits_back,
     categorical,
-    coupled_mixture,
-    drawn_mixture,
     location_scale,
-    mixture,
     to_lanes,
     uniform,
-    weighted,
 )
+from toolkit.coding.mixtures import coupled_mixture, drawn_mixture, mixture, weighted
 
 CPU = torch.device("cpu")
 KINDS = ["logistic", "gaussian"]
@@ -72,11 +70,15 @@ class Pixels(NamedTuple):
     coupling: Tensor  # int64 [c (c - 1) / 2, k, ...]
     bins: int
 
+    @property
+    def _from_middle(self) -> Tensor:
+        return self.loc - (self.bins - 1) * frequencies.LOC_STEPS // 2
+
     def codec(self, valid: Tensor) -> Codec:
-        return coupled_mixture(self.kind, self.weight, self.loc, self.scale, self.coupling, self.bins, valid)
+        return coupled_mixture(self.kind, self.weight, self._from_middle, self.scale, self.coupling, self.bins, valid)
 
     def drawn(self, valid: Tensor) -> Codec:
-        return drawn_mixture(self.kind, self.weight, self.loc, self.scale, self.coupling, self.bins, valid)
+        return drawn_mixture(self.kind, self.weight, self._from_middle, self.scale, self.coupling, self.bins, valid)
 
 
 def pixels(kind: str, c: int, k: int, *shape: int, bins: int = 64, seed: int = 0) -> Pixels:
@@ -106,7 +108,13 @@ def plain_cdf(kind: str, x: int, loc: int, level: int, bins: int) -> int:
     return table[cell] + (table[cell + 1] - table[cell]) * fraction // 65536
 
 
-TABLES: dict[str, list[int]] = {kind: frequencies.cdf_table(kind, CPU).tolist() for kind in KINDS}
+def borders(kind: str) -> list[int]:
+    """The distribution function at the cells' borders, from the packed table."""
+    cells = frequencies.cdf_table(kind, CPU).tolist()
+    return [cell % 2**32 for cell in cells] + [2**30]
+
+
+TABLES: dict[str, list[int]] = {kind: borders(kind) for kind in KINDS}
 INVERSES: list[int] = frequencies.inverse_scales(CPU).tolist()
 
 
@@ -276,18 +284,18 @@ def test_each_codec_obeys_the_law(name: str, lanes: int) -> None:
     check_codec(codec, x, Message.empty(lanes))
 
 
-def search_as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make compiled messages run what torch.compile compiles, without compiling it: it searches in another way."""
-    monkeypatch.setattr("toolkit.coding.ans._compiled", lambda block: block)
+def run_as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make compiled messages run what torch.compile compiles, without compiling it: it divides in another way."""
+    monkeypatch.setattr("toolkit.coding.ans.compiled", lambda block: block)
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_each_codec_obeys_the_law_with_the_search_of_compiled_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_codec_obeys_the_law_as_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, x = LEAVES[name]
     eager, compiled = Message.random(4, 60, 0), Message.random(4, 60, 0, compiled=True)
     drawn = codec.pop(eager)
-    search_as_compiled(monkeypatch)
+    run_as_compiled(monkeypatch)
     check_codec(codec, x, compiled)
     check_codec(codec, x, Message.empty(4, compiled=True))
     assert torch.equal(codec.pop(compiled), drawn)
@@ -361,7 +369,7 @@ def test_every_value_of_a_small_precision_is_popped_as_the_symbol_that_owns_it(
     kind: str, least: int, bins: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if compiled:
-        search_as_compiled(monkeypatch)
+        run_as_compiled(monkeypatch)
     precision = 10
     for loc, scale in ((bins // 2, 4.0), (-20, 0.1), (bins + 20, 50.0), (3, 0.4)):
         at, level = frequencies.snap_location(torch.tensor(loc)), frequencies.snap_scale(torch.tensor(scale).log())
@@ -375,6 +383,25 @@ def test_every_value_of_a_small_precision_is_popped_as_the_symbol_that_owns_it(
         ]
         assert (starts[0], starts[-1]) == (0, 1 << precision)
         assert torch.equal(x, torch.arange(bins).repeat_interleave(torch.tensor(starts).diff()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("least", [0, 1])
+@pytest.mark.parametrize("bins", [1, 2, 100, 256, 1024])
+def test_all_searches_find_the_same_symbol(kind: str, least: int, bins: int) -> None:
+    n = 20000
+    params = locations(1, bins, n), scales(2, n, low=0.07, high=4000)
+    tables = frequencies.cdf_table(kind, CPU), frequencies.inverse_scales(CPU)
+    interval, bisection, guess, sure = _search_functions(kind, bins, least, PRECISION)
+    u = integers(3, 1 << PRECISION, n)
+    x, low, freq = bisection(u, *params, *tables)
+    assert bool(((low <= u) & (u < low + freq)).all())
+    assert all(torch.equal(a, b) for a, b in zip((low, freq), interval(x, *params, *tables), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((x, low, freq), sure(u, *params, *tables), strict=True))
+    guessed = guess(u, *params, *tables)
+    hit = (guessed[1] <= u) & (u < guessed[1] + guessed[2])
+    assert int((~hit).sum()) <= 4  # 1 in 10,000, as it promises, and some
+    assert all(torch.equal(a[hit], b[hit]) for a, b in zip(guessed, (x, low, freq), strict=True))
 
 
 def test_every_value_of_a_small_precision_is_popped_as_its_category() -> None:

@@ -15,14 +15,16 @@ TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
     "toolkit.pictures", "toolkit.cli", "toolkit.data",
 }  # fmt: skip
-CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies"}
+CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
-    "toolkit.coding.ans": set(),
+    "toolkit.coding.fuse": set(),
+    "toolkit.coding.ans": {"toolkit.coding.fuse"},
     "toolkit.coding.hashing": set(),
-    "toolkit.coding.frequencies": set(),
+    "toolkit.coding.frequencies": {"toolkit.coding.fuse"},
     "toolkit.coding.codecs": CODECS,
+    "toolkit.coding.mixtures": {"toolkit.coding.codecs", *CODECS},
     "toolkit.coding.rec": {"toolkit.coding.codecs", "toolkit.coding.hashing", *CODECS},
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),

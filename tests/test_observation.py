@@ -17,6 +17,7 @@ from toolkit.nets.observation import (
     MixtureObservation,
     complete,
     log_discretised_logistic,
+    log_scales,
     normalise,
 )
 
@@ -32,7 +33,7 @@ def observation(kind: str, channels: int) -> Any:
     elif kind == "mixture":
         module = MixtureObservation(shape, LATENTS, 12, 1, 3)
     else:
-        module = InterlacedObservation(shape, LATENTS, 12, 1, 3)
+        module = InterlacedObservation(shape, LATENTS, 12, 1, 3, 2, 1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "guess" not in name:  # these start as means of neighbours
@@ -137,9 +138,10 @@ def test_the_probabilities_of_a_mixture_sum_to_one_channel_after_channel() -> No
         )
         joint = (-bits.double() * math.log(2)).exp().view(LEVELS, LEVELS)
         assert float(joint.sum()) == pytest.approx(1, abs=1e-3)
-        logits, loc, log_scale, _ = mixture.parameters_of(features, guess)
+        logits, loc, log_scale, _ = mixture.raw(features)
+        at = loc[0] if guess is None else loc[0] + guess[0, 0]
         alone = log_discretised_logistic(
-            normalise(torch.arange(LEVELS)), loc[0, 0].view(3, 1), log_scale[0, 0].view(3, 1)
+            normalise(torch.arange(LEVELS)), at.view(3, 1), log_scales(log_scale[0]).view(3, 1)
         )
         marginal = (logits.view(3, 1).softmax(0) * alone.exp()).sum(0).double()
         assert joint.sum(1).tolist() == pytest.approx(marginal.tolist(), abs=1e-5)
@@ -190,9 +192,14 @@ def test_the_logistic_refuses_images_of_other_sizes() -> None:
 
 @pytest.mark.parametrize("kind", ["mixture", "interlaced"])
 @torch.inference_mode()
-def test_other_models_take_images_of_any_even_size(kind: str) -> None:
-    module, z = observation(kind, 1), torch.zeros(2, LATENTS, 3, 6)
-    assert module.bits(torch.zeros(2, 1, 6, 12), z).shape == (2,)
+def test_other_models_take_images_of_other_sizes(kind: str) -> None:
+    module, z = observation(kind, 1), torch.zeros(2, LATENTS, 2, 6)
+    assert module.bits(torch.zeros(2, 1, 4, 12), z).shape == (2,)
+
+
+def test_levels_that_do_not_fit_the_image_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"multiples of 2\^levels, got levels=2 and 6 x 8; change"):
+        InterlacedObservation((1, 6, 8), LATENTS, 12, 1, 3, 2, 1)
 
 
 def test_untrained_models_draw_samples_and_reconstructions() -> None:

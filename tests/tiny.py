@@ -13,9 +13,9 @@ from recipes.bitswap import BitSwap
 from toolkit.recipe import save
 
 BITSWAP: dict[str, Any] = {
-    "likelihood": "interlaced", "components": 2, "latent_channels": [2, 2], "downscale": [2, 2], "blocks": [1, 1],
-    "width": 8, "bins": 256, "bins_per_unit": 8, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.0,
-    "free_bits": 0.0, "kl_warmup": 0,
+    "likelihood": "interlaced", "components": 2, "levels": 1, "refinements": 1, "latent_channels": [2, 2],
+    "downscale": [2, 2], "blocks": [1, 1], "width": 8, "bins": 256, "bins_per_unit": 8, "learning_rate": 1e-3,
+    "warmup": 1, "weight_decay": 0.0, "free_bits": 0.0, "kl_warmup": 0,
 }  # fmt: skip
 
 SMALL = [

@@ -22,7 +22,7 @@ from toolkit.coding.codecs import Codec
 CompressionHead = Callable[..., Codec]
 
 
-FIRST_LANES = 4  # a chunk begins with so many, whose heads are part of its initial bits, and doubles them as it fills
+FIRST_LANES = 4  # a chunk begins with so many, or 1/16 of its last; their heads are part of its initial bits
 MOST_WORDS = 1 << 22  # seed words a lane; a codec that finds them too few would find any number too few
 PREAMBLE = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
 
@@ -83,7 +83,7 @@ class NetworkClock:
 
 def choose_lanes(symbols: int) -> int:
     """Stacks for so many coded symbols, a power of two: more code faster, each costs about three bytes."""
-    return min(max(1 << max(symbols // (1 << 13), 1).bit_length() - 1, FIRST_LANES), 1024)
+    return min(max(1 << max(symbols // (1 << 12), 1).bit_length() - 1, FIRST_LANES), 1024)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
@@ -109,7 +109,7 @@ class Coder:
         self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool = False
     ) -> None:
         self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
-        self.first_lanes = min(FIRST_LANES, settings.lanes)
+        self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
 
     @torch.inference_mode()
@@ -143,7 +143,6 @@ class Coder:
                     while self._can_widen(message, (last - first) * demand):
                         message.widen()
                         doublings.append(i)
-                    self._compile(message)
                     before, drawn = message.bits(), list[Tensor]()
                     codec = self._codec(valid[first:last], **({"trace": drawn} if trace else {}))
                     codec.push(message, self._block(rows[first:last]).long())
@@ -180,13 +179,12 @@ class Coder:
 
     def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
-        message = Message.from_bytes(payload[at:], self.module.device)
+        message = Message.from_bytes(payload[at:], self.module.device, self.compiled)
         lanes = self.first_lanes << len(doublings)
         if message.lanes != lanes:
             raise ValueError(f"expected {lanes} lanes, got {message.lanes}; the data are damaged")
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
         for i, (first, last) in reversed(list(enumerate(blocks(len(valid), self.settings.batch, growth)))):
-            self._compile(message)
             rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
             for _ in range(doublings.count(i)):
                 message.narrow()
@@ -200,7 +198,7 @@ class Coder:
         return rows
 
     def _start(self, words: int) -> Message:
-        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device)
+        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device, self.compiled)
 
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
         return self.head(self.module, self._block(valid), **options)
@@ -213,10 +211,6 @@ class Coder:
         short = min(1 << (x.shape[0] - 1).bit_length(), self.settings.batch) - x.shape[0]
         x = x.to(self.module.device)
         return torch.cat([x, x.new_zeros(short, *x.shape[1:])]) if short else x
-
-    def _compile(self, message: Message) -> None:
-        """Compile for the final number of lanes only: the numbers before are soon outgrown."""
-        message.compiled = self.compiled and message.lanes == self.settings.lanes
 
     def _can_widen(self, message: Message, demand: float) -> bool:
         """Whether each of twice as many lanes could pop its share of `demand` bits, and half as much again."""

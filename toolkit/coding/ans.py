@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.coding.fuse import compiled, divide
+
 WORD = 32  # bits a tail word
 LOW = 1 << 31  # heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
 MASK = (1 << WORD) - 1
-STEPS = 8  # steps a block, unless the symbol's search is so long that compiling 8 of them would take minutes
+STEPS = 4  # steps a block: more are faster, and take as much longer to compile
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
@@ -106,21 +108,22 @@ class Message:
                 f"{list(freq.shape)}; arrange the symbols in lanes first (codecs.to_lanes)"
             )
         start, freq = _whole(start, steps, 0), _whole(freq, steps, 1 << precision)
-        block = _compiled(_push) if self.compiled else _push
+        block = _block(_push, self.compiled, steps=steps, precision=precision)
         for i in range(start.shape[0] - steps, -1, -steps):
-            head, words, index, count = block(self.head, start[i : i + steps], freq[i : i + steps], precision)
+            head, words, index, count = block(self.head, start, freq, i + 2)
             self._append(words, index, count)
             self.head = head
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
-        steps: int = STEPS,
+        steps: int = STEPS, sure: Find | None = None,
     ) -> Tensor:  # fmt: skip
         """Pop int64 [n, lanes] symbols, the first step first, so that it undoes `push`.
 
         valid: bool [n, lanes]; where False nothing is popped and the symbol returned is arbitrary.
         find(u, *(p[step] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
-        start <= u < start + freq for any u in [0, 2**precision). params: tensors [n, ...].
+        start <= u < start + freq for any u in [0, 2**precision). params: tensors [n, ..., lanes]. sure: for a `find`
+        that may miss, one that does not; it does again the few lanes of a block in which `find` missed.
         Raises EmptyMessage if a lane has too few words.
         """
         _check(precision, steps)
@@ -130,7 +133,7 @@ class Message:
                 "(codecs.to_lanes)"
             )
         n = valid.shape[0]
-        block = _compiled(_pop) if self.compiled else _pop
+        block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision)
         valid = _whole(valid, steps, False)
         params = [_whole(p, steps, 0) for p in params]
         below = torch.arange(1, steps + 1, device=self.head.device)
@@ -138,9 +141,16 @@ class Message:
         for i in range(0, n, steps):
             index = (self.size[:, None] - below).clamp_(min=0)
             words = self.tail.gather(1, index).T.contiguous() if self.tail.shape[1] else index.T.to(torch.int32)
-            self.head, used, x = block(
-                self.head, words, valid[i : i + steps], [p[i : i + steps] for p in params], tables, find, precision
-            )
+            head, used, x, missed = block(self.head, words, valid, params, tables, i + 2)
+            if sure and bool(missed.any()):
+                at = missed.nonzero()[:, 0]
+                some = [p[i : i + steps][..., at] for p in params]
+                there = valid[i : i + steps, at]
+                again = _pop(
+                    self.head[at], words[:, at], there, some, tables, 2, find=sure, steps=steps, precision=precision
+                )
+                head[at], used[at], x[:, at], _ = again
+            self.head = head
             self.size = self.size - used
             symbols.append(x)
         torch.minimum(self.floor, self.size, out=self.floor)
@@ -281,34 +291,62 @@ def _whole(x: Tensor, steps: int, fill: int) -> Tensor:
     return x if short == 0 else torch.cat([x, x.new_full((short, *x.shape[1:]), fill)])
 
 
-def _push(head: Tensor, start: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One block of pushes: the new head, int32 [steps, lanes] words, their int64 offsets, and how many are real."""
-    steps = start.shape[0]
+def _block(function: Callable[..., Any], fused: bool, **fixed: Any) -> Callable[..., Any]:
+    return _compiled(function, **fixed) if fused else functools.partial(function, **fixed)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
+    """Compiled once for any number of lanes; what is fixed is not one of the graph's inputs."""
+    return compiled(lambda *arguments: function(*arguments, **fixed))
+
+
+def _push(
+    head: Tensor, start: Tensor, freq: Tensor, first: int, *, steps: int, precision: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One block of pushes: the new head, int32 [steps, lanes] words, their int64 offsets, and how many are real.
+
+    first: of the block's steps, and 2 more, because torch.compile would make a graph of its own for 0 and for 1.
+    """
+    start, freq = start[first - 2 : first - 2 + steps], freq[first - 2 : first - 2 + steps]
     count = torch.zeros_like(head)
     words, index = [], []
     for i in range(steps - 1, -1, -1):
         spill = (head >> (63 - precision)) >= freq[i]
-        words.append((head & MASK).to(torch.int32))
+        words.append(head.to(torch.int32))
         # A word that is not spilled goes to a place of its own above all real ones, where it is garbage.
         index.append(torch.where(spill, count, steps + i))
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
-        quotient = head // freq[i]
-        head = (quotient << precision) + (head - quotient * freq[i]) + start[i]
+        quotient, rest = _divide(head, freq[i], precision)
+        head = (quotient << precision) + rest + start[i]
     return head, torch.stack(words), torch.stack(index), count
 
 
+def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:
+    """Quotient, below 2**(63 - precision), and remainder."""
+    if precision < 12 or not torch.compiler.is_compiling():
+        quotient = head // freq
+        return quotient, head - quotient * freq
+    return divide(head, freq)
+
+
 def _pop(
-    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], find: Find,
-    precision: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of pops: the new head, how many of the words (the top of each tail) it used, and the symbols."""
-    steps = valid.shape[0]
+    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int, *,
+    find: Find, steps: int, precision: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """One block of pops: the new head, words used of the top of each tail, the symbols, and where `find` missed.
+
+    first: see `_push`.
+    """
+    valid, params = valid[first - 2 : first - 2 + steps], [p[first - 2 : first - 2 + steps] for p in params]
     used = torch.zeros_like(head)
+    missed = torch.zeros_like(head, dtype=torch.bool)
     symbols = []
     for i in range(steps):
         u = head & ((1 << precision) - 1)
         symbol, start, freq = find(u, *(p[i] for p in params), *tables)
+        missed = missed | (valid[i] & ((start > u) | (u - start >= freq)))
         start = torch.where(valid[i], start, 0)
         freq = torch.where(valid[i], freq, 1 << precision)
         head = freq * (head >> precision) + u - start
@@ -317,13 +355,4 @@ def _pop(
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
         symbols.append(symbol)
-    return head, used, torch.stack(symbols)
-
-
-@functools.cache
-def _compiled(block: Callable[..., Any]) -> Callable[..., Any]:
-    import torch._dynamo  # here, because it takes a second to import
-
-    # One graph for each kind of symbol and number of lanes: few, but more than the default limit of 8.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
-    return torch.compile(block, dynamic=False)
+    return head, used, torch.stack(symbols), missed

@@ -13,6 +13,8 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
+from toolkit.coding.fuse import divide
+
 CDF_BITS = 30  # cumulative distribution functions are integers in [0, 2**CDF_BITS]
 WEIGHT_BITS = 16  # mixture weights are integers that sum to 2**WEIGHT_BITS
 LOC_STEPS = 64  # locations are integers in units of 1/LOC_STEPS bin
@@ -32,30 +34,26 @@ _LOGIT_REACH = 16  # nats below the largest logit at which a weight is as small 
 
 def snap_location(loc: Tensor) -> Tensor:
     """Locations in bins, float [...], to integers in 1/LOC_STEPS bin, int64 [...]. NaN raises ValueError."""
-    return _finite(loc, "location").mul(LOC_STEPS).round_().clamp_(-LOC_LIMIT * LOC_STEPS, LOC_LIMIT * LOC_STEPS).long()
+    limit = LOC_LIMIT * LOC_STEPS
+    return (_finite(loc, "location") * LOC_STEPS).round().clamp(-limit, limit).long()
 
 
 def snap_scale(log_scale: Tensor) -> Tensor:
     """Natural logarithms of scales in bins, float [...], to levels of the scale grid, int64 [...], clamped to it."""
-    level = _finite(log_scale, "log-scale").mul(SCALE_STEPS / math.log(2)).sub_(SCALE_STEPS * SCALE_OCTAVES[0])
-    return level.round_().clamp_(0, SCALE_LEVELS - 1).long()
+    level = (_finite(log_scale, "log-scale") * (SCALE_STEPS / math.log(2))).round()
+    return (level - SCALE_STEPS * SCALE_OCTAVES[0]).clamp(0, SCALE_LEVELS - 1).long()
 
 
 def snap_logits(logits: Tensor) -> Tensor:
     """Mixture logits in nats, float [k, ...], to steps below the largest, int64 [k, ...] in [0, 512]."""
-    below = _finite(logits, "logit").amax(0) - logits.double()
-    return below.mul_(_LOGIT_STEPS).round_().clamp_(0, _LOGIT_STEPS * _LOGIT_REACH).long()
+    below = _finite(logits, "logit").amax(0) - logits
+    return (below * _LOGIT_STEPS).round().clamp(0, _LOGIT_STEPS * _LOGIT_REACH).long()
 
 
 def snap_coupling(coupling: Tensor) -> Tensor:
     """Coupling coefficients, float [...], to integers in 1/COUPLING_STEPS, int64 [...], clamped to [-8, 8]."""
-    return (
-        _finite(coupling, "coupling")
-        .mul(COUPLING_STEPS)
-        .round_()
-        .clamp_(-8 * COUPLING_STEPS, 8 * COUPLING_STEPS)
-        .long()
-    )
+    limit = 8 * COUPLING_STEPS
+    return (_finite(coupling, "coupling") * COUPLING_STEPS).round().clamp(-limit, limit).long()
 
 
 def location_of(loc: Tensor) -> Tensor:
@@ -68,25 +66,64 @@ def scale_of(level: Tensor) -> Tensor:
     return torch.exp2(level.double() / SCALE_STEPS + SCALE_OCTAVES[0])
 
 
-def _finite(x: Tensor, what: str) -> Tensor:
-    x = x.double()  # of float64 input no copy: callers may change only what the next operation makes of it
-    if not bool(x.isfinite().all()):
+def quantile(kind: str, below: Tensor, above: Tensor) -> Tensor:
+    """Approximate quantile of the standard distribution with masses `below` and `above` it; not for coded integers.
+
+    float32 [...], positive, with a sum that is the same for all. Gaussian: the polynomials of Giles 2010 (Approximating
+    the erfinv function), whose error is about 1e-6.
+    """
+    if kind == "logistic":
+        return torch.log(below) - torch.log(above)
+    w = -torch.log(below / (below + above)) - torch.log(above / (below + above)) - 2 * math.log(2)
+    near = w < 5
+    t = torch.where(near, w - 2.5, torch.sqrt(w.clamp(min=5)) - 3)
+    y = torch.zeros_like(t)
+    for a, b in _GILES:
+        y = y * t + torch.where(near, a, b)
+    return math.sqrt(2) * y * (below - above) / (below + above)
+
+
+_GILES = (  # of erfinv(x) / x in powers of w - 2.5, and of sqrt(w) - 3, for w = -log(1 - x^2); highest power first
+    (2.81022636e-08, -0.000200214257),
+    (3.43273939e-07, 0.000100950558),
+    (-3.5233877e-06, 0.00134934322),
+    (-4.39150654e-06, -0.00367342844),
+    (0.00021858087, 0.00573950773),
+    (-0.00125372503, -0.0076224613),
+    (-0.00417768164, 0.00943887047),
+    (0.246640727, 1.00167406),
+    (1.50140941, 2.83297682),
+)
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    """Raise ValueError if float x has infinite or NaN values."""
+    if x.numel() and not all(math.isfinite(v) for v in torch.stack(torch.aminmax(x)).tolist()):
         raise ValueError(
             f"expected finite {what}s, got {int((~x.isfinite()).sum())} infinite or NaN values of {x.numel()}; "
             "the model has diverged or met input far from its training data"
         )
+
+
+def _finite(x: Tensor, what: str) -> Tensor:
+    if not torch.compiler.is_compiling():  # fused code has no exceptions: its caller checks
+        check_finite(x, what)
     return x
 
 
 @functools.cache
-def cdf_table(kind: str, device: torch.device) -> Tensor:  # int64 [cells + 1]
-    """The standard logistic or Gaussian distribution function at the cell borders, rounded to 2**-CDF_BITS."""
+def cdf_table(kind: str, device: torch.device) -> Tensor:  # int64 [cells]
+    """The standard logistic or Gaussian distribution function, rounded to 2**-CDF_BITS, for linear interpolation.
+
+    Of each cell: the value at its lower border, and 2**32 times the rise to its upper one.
+    """
     n = _REACH[kind] << _CELLS[kind]
     function = {"logistic": _sigmoid, "gaussian": _phi}[kind]
     with localcontext() as context:
         context.prec = 50
         upper = [round(function(Decimal(i) / (1 << _CELLS[kind])) * (1 << CDF_BITS)) for i in range(n + 1)]
-    return torch.tensor([(1 << CDF_BITS) - y for y in reversed(upper[1:])] + upper, device=device)
+    borders = torch.tensor([(1 << CDF_BITS) - y for y in reversed(upper[1:])] + upper, device=device)
+    return borders[:-1] | (borders.diff() << 32)
 
 
 def _sigmoid(t: Decimal) -> Decimal:
@@ -115,24 +152,40 @@ def inverse_scales(device: torch.device) -> Tensor:  # int64 [SCALE_LEVELS]
 
 
 @functools.cache
-def _exponentials(device: torch.device) -> Tensor:  # int64 [513]
+def exponentials(device: torch.device) -> Tensor:  # int64 [513]
+    """exp(-i / 32) in 2**-30, rounded: the weights' steps as masses."""
     with localcontext() as context:
         context.prec = 50
         table = [round((-Decimal(i) / _LOGIT_STEPS).exp() * (1 << 30)) for i in range(_LOGIT_STEPS * _LOGIT_REACH + 1)]
     return torch.tensor(table, device=device)
 
 
-def weights(steps: Tensor) -> Tensor:
-    """Mixture weights from snapped logits: int64 [k, ...] -> int64 [k, ...] >= 0 that sum to 2**WEIGHT_BITS over k."""
-    return _normalise(_exponentials(steps.device)[steps])
+def weights(steps: Tensor, table: Tensor | None = None) -> Tensor:
+    """Mixture weights from snapped logits: int64 [k, ...] -> int64 [k, ...] >= 0 that sum to 2**WEIGHT_BITS over k.
+
+    table: of `exponentials`, which compiled code can not look up.
+    """
+    return _normalise((exponentials(steps.device) if table is None else table)[steps])
 
 
 def _normalise(mass: Tensor) -> Tensor:
     """int64 [k, ...] >= 0, at most 2**46, some above 0, to weights that sum to 2**WEIGHT_BITS exactly."""
-    share = (mass << WEIGHT_BITS) // mass.sum(0)
-    # What rounding down left over goes to the first of the largest, a rule that every device follows alike.
-    largest = mass.argmax(0, keepdim=True) if mass.shape[0] > 1 else torch.zeros_like(mass[:1])
-    return share.scatter_add(0, largest, (1 << WEIGHT_BITS) - share.sum(0, keepdim=True))
+    # Unrolled: a reduction over a few rows would be a kernel of its own.
+    share = [divide(row << WEIGHT_BITS, total)[0] for total in [_sum(mass)] for row in mass]
+    return _give_rest(share, mass)
+
+
+def _sum(rows: Tensor | list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, rows)
+
+
+def _give_rest(share: list[Tensor], mass: Tensor) -> Tensor:
+    """What rounding down left over goes to the first of the largest, a rule that every device follows alike."""
+    largest, most = torch.zeros_like(mass[0]), mass[0]
+    for i, row in enumerate(mass[1:], start=1):
+        largest, most = torch.where(row > most, i, largest), torch.maximum(most, row)
+    rest = (1 << WEIGHT_BITS) - _sum(share)
+    return torch.stack([row + torch.where(largest == i, rest, 0) for i, row in enumerate(share)])
 
 
 def reweigh(weight: Tensor, mass: Tensor) -> Tensor:
@@ -151,7 +204,7 @@ def keep_possible(weight: Tensor, prior: Tensor) -> Tensor:
     """
     count = weight.shape[0]
     share = (weight * ((1 << WEIGHT_BITS) - count) >> WEIGHT_BITS) + (prior > 0)
-    return share.scatter_add(0, weight.argmax(0, keepdim=True), (1 << WEIGHT_BITS) - share.sum(0, keepdim=True))
+    return _give_rest(list(share), weight)
 
 
 def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
@@ -163,9 +216,8 @@ def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Te
     shift = _INVERSE + 6 - _CELLS[kind] - _FRACTION  # 6 = log2(LOC_STEPS)
     reach = _REACH[kind] << (_CELLS[kind] + _FRACTION)
     t = ((x * LOC_STEPS - LOC_STEPS // 2 - loc) * inverse >> shift).clamp(-reach, reach - 1) + reach
-    cell = t >> _FRACTION
-    low = table[cell]
-    y = low + ((table[cell + 1] - low) * (t & ((1 << _FRACTION) - 1)) >> _FRACTION)
+    cell = table[t >> _FRACTION]
+    y = (cell & ((1 << 32) - 1)) + ((cell >> 32) * (t & ((1 << _FRACTION) - 1)) >> _FRACTION)
     return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y))
 
 

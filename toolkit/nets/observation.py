@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, drawn_mixture, location_scale
+from toolkit.coding.codecs import Codec, location_scale
+from toolkit.coding.mixtures import Snap, drawn_mixture
 from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
 LEVELS = 256
@@ -76,54 +77,65 @@ class Mixture(nn.Module):
         # Components start apart, else they get the same gradients.
         nn.init.normal_(self.head.bias[components * up**2 : (components + self.sizes[1]) * up**2], std=0.1)  # type: ignore[index]
 
-    def parameters_of(self, features: Tensor, base: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """float32 logits [rows, k, h, w], loc and log-scale [rows, c, k, h, w], coupling [rows, pairs, k, h, w].
-
-        base: a first guess of the pixels, [rows, c, h, w], which the locations start from; channel coupling acts on
-        what it leaves unexplained.
-        """
-        raw = self.shuffle(self.head(features)).float()
-        rows, _, h, w = raw.shape
-        logits, loc, log_scale, coupling = raw.split(self.sizes, 1)
-        loc = loc.view(rows, self.channels, self.components, h, w)
-        log_scale = (log_scale.view_as(loc) - 2.5).clamp(*LOG_SCALES)
-        coupling = 2 * torch.tanh(coupling.view(rows, self.pairs, self.components, h, w))
-        if base is not None:
-            loc = loc + base.float()[:, :, None]
-            shifts = [loc[:, 0]]
-            for j in range(1, self.channels):
-                mine = coupling[:, j * (j - 1) // 2 :][:, :j]
-                shifts.append(loc[:, j] - (mine * base.float()[:, :j, None]).sum(1))
-            loc = torch.stack(shifts, 1)
-        return logits, loc, log_scale, coupling
+    def raw(self, features: Tensor) -> list[Tensor]:
+        """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
+        raw = self.shuffle(self.head(features)).float().transpose(0, 1)
+        logits, *parts = raw.split(self.sizes)
+        loc, log_scale, coupling = (
+            part.unflatten(0, (len(part) // self.components, self.components)) for part in parts
+        )
+        return [logits, loc, log_scale, 2 * torch.tanh(coupling)]
 
     def bits(self, x: Tensor, features: Tensor, base: Tensor | None = None) -> Tensor:
-        """x: normalised pixels [rows, c, h, w] -> bits [rows]."""
-        logits, loc, log_scale, coupling = self.parameters_of(features, base)
-        total = F.log_softmax(logits, 1)
+        """x: normalised pixels [rows, c, h, w] -> bits [rows].
+
+        base: a first guess of the pixels, [rows, c, h, w], which locations are relative to; channel coupling acts on
+        what it leaves unexplained.
+        """
+        logits, loc, log_scale, coupling = self.raw(features)
+        log_scale = log_scales(log_scale)
+        x = x.transpose(0, 1)
+        base = torch.zeros_like(x) if base is None else base.float().transpose(0, 1)
+        total = F.log_softmax(logits, 0)
         for j in range(self.channels):
-            at = loc[:, j]
+            at = loc[j] + base[j]
             for i in range(j):
-                at = at + coupling[:, j * (j - 1) // 2 + i] * x[:, i, None]
-            total = total + log_discretised_logistic(x[:, j, None], at, log_scale[:, j])
-        return -torch.logsumexp(total, 1).sum((1, 2)) / math.log(2)
+                at = at + coupling[j * (j - 1) // 2 + i] * (x[i] - base[i])
+            total = total + log_discretised_logistic(x[j], at, log_scale[j])
+        return -torch.logsumexp(total, 0).sum((1, 2)) / math.log(2)
 
     def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None) -> Codec:
         """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape."""
-        logits, loc, log_scale, coupling = self.parameters_of(features, base)
-        inner = drawn_mixture(
-            "logistic",
-            frequencies.weights(frequencies.snap_logits(logits.transpose(0, 1))),
-            frequencies.snap_location(loc.permute(1, 2, 0, 3, 4) * HALF + HALF),
-            frequencies.snap_scale(log_scale.permute(1, 2, 0, 3, 4) + math.log(HALF)),
-            frequencies.snap_coupling(coupling.permute(1, 2, 0, 3, 4)),
-            LEVELS,
-            valid.transpose(0, 1),
-        )
+        raw = self.raw(features)
+        for part in raw:
+            frequencies.check_finite(part, "parameter")
+        if base is not None:
+            base = frequencies.snap_location(base.float() * HALF).transpose(0, 1) + int(HALF * frequencies.LOC_STEPS)
+        inner = drawn_mixture("logistic", *raw, LEVELS, valid.transpose(0, 1), base, SNAP)
         return Codec(
             lambda message, x: inner.push(message, x.transpose(0, 1)),
             lambda message: inner.pop(message).transpose(0, 1),
         )
+
+
+def log_scales(raw: Tensor) -> Tensor:
+    """Network outputs to natural logarithms of scales, on the axis of normalised pixels; output 0 is 10 levels."""
+    return (raw - 2.5).clamp(*LOG_SCALES)
+
+
+def _snap_weights(logits: Tensor, table: Tensor) -> Tensor:
+    return frequencies.weights(frequencies.snap_logits(logits), table)
+
+
+def _snap_rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        frequencies.snap_location(loc * HALF),
+        frequencies.snap_scale(log_scales(log_scale) + math.log(HALF)),
+        frequencies.snap_coupling(coupling),
+    )
+
+
+SNAP = Snap(_snap_weights, _snap_rest)
 
 
 class Observation(Protocol):
@@ -179,67 +191,103 @@ class MixtureObservation(nn.Module):
 
 
 class InterlacedObservation(nn.Module):
-    """A mixture of logistics for each pixel in four interlaced passes, each given the latents and the passes before.
+    """A mixture of logistics for each pixel in interlaced passes, each given the latents and the passes before.
 
-    Every second pixel of every second row first, then the three other phases of the 2 x 2 lattice: pixels within a pass
-    are coded in parallel, and four network calls decode an image whatever its size (multiscale autoregression, Reed et
-    al. 2017, arXiv:1703.03664).
+    Every second pixel of every second row first, then the three other phases of the 2 x 2 lattice; the first phase is
+    an image of half the sides and coded likewise, `levels` deep. Pixels within a pass are coded in parallel, and
+    3 levels + 1 network calls decode an image whatever its size (multiscale autoregression, Reed et al. 2017,
+    arXiv:1703.03664).
     """
 
-    def __init__(self, shape: Sequence[int], latents: int, width: int, blocks: int, components: int) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latents: int,
+        width: int,
+        blocks: int,
+        components: int,
+        levels: int,
+        refinements: int,
+    ) -> None:
         super().__init__()
-        channels = shape[0]
+        channels, height, sides = shape
+        if levels < 1 or height % 2**levels or sides % 2**levels:
+            raise ValueError(
+                f"expected levels from 1 on and images whose sides are multiples of 2^levels, got levels={levels} and "
+                f"{height} x {sides}; change recipe.module.levels or data.size"
+            )
         self.trunk = residual_stack(latents, width, blocks, width)
         self.context = nn.ModuleList(nn.Conv2d(g * channels, width, 5, padding=2) for g in range(1, 4))
         self.guess = nn.ModuleList(nn.Conv2d(g * channels, channels, 3, padding=1) for g in range(1, 4))
-        self.refine = nn.ModuleList(Residual(width) for _ in range(1, 4))
-        self.mixture = nn.ModuleList(Mixture(width, channels, components) for _ in range(4))
+        self.refine = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(refinements)), nn.SiLU()) for _ in range(1, 4)
+        )
+        self.mixture = nn.ModuleList(Mixture(width, channels, components) for _ in range(1, 4))
         for g, guess in enumerate(self.guess, start=1):
             _start_as_interpolation(guess, g, channels)
+        self.first: Observation
+        if levels == 1:
+            self.first = FirstPhase(width, channels, components)
+        else:
+            half = (channels, height // 2, sides // 2)
+            self.first = InterlacedObservation(half, 4 * width, width, 1, components, levels - 1, refinements)
 
-    def _mixture(self, g: int) -> Mixture:
-        return cast(Mixture, self.mixture[g])
-
-    def _pass(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Features and first guess of pass g from the normalised passes before, each [rows, c, h / 2, w / 2]."""
-        if g == 0:
-            return F.silu(trunk), None
+    def _pass(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Mixture, Tensor, Tensor]:
+        """Mixture, features and first guess of pass g > 0 from the normalised phases before."""
         seen = torch.cat(list(known), 1)
-        return F.silu(self.refine[g - 1](trunk + self.context[g - 1](seen))), self.guess[g - 1](seen)
+        features = self.refine[g - 1](trunk + self.context[g - 1](seen))
+        return cast(Mixture, self.mixture[g - 1]), features, self.guess[g - 1](seen)
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         trunk, phases = self.trunk(z), [x[:, :, i::2, j::2] for i, j in PHASES]
-        return sum(
-            (self._mixture(g).bits(phases[g], *self._pass(g, trunk, phases[:g])) for g in range(4)), x.new_zeros(len(x))
-        )
+        total = self.first.bits(phases[0], self._below(trunk))
+        for g in range(1, 4):
+            mixture, features, base = self._pass(g, trunk, phases[:g])
+            total = total + mixture.bits(phases[g], features, base)
+        return total
+
+    def _below(self, trunk: Tensor) -> Tensor:
+        return trunk if isinstance(self.first, FirstPhase) else F.pixel_unshuffle(trunk, 2)
 
     def codec(self, z: Tensor, valid: Tensor) -> Codec:
         trunk = self.trunk(z)
+        phases_valid = [valid[:, :, i::2, j::2] for i, j in PHASES]
+        first = self.first.codec(self._below(trunk), phases_valid[0])
 
-        def passes(known: Callable[[int], list[Tensor]]) -> Callable[[int], Codec]:
-            def codec(g: int) -> Codec:
-                i, j = PHASES[g]
-                features, base = self._pass(g, trunk, [normalise(k) for k in known(g)])
-                return self._mixture(g).codec(features, valid[:, :, i::2, j::2], base)
-
-            return codec
+        def codec(g: int, known: Sequence[Tensor]) -> Codec:
+            mixture, features, base = self._pass(g, trunk, [normalise(k) for k in known])
+            return mixture.codec(features, phases_valid[g], base)
 
         def push(message: Message, x: Tensor) -> None:
             phases = [x[:, :, i::2, j::2] for i, j in PHASES]
-            codec = passes(lambda g: phases[:g])
-            for g in reversed(range(4)):
-                codec(g).push(message, phases[g])
+            for g in reversed(range(1, 4)):
+                codec(g, phases[:g]).push(message, phases[g])
+            first.push(message, phases[0])
 
         def pop(message: Message) -> Tensor:
-            x = torch.zeros(valid.shape, dtype=torch.int64, device=valid.device)
-            phases = [x[:, :, i::2, j::2] for i, j in PHASES]
-            codec = passes(lambda g: phases[:g])
-            for g in range(4):
-                i, j = PHASES[g]
-                phases[g].copy_(complete(codec(g).pop(message), valid[:, :, i::2, j::2]))
+            phases = [complete(first.pop(message), phases_valid[0])]
+            for g in range(1, 4):
+                phases.append(complete(codec(g, phases).pop(message), phases_valid[g]))
+            x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
+            for (i, j), phase in zip(PHASES, phases, strict=True):
+                x[:, :, i::2, j::2] = phase
             return x
 
         return Codec(push, pop)
+
+
+class FirstPhase(nn.Module):
+    """A mixture of logistics for each pixel of the coarsest phase, given features of its size."""
+
+    def __init__(self, width: int, channels: int, components: int) -> None:
+        super().__init__()
+        self.mixture = Mixture(width, channels, components)
+
+    def bits(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.mixture.bits(x, F.silu(z))
+
+    def codec(self, z: Tensor, valid: Tensor) -> Codec:
+        return self.mixture.codec(F.silu(z), valid)
 
 
 def _start_as_interpolation(guess: nn.Module, g: int, channels: int) -> None:

@@ -1,0 +1,76 @@
+"""One switch for torch.compile in the coders: what is fusible runs compiled while `fusing(True)` lasts, else eager.
+
+Compiled and eager give the same integers: what is fused is integer arithmetic and float arithmetic of single rounded
+operations (IEEE 754), with no multiplication whose result is added to before it is rounded to an integer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_on = contextvars.ContextVar("on", default=False)
+
+
+@contextlib.contextmanager
+def fusing(on: bool) -> Iterator[None]:
+    """Run functions that are `fusible` through torch.compile, or not, while the block runs."""
+    token = _on.set(on)
+    try:
+        yield
+    finally:
+        _on.reset(token)
+
+
+def fusible(function: F) -> F:
+    """A pointwise function of tensors that `fusing` compiles once for all sizes.
+
+    What is not a tensor must be fixed by its closure; lists of tensors are unrolled.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if not _on.get() or torch.compiler.is_compiling():
+            return function(*arguments)
+        return compiled(function)(*arguments)
+
+    return cast(F, call)
+
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile of a function, once in a process, and for all sizes."""
+    import torch._dynamo  # here, because it takes a second to import
+    import torch.fx.experimental._config as shapes
+
+    shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
+
+    def own(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # What is compiled is looked up by code object: with one for all, each call would try the guards of all.
+    own.__code__ = own.__code__.replace(co_name=f"fused_{id(function)}")
+    return torch.compile(own, dynamic=True)
+
+
+def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder of int64 a in [0, 2**63) and b > 0, for quotients below 2**51.
+
+    Compiled, through float64, because processors have no vector division of integers: the float's quotient is wrong by
+    one at most, which the remainder shows.
+    """
+    if not torch.compiler.is_compiling():
+        quotient = a // b
+        return quotient, a - quotient * b
+    quotient = (a.double() / b.double()).long()
+    rest = a - quotient * b
+    off = torch.where(rest < 0, -1, torch.where(rest >= b, 1, 0))
+    return quotient + off, rest - off * b

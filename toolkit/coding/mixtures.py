@@ -1,0 +1,254 @@
+"""Codecs of symbols under mixtures of logistics or Gaussians, each symbol with parameters of its own.
+
+Everything here is integer arithmetic on snapped parameters (see `frequencies`), pointwise over symbols, and written out
+over the few components and channels so that `fuse` makes one kernel of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from toolkit.coding import frequencies
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import PRECISION, Codec, check_range, interval_codec, location_scale, searched
+from toolkit.coding.fuse import fusible, fusing
+
+
+def mixture(
+    kind: str,
+    weight: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    bins: int,
+    precision: int = PRECISION,
+    valid: Tensor | None = None,
+) -> Codec:
+    """Codec of symbols in [0, bins) under a mixture of k logistics or Gaussians, each symbol with its own.
+
+    weight: int64 [k, ...] of `frequencies.weights`; loc, scale: int64 [k, ...]; valid: bool [...].
+    """
+    valid = torch.ones_like(loc[0], dtype=torch.bool) if valid is None else valid
+    params = [weight.flatten(1), loc.flatten(1), scale.flatten(1)]
+    # k components in log2(bins) rounds of search are much code: two steps a block bound what is compiled.
+    return searched(kind, params, bins, 1, precision, valid, steps=2)
+
+
+class Snap(NamedTuple):
+    """How a mixture's parameters become integers, where they are not yet: pointwise functions, compiled with the rest.
+
+    weights(float32 [k, symbols], table of `frequencies.exponentials`) -> int64 of `frequencies.weights`;
+    rest(loc, scale, coupling), of any shapes -> int64 of `frequencies.snap_location`, `snap_scale`, `snap_coupling`.
+    """
+
+    weights: Callable[[Tensor, Tensor], Tensor]
+    rest: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def _same(weight: Tensor, table: Tensor) -> Tensor:
+    return weight
+
+
+def _same_three(loc: Tensor, scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return loc, scale, coupling
+
+
+SNAPPED = Snap(_same, _same_three)
+
+
+class Pixels:
+    """Mixtures for pixels of c channels, whose component is shared by the channels of a pixel.
+
+    Channel j's location moves linearly with the channels before it, and the weights become posterior weights after each
+    channel (Salimans, Karpathy, Chen, Kingma 2017, arXiv:1701.05517), all in integers.
+
+    weight: [k, ...]; loc, scale: [c, k, ...]; coupling: [c (c - 1) / 2, k, ...], in the order (1, 0), (2, 0), (2, 1):
+    as `snap` takes them; base: int64 [c, ...] in 1/LOC_STEPS bin, which locations are relative to, and couplings act on
+    the pixels' distance from it (None: the middle of the axis); symbols and valid: [c, ...] in [0, bins).
+    """
+
+    def __init__(
+        self, kind: str, weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, bins: int, valid: Tensor,
+        base: Tensor | None = None, snap: Snap = SNAPPED,
+    ) -> None:  # fmt: skip
+        self.kind, self.bins, self.valid = kind, bins, valid
+        # Tensors of their own: torch.compile tells views of different offsets apart.
+        self.flat = [row.flatten().clone() for row in valid]
+        if base is None:
+            base = torch.full(
+                (len(valid), len(self.flat[0])), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device
+            )
+        # Contiguous, because torch.compile makes a slower graph of its own for other strides.
+        self.weight, self.base = weight.flatten(1).contiguous(), base.flatten(1).contiguous()
+        self.params = [p.flatten(2).contiguous() for p in (loc, scale, coupling)]
+        device = valid.device
+        self.exponentials = frequencies.exponentials(device)
+        self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device), self.exponentials
+        self.functions = _functions(kind, bins, snap)
+
+    def coded(self, x: Tensor) -> list[Tensor]:
+        """Pixels [c, ...] as `pop` returns them, with 0 where nothing is coded, since others' locations see them."""
+        if x.shape != self.valid.shape:
+            raise ValueError(f"push: expected symbols of shape {list(self.valid.shape)}, got {list(x.shape)}")
+        rows = [torch.where(there, row.flatten().long(), 0) for there, row in zip(self.flat, x, strict=True)]
+        for row in rows:
+            check_range(row, self.bins)
+        return rows
+
+    def at(self, j: int, x: Sequence[Tensor], k: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Locations and scales of channel j given those before it: int64 [k, symbols], or [symbols] for component k."""
+        return self.functions.at(j)(list(x[:j]), k, *self.params, self.base)
+
+    def posterior(self, x: Sequence[Tensor]) -> Tensor:
+        """Weights of the components after the channels in x, int64 [k, symbols]."""
+        return self.functions.posterior(
+            list(x), self.flat[: len(x)], self.weight, *self.params, self.base, *self.tables
+        )
+
+
+class _Functions(NamedTuple):
+    at: Callable[[int], Callable[..., tuple[Tensor, Tensor]]]
+    posterior: Callable[..., Tensor]
+    components: Callable[..., Tensor]
+    components_after: Callable[..., Tensor]
+
+
+@functools.cache  # the same functions for the same kind, so that they are compiled once
+def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
+    def moved(j: int, x: list[Tensor], k: Tensor | None, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        *params, base = arguments
+        first = j * (j - 1) // 2
+        loc, scale, coupling = params[0][j], params[1][j], params[2][first : first + j]
+        if k is not None:
+            loc, scale, coupling = _chosen(loc, k), _chosen(scale, k), _chosen(coupling, k)
+        loc, scale, coupling = snap.rest(loc, scale, coupling)
+        shift = torch.zeros_like(loc)
+        for i in range(j):
+            shift = shift + coupling[i] * (x[i] * frequencies.LOC_STEPS - base[i])
+        return loc + base[j] + (shift >> 8), scale  # 2**8 = COUPLING_STEPS
+
+    def after(
+        x: list[Tensor], valid: list[Tensor], weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
+        base: Tensor, table: Tensor, inverses: Tensor, exponentials: Tensor,
+    ) -> Tensor:  # fmt: skip
+        weight = snap.weights(weight, exponentials)
+        for j in range(len(x)):
+            at, level = moved(j, x, None, loc, scale, coupling, base)
+            inverse = inverses[level]
+            low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
+            weight = torch.where(valid[j], frequencies.reweigh(weight, high - low), weight)
+        return weight
+
+    def components_after(*arguments: Any) -> Tensor:
+        return _uppers(frequencies.keep_possible(after(*arguments), snap.weights(arguments[2], arguments[-1])))
+
+    return _Functions(
+        functools.cache(lambda j: fusible(functools.partial(moved, j))),
+        fusible(after),
+        fusible(lambda weight, table: _uppers(snap.weights(weight, table))),
+        fusible(components_after),
+    )
+
+
+def _chosen(values: Tensor, k: Tensor) -> Tensor:
+    """[..., k, symbols] and the component of each symbol, int64 [symbols] -> [..., symbols]."""
+    if not torch.compiler.is_compiling():
+        return values.gather(-2, k.expand(*values.shape[:-2], 1, -1))[..., 0, :]
+    result = values[..., 0, :]
+    for i in range(1, values.shape[-2]):  # compiled, reading all in order is faster than to gather
+        result = torch.where(k == i, values[..., i, :], result)
+    return result
+
+
+def coupled_mixture(*arguments: Any, **options: Any) -> Codec:
+    """Codec of `Pixels` (the same arguments) by a search in the whole mixture: needs no bits on the message."""
+    p = Pixels(*arguments, **options)
+
+    def channel(j: int, x: Sequence[Tensor]) -> Codec:
+        return mixture(p.kind, p.posterior(x[:j]), *p.at(j, x), p.bins, valid=p.flat[j])
+
+    def push(message: Message, x: Tensor) -> None:
+        rows = p.coded(x)
+        with fusing(message.compiled):
+            for j in reversed(range(len(rows))):
+                channel(j, rows).push(message, rows[j])
+
+    def pop(message: Message) -> Tensor:
+        x: list[Tensor] = []
+        with fusing(message.compiled):
+            for j in range(len(p.flat)):
+                x.append(channel(j, x).pop(message))
+        return torch.stack(x).reshape(p.valid.shape)
+
+    return Codec(push, pop)
+
+
+def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
+    """Codec of `Pixels` (the same arguments) with each pixel's component as a latent variable, coded with bits back.
+
+    The same expected cost as `coupled_mixture` and a search in one component instead of k; but the message must hold
+    the bits that draw the components, at most log2(k) a pixel.
+    """
+    p = Pixels(*arguments, **options)
+    some = torch.stack(p.flat).any(0)
+
+    def channel(j: int, x: Sequence[Tensor], k: Tensor) -> Codec:
+        return location_scale(p.kind, *p.at(j, x, k), p.bins, 1, valid=p.flat[j])
+
+    def prior() -> Codec:
+        return _components(p.functions.components(p.weight, p.exponentials), some)
+
+    def posterior(x: list[Tensor]) -> Codec:
+        return _components(p.functions.components_after(x, p.flat, p.weight, *p.params, p.base, *p.tables), some)
+
+    def push(message: Message, x: Tensor) -> None:
+        rows = p.coded(x)
+        with fusing(message.compiled):
+            k = posterior(rows).pop(message)
+            for j in reversed(range(len(rows))):
+                channel(j, rows, k).push(message, rows[j])
+            prior().push(message, k)
+
+    def pop(message: Message) -> Tensor:
+        rows: list[Tensor] = []
+        with fusing(message.compiled):
+            k = prior().pop(message)
+            for j in range(len(p.flat)):
+                rows.append(channel(j, rows, k).pop(message))
+            posterior(rows).push(message, k)
+        return torch.stack(rows).reshape(p.valid.shape)
+
+    return Codec(push, pop)
+
+
+def weighted(weight: Tensor, valid: Tensor) -> Codec:
+    """Codec of component numbers in [0, k) with weights of their own: int64 [k, ...] of `frequencies.weights`."""
+    return _components(_uppers(weight.flatten(1)), valid)
+
+
+def _uppers(weight: Tensor) -> Tensor:
+    """Weights [k, symbols] summed up to and with each."""
+    return torch.stack(list(itertools.accumulate(weight)))
+
+
+def _components(upper: Tensor, valid: Tensor) -> Codec:
+    return interval_codec(_component_interval, _find_component, [upper], [], len(upper), valid, frequencies.WEIGHT_BITS)
+
+
+def _component_interval(k: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    low = torch.where(k > 0, _chosen(upper, (k - 1).clamp(min=0)), 0)
+    return low, _chosen(upper, k) - low
+
+
+def _find_component(u: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    k, low, high = torch.zeros_like(u), torch.zeros_like(u), upper[-1]
+    for row in reversed(list(upper[:-1])):
+        passed = row <= u
+        k, low = k + passed, torch.maximum(low, torch.where(passed, row, 0))
+        high = torch.where(passed, high, row)
+    return k, low, high - low
