@@ -138,7 +138,7 @@ def test_the_probabilities_of_a_mixture_sum_to_one_channel_after_channel() -> No
         )
         joint = (-bits.double() * math.log(2)).exp().view(LEVELS, LEVELS)
         assert float(joint.sum()) == pytest.approx(1, abs=1e-3)
-        logits, loc, log_scale, _ = mixture.raw(features)
+        logits, loc, log_scale, _ = mixture(features)
         at = loc[0] if guess is None else loc[0] + guess[0, 0]
         alone = log_discretised_logistic(
             normalise(torch.arange(LEVELS)), at.view(3, 1), log_scales(log_scale[0]).view(3, 1)

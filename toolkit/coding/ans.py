@@ -22,7 +22,8 @@ from toolkit.coding.fuse import compiled, divide
 WORD = 32  # bits a tail word
 LOW = 1 << 31  # heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
 MASK = (1 << WORD) - 1
-STEPS = 4  # steps a block: more are faster, and take as much longer to compile
+STEPS = 4  # steps a block of pops: more are faster, and take as much longer to compile
+PUSH_STEPS = 8  # of pushes, which have no search in them
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
@@ -95,7 +96,7 @@ class Message:
         """Bits on the message: 32 a word in use and log2(head / 2**31) for each head, so that `empty` has none."""
         return float(self.size.sum()) * WORD + float((self.head.double() / LOW).log2().sum())
 
-    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int = STEPS) -> None:
+    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int = PUSH_STEPS) -> None:
         """Push symbols, the last step first, so that `pop` returns them in order.
 
         start, freq: int64 [n, lanes], an interval [start, start + freq) within [0, 2**precision), freq at least 1.

@@ -70,7 +70,7 @@ def interval_codec(
                 f"push: symbol {int(x.flatten()[i])} at position {i} has no frequency under its distribution; a codec "
                 "without floor can only push what it popped"
             )
-        message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision, steps)
+        message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
 
     def pop(message: Message) -> Tensor:
         lanes = message.lanes

@@ -77,7 +77,7 @@ class Mixture(nn.Module):
         # Components start apart, else they get the same gradients.
         nn.init.normal_(self.head.bias[components * up**2 : (components + self.sizes[1]) * up**2], std=0.1)  # type: ignore[index]
 
-    def raw(self, features: Tensor) -> list[Tensor]:
+    def forward(self, features: Tensor) -> list[Tensor]:
         """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
         raw = self.shuffle(self.head(features)).float().transpose(0, 1)
         logits, *parts = raw.split(self.sizes)
@@ -92,7 +92,7 @@ class Mixture(nn.Module):
         base: a first guess of the pixels, [rows, c, h, w], which locations are relative to; channel coupling acts on
         what it leaves unexplained.
         """
-        logits, loc, log_scale, coupling = self.raw(features)
+        logits, loc, log_scale, coupling = self(features)
         log_scale = log_scales(log_scale)
         x = x.transpose(0, 1)
         base = torch.zeros_like(x) if base is None else base.float().transpose(0, 1)
@@ -106,7 +106,7 @@ class Mixture(nn.Module):
 
     def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None) -> Codec:
         """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape."""
-        raw = self.raw(features)
+        raw = self(features)
         for part in raw:
             frequencies.check_finite(part, "parameter")
         if base is not None:
@@ -226,13 +226,14 @@ class InterlacedObservation(nn.Module):
         for g, guess in enumerate(self.guess, start=1):
             _start_as_interpolation(guess, g, channels)
         self.first: Observation
+        self.below: nn.Module = nn.PixelUnshuffle(2)
         if levels == 1:
-            self.first = FirstPhase(width, channels, components)
+            self.first, self.below = FirstPhase(width, channels, components), nn.SiLU()
         else:
             half = (channels, height // 2, sides // 2)
             self.first = InterlacedObservation(half, 4 * width, width, 1, components, levels - 1, refinements)
 
-    def _pass(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Mixture, Tensor, Tensor]:
+    def forward(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Mixture, Tensor, Tensor]:
         """Mixture, features and first guess of pass g > 0 from the normalised phases before."""
         seen = torch.cat(list(known), 1)
         features = self.refine[g - 1](trunk + self.context[g - 1](seen))
@@ -240,22 +241,19 @@ class InterlacedObservation(nn.Module):
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         trunk, phases = self.trunk(z), [x[:, :, i::2, j::2] for i, j in PHASES]
-        total = self.first.bits(phases[0], self._below(trunk))
+        total = self.first.bits(phases[0], self.below(trunk))
         for g in range(1, 4):
-            mixture, features, base = self._pass(g, trunk, phases[:g])
+            mixture, features, base = self(g, trunk, phases[:g])
             total = total + mixture.bits(phases[g], features, base)
         return total
-
-    def _below(self, trunk: Tensor) -> Tensor:
-        return trunk if isinstance(self.first, FirstPhase) else F.pixel_unshuffle(trunk, 2)
 
     def codec(self, z: Tensor, valid: Tensor) -> Codec:
         trunk = self.trunk(z)
         phases_valid = [valid[:, :, i::2, j::2] for i, j in PHASES]
-        first = self.first.codec(self._below(trunk), phases_valid[0])
+        first = self.first.codec(self.below(trunk), phases_valid[0])
 
         def codec(g: int, known: Sequence[Tensor]) -> Codec:
-            mixture, features, base = self._pass(g, trunk, [normalise(k) for k in known])
+            mixture, features, base = self(g, trunk, [normalise(k) for k in known])
             return mixture.codec(features, phases_valid[g], base)
 
         def push(message: Message, x: Tensor) -> None:
@@ -284,10 +282,10 @@ class FirstPhase(nn.Module):
         self.mixture = Mixture(width, channels, components)
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.mixture.bits(x, F.silu(z))
+        return self.mixture.bits(x, z)
 
     def codec(self, z: Tensor, valid: Tensor) -> Codec:
-        return self.mixture.codec(F.silu(z), valid)
+        return self.mixture.codec(z, valid)
 
 
 def _start_as_interpolation(guess: nn.Module, g: int, channels: int) -> None:
