@@ -1,6 +1,7 @@
 """A module and its head as a codec of many rows: every row comes back, the account adds up, damage is noticed."""
 
 import functools
+import shutil
 import itertools
 from typing import Any
 
@@ -407,3 +408,15 @@ def test_the_checksum_is_that_of_the_coded_values_alone() -> None:
 
 def test_an_empty_account_is_all_zeros() -> None:
     assert Account().lanes == 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
+def test_a_compiled_coder_writes_the_same_payload_and_reads_it() -> None:
+    module, rows = bitswap((2, 8, 8)), images(9, (2, 8, 8))
+    valid = everything(rows)
+    valid[4, 1] = False
+    make = functools.partial(Coder, module, head, Settings(BATCH, 8, 0))
+    eager, _ = make(compiled=False).encode(rows, valid)
+    compiled, _ = make(compiled=True).encode(rows, valid)
+    assert compiled == eager
+    assert torch.equal(make(compiled=True).decode(eager, valid)[valid], rows[valid])
