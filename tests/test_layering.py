@@ -16,6 +16,7 @@ TOOLS = {
     "toolkit.pictures", "toolkit.cli", "toolkit.data",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies"}
+SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
 
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
@@ -23,7 +24,12 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.hashing": set(),
     "toolkit.coding.frequencies": set(),
     "toolkit.coding.codecs": CODECS,
-    "toolkit.coding.rec": {"toolkit.coding.codecs", "toolkit.coding.hashing", *CODECS},
+    "toolkit.coding.rec_gaussian": set(),
+    "toolkit.coding.rec_search": {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian"},
+    "toolkit.coding.rec_greedy": SEARCH,
+    "toolkit.coding.rec_blocks": SEARCH,
+    "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
+    "toolkit.coding.rec": {"toolkit.coding.rec_greedy", "toolkit.coding.rec_blocks", "toolkit.coding.rec_index", *SEARCH},
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
     "toolkit.baselines": set(),

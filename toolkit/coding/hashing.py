@@ -1,8 +1,8 @@
 """Stateless, counter-based random numbers: Philox4x32-10 on int64 tensors, the same integers on every device.
 
-Nothing is remembered between calls: the number that belongs to (seed, row, latent, node, stream) can be asked for at any
-time and in any order, which is what lets a decoder rebuild one sample without the others
-(Salmon, Moraes, Dror, Shaw 2011, Parallel random numbers: as easy as 1, 2, 3).
+Nothing is remembered between calls: the number of (seed, row, latent, node, stream) can be asked for at any time and in
+any order, which is what lets a decoder rebuild one sample without the others (Salmon, Moraes, Dror, Shaw 2011, Parallel
+random numbers: as easy as 1, 2, 3).
 """
 
 from __future__ import annotations
