@@ -29,7 +29,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_greedy": SEARCH,
     "toolkit.coding.rec_blocks": SEARCH,
     "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
-    "toolkit.coding.rec": {"toolkit.coding.rec_greedy", "toolkit.coding.rec_blocks", "toolkit.coding.rec_index", *SEARCH},
+    "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index")} | SEARCH,
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
     "toolkit.baselines": set(),

@@ -83,7 +83,7 @@ def test_a_candidate_is_rebuilt_from_its_number_alone() -> None:
 
 
 def test_space_partitioning_draws_from_the_target_with_fewer_candidates() -> None:
-    """4 dimensions of 2 bits: 8 bits in all, of which the bins say 4 to 8; 2^8 candidates, where the other needs 2^14."""
+    """4 dimensions of 2 bits, cut into 2^2 bins each; 2^8 candidates, where the other needs 2^14."""
     rows, m = 400, 4
     target, names = channel(rows * m, 2, seed=4), block(m)
     splits = torch.full((m,), 2)
@@ -112,10 +112,10 @@ def test_space_partitioning_rebuilds_what_the_search_scored() -> None:
 def test_blocks_that_are_too_large_are_refused() -> None:
     target = channel(6, 1)
     with pytest.raises(
-        ValueError, match="ordered_random: expected bits from 0 to 24 .*, got 25 .*; make smaller blocks"
+        ValueError, match=r"ordered_random: expected bits from 0 to 24 .*, got 25 .*; make smaller blocks"
     ):
         rec.ordered_random(target, block(3), 25)
     with pytest.raises(ValueError, match="whole rows of 4 latents, got 3 and 6 targets"):
         rec.ordered_random(target, block(4), 3)
-    with pytest.raises(ValueError, match="partitioned: expected splits that sum to at most 36, .* got 60, 3 and 6"):
+    with pytest.raises(ValueError, match=r"partitioned: expected splits that sum to at most 36, .* got 60, 3 and 6"):
         rec.partitioned(target, block(3), torch.full((3,), 20), 3)

@@ -252,15 +252,15 @@ def test_depths_are_exact_at_the_edges_of_every_level() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        (0.0, 1.5, "expected targets no wider than the proposal, got 1 of 3 .* bound the posterior's standard deviation"),
-        (0.3, 1.0, "expected a finite divergence sup dQ/dP, got 1 of 3 .* keep the posterior's standard deviation below"),
+        (0.0, 1.5, "expected targets no wider than the proposal, got 1 of 3 .* bound the posterior's"),
+        (0.3, 1.0, "expected a finite divergence sup dQ/dP, got 1 of 3 .* keep the posterior's"),
         (math.nan, 0.5, "expected finite means and standard deviations, got 1 of 3 .* at 1 with mean nan"),
         (0.0, math.nan, "expected finite means and standard deviations"),
         (math.inf, 0.5, "expected finite means and standard deviations"),
         (0.0, 0.0, "expected standard deviations above 0, .* use exp or softplus"),
         (0.0, -0.1, "expected standard deviations above 0"),
-        (0.0, 1e-14, "expected a KL divergence of at most 40 bits, .* raise the least posterior standard deviation"),
-        (6.5, 0.9, "expected targets within 8.2 standard deviations of the proposal's mean, .* bound the posterior's mean"),
+        (0.0, 1e-14, "expected a KL divergence of at most 40 bits, .* raise the least posterior"),
+        (6.5, 0.9, "expected targets within 8.2 standard deviations of the proposal's mean, .* bound the"),
     ],
 )  # fmt: skip
 def test_a_target_that_cannot_be_coded_is_refused(mean: float, std: float, message: str) -> None:
@@ -286,16 +286,16 @@ def test_the_search_ends_for_the_hardest_targets_that_are_let_through() -> None:
 
 def test_paths_too_long_for_their_numbers_are_refused() -> None:
     """Cells that split at their points need more levels than quantiles do; never a hang, never a wrong node."""
-    with pytest.raises(ValueError, match="as_star: expected an end within 56 levels, .* lower the KL of the targets"):
+    with pytest.raises(ValueError, match=r"as_star: expected an end within 56 levels, .* lower the KL of the targets"):
         rec.as_star(constant(300, 0.0, 2.0**-39), keys(300))
     with pytest.raises(
-        ValueError, match="greedy_path: expected an end within 56 steps, .* lower the KL of the targets"
+        ValueError, match=r"greedy_path: expected an end within 56 steps, .* lower the KL of the targets"
     ):
         rec.greedy_path(constant(300, 0.0, 2.0**-39), keys(300))
 
 
 def test_the_global_search_refuses_what_takes_too_long() -> None:
-    with pytest.raises(ValueError, match=r"expected D_inf of at most 20 bits, got 24.93, .* use ad_star"):
+    with pytest.raises(ValueError, match=r"expected D_inf of at most 20 bits, got 24.93: .* use ad_star"):
         rec.global_astar(constant(2, 0.0, 2.0**-25 * 1.05), keys(2))
 
 

@@ -1,7 +1,7 @@
 """Relative entropy coding: an exact sample of a Gaussian posterior, in about KL + 1.4 to 1.8 bits, without bits-back.
 
-The encoder knows the target N(mean, std^2), the decoder only the proposal (prior) and a seed; one index makes them agree
-on one sample. Ten lines that code samples of your own posteriors, each row of latents with a prior N(0, 1):
+The encoder knows the target N(mean, std^2), the decoder only the proposal (prior) and a seed; one index makes them
+agree on one sample. Ten lines that code samples of your own posteriors, each row of latents with a prior N(0, 1):
 
 >>> import torch
 >>> from toolkit.coding import rec

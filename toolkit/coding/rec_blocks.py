@@ -6,7 +6,6 @@ About 2.2 bits a block, where coding each dimension by itself costs 1.4 to 1.8 b
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from toolkit.coding.hashing import Keys
 from toolkit.coding.rec_gaussian import Target, mass, quantile
-from toolkit.coding.rec_search import Choice, _checked, _fast_quantile
+from toolkit.coding.rec_search import Choice, checked, fast_quantile
 
 MAX_BITS = 24  # log2 of the candidates of a block
 _NOISE, _COINS = 2, 3  # streams
@@ -68,7 +67,7 @@ def ordered_random(target: Target, keys: Keys, bits: int) -> Choice:
 
 def rebuild_block(node: Tensor, keys: Keys) -> Tensor:
     """The samples of a block: int64 [rows] -> float64 [rows, m]; only the candidates themselves are drawn."""
-    return _candidates(keys, _checked(node), exact=True)
+    return _candidates(keys, checked(node), exact=True)
 
 
 def partitioned(target: Target, keys: Keys, splits: Tensor, bits: int) -> Partitioned:
@@ -83,8 +82,9 @@ def partitioned(target: Target, keys: Keys, splits: Tensor, bits: int) -> Partit
     rows = len(target.loc) // m
     if int(splits.sum()) + _RANK_BITS > 60 or not 0 <= bits <= MAX_BITS or rows * m != len(target.loc):
         raise ValueError(
-            f"partitioned: expected splits that sum to at most {60 - _RANK_BITS}, bits to at most {MAX_BITS}, and whole "
-            f"rows of {m} latents, got {int(splits.sum())}, {bits} and {len(target.loc)} targets; make smaller blocks"
+            f"partitioned: expected splits that sum to at most {60 - _RANK_BITS}, bits to at most {MAX_BITS}, and "
+            f"whole rows of {m} latents, got {int(splits.sum())}, {bits} and {len(target.loc)} targets; make "
+            "smaller blocks"
         )
     count = 1 << bits
     cells = torch.ones_like(splits) << splits
@@ -96,12 +96,12 @@ def partitioned(target: Target, keys: Keys, splits: Tensor, bits: int) -> Partit
         # The bin of a draw from Q has Q's mass; only the bin is used, the position in it is drawn again from P.
         coins = Keys(keys.seed, (keys.row * 0 + i).repeat(count), keys.latent.repeat(count))
         u, _ = coins.uniforms(numbers.repeat_interleave(m), _COINS)
-        draw = mine.loc + mine.scale * _fast_quantile(u, 1 - u).view(count, m)
+        draw = mine.loc + mine.scale * fast_quantile(u, 1 - u).view(count, m)
         place = torch.minimum((torch.special.ndtr(draw) * cells).long(), cells - 1)  # int64 [count, m]
         name = _joined(place, splits)
         rank = _rank(name)
         x = _in_bins(keys, rank, name, place, cells)
-        edges = (_fast_quantile((place + k) / cells, 1 - (place + k) / cells) for k in (0, 1))
+        edges = (fast_quantile((place + k) / cells, 1 - (place + k) / cells) for k in (0, 1))
         low, high = ((e - mine.loc) / mine.scale for e in edges)
         correction = torch.log(mass(low, high).clamp(min=1e-300) * cells)
         score = arrivals - (mine.log_ratio(x) - correction).sum(1)
@@ -123,7 +123,7 @@ def _candidates(keys: Keys, number: Tensor, exact: bool = False) -> Tensor:
     m, k = len(keys.latent), len(number)
     wide = Keys(keys.seed, keys.row.repeat(k), keys.latent.repeat(k))
     u, _ = wide.uniforms(number.repeat_interleave(m))
-    return (quantile if exact else _fast_quantile)(u, 1 - u).view(k, m)
+    return (quantile if exact else fast_quantile)(u, 1 - u).view(k, m)
 
 
 def _arrivals(keys: Keys, bits: int) -> Tensor:
@@ -156,4 +156,4 @@ def _in_bins(keys: Keys, rank: Tensor, name: Tensor, place: Tensor, cells: Tenso
     wide = Keys(keys.seed, keys.row.repeat(k), keys.latent.repeat(k))
     u, _ = wide.uniforms(((name << _RANK_BITS) + rank).repeat_interleave(m))
     u = u.view(k, m)
-    return (quantile if exact else _fast_quantile)((place + u) / cells, (cells - 1 - place + (1 - u)) / cells)
+    return (quantile if exact else fast_quantile)((place + u) / cells, (cells - 1 - place + (1 - u)) / cells)

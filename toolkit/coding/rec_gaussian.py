@@ -69,15 +69,15 @@ def target(
     too far from it: more than MAX_KL bits, or mass beyond REACH.
     """
     given = [torch.as_tensor(x, dtype=torch.float64, device=mean.device) for x in (mean, std, prior_mean, prior_std)]
-    mean, std, prior_mean, prior_std = (x.flatten() for x in torch.broadcast_tensors(*given))
+    mean, std, centre, width = (x.flatten() for x in torch.broadcast_tensors(*given))
     _refuse(
-        ~(mean.isfinite() & std.isfinite() & prior_mean.isfinite() & prior_std.isfinite()),
+        ~(mean.isfinite() & std.isfinite() & centre.isfinite() & width.isfinite()),
         "finite means and standard deviations", mean, std,
         "the network has diverged, or met input far from its training data",
     )  # fmt: skip
-    _refuse((std <= 0) | (prior_std <= 0), "standard deviations above 0", mean, std, "use exp or softplus")
-    ratio = std / prior_std
-    found = Target((mean - prior_mean) / prior_std, -2 * torch.log(ratio))
+    _refuse((std <= 0) | (width <= 0), "standard deviations above 0", mean, std, "use exp or softplus")
+    ratio = std / width
+    found = Target((mean - centre) / width, -2 * torch.log(ratio))
     _refuse(
         found.log_precision < 0, "targets no wider than the proposal", found.loc, ratio,
         "bound the posterior's standard deviation by the prior's in the network, e.g. prior_std * sigmoid(raw)",
@@ -92,8 +92,9 @@ def target(
         f"it is {float(found.kl().max()):.4g} bits; raise the least posterior standard deviation, or bound the mean",
     )  # fmt: skip
     _refuse(
-        found.loc.abs() + 5 * found.scale > REACH, f"targets within {REACH:g} standard deviations of the proposal's mean",
-        found.loc, ratio, "bound the posterior's mean in the network, e.g. 4 * tanh(raw / 4) prior deviations",
+        found.loc.abs() + 5 * found.scale > REACH,
+        f"targets within {REACH:g} standard deviations of the proposal's mean", found.loc, ratio,
+        "bound the posterior's mean in the network, e.g. 4 * tanh(raw / 4) prior deviations",
     )  # fmt: skip
     return found
 

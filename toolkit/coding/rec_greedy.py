@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.coding.hashing import Keys
 from toolkit.coding.rec_gaussian import Target, mass
-from toolkit.coding.rec_search import MAX_DEPTH, Choice, _between, _Cell, _fast_quantile
+from toolkit.coding.rec_search import MAX_DEPTH, Cell, Choice, between, fast_quantile
 
 _POINTS = 512  # of the table of `stretch`
 _COINS = 1  # the stream of the coins
@@ -46,7 +46,7 @@ def gprs_path(target: Target, keys: Keys) -> Choice:
     for _ in range(MAX_DEPTH + 1):
         u, v = chain.keys.uniforms(chain.node)
         lower, upper = chain.cell.split(u)
-        x = _fast_quantile(lower, upper)
+        x = fast_quantile(lower, upper)
         time = time - torch.log(v) / chain.cell.width()
         accepted = torch.log(time) < _interpolate(chain.target.log_ratio(x), log_r, log_sigma)
         keep = chain.stop(accepted)
@@ -99,11 +99,11 @@ def _greedy(target: Target, keys: Keys, dyadic: bool) -> Choice:
             offset = chain.node - (1 << d)
             width = torch.full_like(low, 2.0**-d)
             lower = upper = width  # not used
-            x = _between(offset + u, (1 << d) - offset - u, 2.0**-d)
+            x = between(offset + u, (1 << d) - offset - u, 2.0**-d)
         else:
             width = chain.cell.width()
             lower, upper = chain.cell.split(u)
-            x = _fast_quantile(lower, upper)
+            x = fast_quantile(lower, upper)
         beta = (torch.exp(chain.target.log_ratio(x)) - torch.exp(log_level)) * width / left.clamp(min=1e-300)
         keep = chain.stop(coin < beta)
         if not keep.numel():
@@ -112,7 +112,7 @@ def _greedy(target: Target, keys: Keys, dyadic: bool) -> Choice:
         low, high, mode, top, x, side = low[keep], high[keep], mode[keep], top[keep], x[keep], side[keep]
         if dyadic:
             edge = 2 * (chain.node - (1 << d)) + 1
-            x = _between(edge.double(), ((2 << d) - edge).double(), 0.5 * 2.0**-d)
+            x = between(edge.double(), ((2 << d) - edge).double(), 0.5 * 2.0**-d)
         first = _residual(chain.target, mode, top, log_level, low, x)
         second = _residual(chain.target, mode, top, log_level, x, high)
         right = side * (first + second) < second
@@ -125,7 +125,7 @@ def _greedy(target: Target, keys: Keys, dyadic: bool) -> Choice:
 
 
 def _residual(target: Target, mode: Tensor, top: Tensor, log_level: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """tau_l(S) = Q(S and r > l) - l P(S and r > l) for S = [low, high] and log l: what is left of Q above the level l."""
+    """tau_l(S) = Q(S and r > l) - l P(S and r > l) for S = [low, high]: what is left of Q above the level l."""
     half = torch.sqrt(2 * (top - log_level).clamp(min=0) / torch.expm1(target.log_precision.clamp(min=1e-290)))
     # At level 0 of a target that is its own proposal, half is inf; inf - inf would be no number.
     low = torch.maximum(low, torch.where(half.isinf(), -half, mode - half))
@@ -136,8 +136,8 @@ def _residual(target: Target, mode: Tensor, top: Tensor, log_level: Tensor, low:
     return torch.where(low < high, found, 0).clamp(min=0)
 
 
-def _half(cell: _Cell, lower: Tensor, upper: Tensor, right: Tensor) -> _Cell:
-    return _Cell(
+def _half(cell: Cell, lower: Tensor, upper: Tensor, right: Tensor) -> Cell:
+    return Cell(
         torch.where(right, lower, cell.low), torch.where(right, cell.high, lower),
         torch.where(right, upper, cell.above_low), torch.where(right, cell.above_high, upper),
     )  # fmt: skip
@@ -150,7 +150,7 @@ class _Chain:
         self.target, self.keys = target, keys
         self.active = torch.arange(len(target.loc), device=target.loc.device)
         self.node = torch.ones_like(self.active)
-        self.cell = _Cell.whole(target.loc)
+        self.cell = Cell.whole(target.loc)
         self.found, self.visited = torch.ones_like(self.active), torch.zeros_like(self.active)
 
     def stop(self, accepted: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class _Chain:
         self.visited[self.active] += 1
         self.found[self.active[accepted]] = self.node[accepted]
         keep = (~accepted).nonzero()[:, 0]
-        self.active, self.node, self.cell = self.active[keep], self.node[keep], _Cell(*(x[keep] for x in self.cell))
+        self.active, self.node, self.cell = self.active[keep], self.node[keep], Cell(*(x[keep] for x in self.cell))
         self.target, self.keys = self.target.take(keep), self.keys.take(keep)
         return keep
 
@@ -167,6 +167,6 @@ class _Chain:
 
     def endless(self, name: str) -> ValueError:
         return ValueError(
-            f"{name}: expected an end within {MAX_DEPTH} steps, got none for {len(self.active)} latents; lower the KL of "
-            "the targets"
+            f"{name}: expected an end within {MAX_DEPTH} steps, got none for {len(self.active)} latents; lower the "
+            "KL of the targets"
         )

@@ -1,7 +1,7 @@
 """Codes for the nodes of relative entropy coding: learned histograms of depths, zeta, fixed length, and paths.
 
-A node at depth d is one of 2^d that are about equally likely beforehand: its name is d, and then d raw bits. Saying d is
-where the overhead of the literature's zeta codes lies; a histogram learned for each latent says it in 1.4 to 3.2 bits.
+A node at depth d is one of 2^d that are about equally likely beforehand: its name is d, and then d raw bits. Saying d
+is where the overhead of the literature's zeta codes lies; a learned histogram says it in 1.4 to 3.2 bits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PATH = 24  # bits of the probability of a turn
 
 def count_depths(node: Tensor) -> Tensor:
     """How often each depth occurs for each latent: int64 [rows, latents] >= 1 -> int64 [latents, DEPTHS]."""
-    rows, latents = node.shape
+    latents = node.shape[1]
     place = depth_of(node) + DEPTHS * torch.arange(latents, device=node.device)
     return torch.bincount(place.flatten(), minlength=DEPTHS * latents).view(latents, DEPTHS)
 
@@ -36,8 +36,8 @@ def learned(counts: Tensor) -> Tensor:
     """
     if counts.dim() != 2 or counts.shape[1] != DEPTHS or counts.is_floating_point():
         raise ValueError(
-            f"learned: expected int64 counts of shape [latents, {DEPTHS}], got {counts.dtype} {list(counts.shape)}; make "
-            "them with count_depths"
+            f"learned: expected int64 counts of shape [latents, {DEPTHS}], got {counts.dtype} {list(counts.shape)}; "
+            "make them with count_depths"
         )
     return _frequencies(16 * counts.long() + 1)  # 1/16 of an occurrence for depths that did not occur
 
@@ -71,8 +71,8 @@ def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Cod
     starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
     if int(freqs.min()) < 1 or bool((starts[:, -1] != 1 << PRECISION).any()) or freqs.shape[1] != DEPTHS:
         raise ValueError(
-            f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << PRECISION}, got shape "
-            f"{list(freqs.shape)}, least {int(freqs.min())}; make them with learned or zeta"
+            f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << PRECISION}, got "
+            f"shape {list(freqs.shape)}, least {int(freqs.min())}; make them with learned or zeta"
         )
     flat = which.flatten()
 
@@ -217,6 +217,6 @@ def _check(node: Tensor, valid: Tensor, end: int) -> None:
     coded = node[valid]
     if coded.numel() and (int(coded.min()) < 1 or int(coded.max()) >= end):
         raise ValueError(
-            f"push: expected nodes in [1, {end}), got {int(coded.min())} to {int(coded.max())}; limit the search's depth "
-            "or use node_codec"
+            f"push: expected nodes in [1, {end}), got {int(coded.min())} to {int(coded.max())}; limit the search's "
+            "depth or use node_codec"
         )

@@ -1,7 +1,7 @@
 """A* coding: exact samples of Gaussian targets as numbers of nodes in a tree of shared random points.
 
-The points of a Poisson process over (position, time) are visited in a tree; the one with the least log t - log r(x) is a
-sample of Q (Li, El Gamal 2018, arXiv:1701.02827), and its number in the tree is all that a decoder needs (Flamich,
+The points of a Poisson process over (position, time) are visited in a tree; the one with the least log t - log r(x)
+is a sample of Q (Li, El Gamal 2018, arXiv:1701.02827), and its number in the tree is all that a decoder needs (Flamich,
 Markou, Hernandez-Lobato 2022, arXiv:2201.12857). The variants choose the same law and differ in how a point is named:
 `global_astar` by its rank in time, `as_star` by a path that splits cells at their points, `ad_star` by a node of the
 dyadic tree of P's quantiles, which needs no path to be rebuilt. All go level by level over all latents at once; any
@@ -43,11 +43,11 @@ def ad_star(target: Target, keys: Keys, depth: int | None = None) -> Choice:
     offset = torch.zeros_like(tree.pair)
     low, high = (torch.full_like(target.loc, edge) for edge in (-REACH, REACH))
     for d in range(last + 1):
-        tree.score(_between(offset + tree.uniform, (1 << d) - offset - tree.uniform, 2.0**-d), (1 << d) + offset)
+        tree.score(between(offset + tree.uniform, (1 << d) - offset - tree.uniform, 2.0**-d), (1 << d) + offset)
         if d == last:
             break
         middle = 2 * offset + 1
-        edge = _between(middle.double(), ((2 << d) - middle).double(), 0.5 * 2.0**-d)
+        edge = between(middle.double(), ((2 << d) - middle).double(), 0.5 * 2.0**-d)
         offset = torch.cat([2 * offset, middle])
         low, high = torch.cat([low, edge]), torch.cat([edge, high])
         offset, low, high = tree.descend(
@@ -65,11 +65,11 @@ def as_star(target: Target, keys: Keys) -> Choice:
     """
     tree = _Frontier(target, keys)
     node = torch.ones_like(tree.pair)
-    cell = _Cell.whole(target.loc)
+    cell = Cell.whole(target.loc)
     low, high = (torch.full_like(target.loc, edge) for edge in (-REACH, REACH))
     for d in range(MAX_DEPTH + 1):
         lower, upper = cell.split(tree.uniform)
-        x = _fast_quantile(lower, upper)
+        x = fast_quantile(lower, upper)
         tree.score(x, node)
         if d == MAX_DEPTH:
             break
@@ -77,7 +77,7 @@ def as_star(target: Target, keys: Keys) -> Choice:
         node = torch.cat([2 * node, 2 * node + 1])
         low, high = torch.cat([low, x]), torch.cat([x, high])
         node, low, high, *parts = tree.descend(node, cell.width(), low, high, (node, low, high, *cell))
-        cell = _Cell(*parts)
+        cell = Cell(*parts)
         if not tree.pair.numel():
             break
     return tree.finish("as_star", False)
@@ -91,7 +91,7 @@ def global_astar(target: Target, keys: Keys) -> Choice:
     worst = float(target.divergence().max()) if target.loc.numel() else 0.0
     if worst > 20:
         raise ValueError(
-            f"global_astar: expected D_inf of at most 20 bits, got {worst:.4g}, which takes 2**D_inf points; use ad_star"
+            f"global_astar: expected D_inf of at most 20 bits, got {worst:.4g}: it takes 2**D_inf points; use ad_star"
         )
     active = torch.arange(len(target.loc), device=target.loc.device)
     best = torch.full_like(target.loc, torch.inf)
@@ -102,7 +102,7 @@ def global_astar(target: Target, keys: Keys) -> Choice:
     for n in range(1, MAX_STEPS):
         u, v = keys.uniforms(torch.full_like(active, n))
         time = time - torch.log(v)
-        score = torch.log(time) - target.log_ratio(_fast_quantile(u, 1 - u))
+        score = torch.log(time) - target.log_ratio(fast_quantile(u, 1 - u))
         better = score < best
         best = torch.where(better, score, best)
         node[active[better]] = n
@@ -124,7 +124,7 @@ def depth_of(node: Tensor) -> Tensor:
 
 def rebuild_dyadic(node: Tensor, keys: Keys) -> Tensor:
     """The sample of a node of the dyadic tree, in units of P: int64 [n] -> float64 [n]; no other node is looked at."""
-    d = depth_of(_checked(node))
+    d = depth_of(checked(node))
     u, _ = keys.uniforms(node)
     count = torch.ones_like(node) << d
     offset = node - count
@@ -139,7 +139,7 @@ def rebuild_path(node: Tensor, keys: Keys) -> Tensor:
 
 def rebuild_rank(node: Tensor, keys: Keys) -> Tensor:
     """The sample of that number in a plain sequence of draws from P: int64 [n] -> float64 [n]."""
-    u, _ = keys.uniforms(_checked(node))
+    u, _ = keys.uniforms(checked(node))
     return quantile(u, 1 - u)
 
 
@@ -149,8 +149,8 @@ def walk(node: Tensor, keys: Keys) -> tuple[tuple[Tensor, Tensor], list[Tensor]]
     node: int64 [n] -> (float64 [n], float64 [n]) and a list of float64 [n], the share of the left half of the cell at
     levels 0 .. max depth - 1; arbitrary below a node's own depth.
     """
-    d = depth_of(_checked(node))
-    cell = _Cell.whole(node.double())
+    d = depth_of(checked(node))
+    cell = Cell.whole(node.double())
     found = lower, upper = torch.zeros_like(cell.low), torch.zeros_like(cell.low)
     shares = []
     deepest = int(d.max()) if d.numel() else 0
@@ -162,14 +162,14 @@ def walk(node: Tensor, keys: Keys) -> tuple[tuple[Tensor, Tensor], list[Tensor]]
         if level < deepest:
             shares.append(u)
             right = (node >> (d - level - 1).clamp(min=0)) & 1 == 1
-            cell = _Cell(
+            cell = Cell(
                 torch.where(right, lower, cell.low), torch.where(right, cell.high, lower),
                 torch.where(right, upper, cell.above_low), torch.where(right, cell.above_high, upper),
             )  # fmt: skip
     return found, shares
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
     """Intervals of P's quantiles, from below and from above, so that neither tail loses its digits; float64 [n]."""
 
     low: Tensor  # P's mass below the lower edge
@@ -178,9 +178,9 @@ class _Cell(NamedTuple):
     above_high: Tensor
 
     @staticmethod
-    def whole(like: Tensor) -> _Cell:
+    def whole(like: Tensor) -> Cell:
         zero, one = torch.zeros_like(like), torch.ones_like(like)
-        return _Cell(zero, one, one, zero)
+        return Cell(zero, one, one, zero)
 
     def width(self) -> Tensor:
         return torch.where(self.low > 0.5, self.above_low - self.above_high, self.high - self.low)
@@ -190,9 +190,9 @@ class _Cell(NamedTuple):
         width = self.width()
         return self.low + width * u, self.above_high + width * (1 - u)
 
-    def children(self, lower: Tensor, upper: Tensor) -> _Cell:
+    def children(self, lower: Tensor, upper: Tensor) -> Cell:
         """All left halves, then all right ones."""
-        return _Cell(
+        return Cell(
             torch.cat([self.low, lower]), torch.cat([lower, self.high]),
             torch.cat([self.above_low, upper]), torch.cat([upper, self.above_high]),
         )  # fmt: skip
@@ -250,19 +250,20 @@ class _Frontier:
         return Choice(self.node, self.visited)
 
 
-def _between(lower: Tensor, upper: Tensor, scale: float) -> Tensor:
-    return _fast_quantile(lower * scale, upper * scale)
+def between(lower: Tensor, upper: Tensor, scale: float) -> Tensor:
+    return fast_quantile(lower * scale, upper * scale)
 
 
-def _fast_quantile(lower: Tensor, upper: Tensor) -> Tensor:
+def fast_quantile(lower: Tensor, upper: Tensor) -> Tensor:
     """`quantile` by the library, which may differ in its last bits: for the encoder, whose nodes are what is sent."""
     x = torch.special.ndtri(torch.minimum(lower, upper))
     return torch.where(lower < upper, x, -x).clamp_(-REACH, REACH)
 
 
-def _checked(node: Tensor) -> Tensor:
+def checked(node: Tensor) -> Tensor:
     if node.numel() and (int(node.min()) < 1 or int(node.max()) >= 1 << (MAX_DEPTH + 1)):
         raise ValueError(
-            f"expected nodes in [1, 2**{MAX_DEPTH + 1}), got {int(node.min())} to {int(node.max())}; the data are damaged"
+            f"expected nodes in [1, 2**{MAX_DEPTH + 1}), got {int(node.min())} to {int(node.max())}; the data are "
+            "damaged"
         )
     return node
