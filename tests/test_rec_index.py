@@ -83,7 +83,7 @@ def test_a_zeta_code_is_a_power_of_the_depth() -> None:
 )
 def test_bytes_of_a_star_codes_stay_near_the_divergence(bits: float, most: float) -> None:
     """Bytes of a message on four lanes, depths learned on other rows."""
-    n = 20_000
+    n = 10_000
     trained = rec.ad_star(channel(n, bits, seed=1), keys(n, seed=2)).node
     freqs = rec.learned(rec.count_depths(trained[:, None]))
     target, names = channel(n, bits, seed=3), keys(n, seed=4)
@@ -131,7 +131,7 @@ def test_isokl_targets_fit_a_fixed_length_of_two_bits_more() -> None:
 
 def test_paths_come_back_and_cost_the_mass_of_their_cells() -> None:
     """12 bits of a Gaussian channel: a turn costs -log2 of P's share, far less than a bit on the whole."""
-    n = 3000
+    n = 1000
     target, names = channel(n, 12, seed=3), keys(n, seed=4)
     node = rec.as_star(target, names).node
     which = torch.zeros_like(node)
@@ -143,6 +143,7 @@ def test_paths_come_back_and_cost_the_mass_of_their_cells() -> None:
     raw = float(rec.node_bits(node, freqs, which).mean())
     assert torch.equal(codec.pop(message), node)
     assert bits < raw - 3
+    assert bits == pytest.approx(float(rec.path_bits(node, freqs, which, names).mean()), abs=0.01)
     assert 12 < bits < 12 + 3.2
 
 

@@ -34,6 +34,7 @@ from toolkit.coding.rec_index import (
     learned,
     node_bits,
     node_codec,
+    path_bits,
     path_codec,
     zeta,
 )
@@ -52,6 +53,6 @@ from toolkit.coding.rec_search import (
 __all__ = [
     "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Choice", "Keys", "Target", "ad_star", "as_star", "count_depths",
     "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path", "learned", "node_bits",
-    "node_codec", "ordered_random", "partitioned", "path_codec", "quantile", "rebuild_block", "rebuild_dyadic",
-    "rebuild_partitioned", "rebuild_path", "rebuild_rank", "target", "zeta",
+    "node_codec", "ordered_random", "partitioned", "path_bits", "path_codec", "quantile", "rebuild_block",
+    "rebuild_dyadic", "rebuild_partitioned", "rebuild_path", "rebuild_rank", "target", "zeta",
 ]  # fmt: skip

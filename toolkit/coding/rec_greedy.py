@@ -67,7 +67,8 @@ def stretch(target: Target) -> tuple[Tensor, Tensor]:
     """
     mode, top = (x[:, None] for x in target.peak())
     gap = torch.logspace(torch.tensor(60.0).log10().item(), -7, _POINTS, dtype=torch.float64).to(target.loc.device)
-    level = top - gap  # log eta
+    reached = target.log_ratio(target.mode())[:, None]  # below the peak where that lies beyond the reach
+    level = reached - gap  # log eta
     everywhere = torch.full_like(level, torch.inf)
     spread = Target(target.loc[:, None], target.log_precision[:, None])
     slope = 1 / _residual(spread, mode, top, level, -everywhere, everywhere)
@@ -75,7 +76,7 @@ def stretch(target: Target) -> tuple[Tensor, Tensor]:
     eta = torch.exp(-gap)
     steps = 0.5 * (slope[:, 1:] + slope[:, :-1]) * (eta[1:] - eta[:-1])
     total = torch.cat([eta[0] * slope[:, :1], steps], 1).cumsum(1)
-    return level, torch.log(total) + top
+    return level, torch.log(total) + reached
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

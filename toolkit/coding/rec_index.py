@@ -149,6 +149,17 @@ def path_codec(freqs: Tensor, which: Tensor, keys: Keys) -> Codec:
     return Codec(push, pop)
 
 
+def path_bits(node: Tensor, freqs: Tensor, which: Tensor, keys: Keys) -> Tensor:
+    """What `path_codec` spends on each node, in bits, but for rounding: int64 [...] -> float64 [...]."""
+    flat = node.flatten()
+    depth = depth_of(flat)
+    bits = PRECISION - freqs[which.flatten(), depth].double().log2()
+    for level, share in enumerate(walk(flat, keys)[1]):
+        right = (flat >> (depth - level - 1).clamp(min=0)) & 1 == 1
+        bits = bits - torch.where(level < depth, torch.where(right, 1 - share, share), 1).log2()
+    return bits.reshape(node.shape)
+
+
 def _frequencies(mass: Tensor) -> Tensor:
     """int64 [k, DEPTHS] >= 0 to frequencies of at least 1 that sum to 2**PRECISION in each row."""
     freqs = mass * ((1 << PRECISION) - DEPTHS) // mass.sum(1, keepdim=True) + 1
