@@ -36,6 +36,7 @@ from toolkit.coding.rec_index import (
     node_codec,
     path_bits,
     path_codec,
+    shortest,
     zeta,
 )
 from toolkit.coding.rec_search import (
@@ -54,5 +55,5 @@ __all__ = [
     "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Choice", "Keys", "Target", "ad_star", "as_star", "count_depths",
     "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path", "learned", "node_bits",
     "node_codec", "ordered_random", "partitioned", "path_bits", "path_codec", "quantile", "rebuild_block",
-    "rebuild_dyadic", "rebuild_partitioned", "rebuild_path", "rebuild_rank", "target", "zeta",
+    "rebuild_dyadic", "rebuild_partitioned", "rebuild_path", "rebuild_rank", "shortest", "target", "zeta",
 ]  # fmt: skip
