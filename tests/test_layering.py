@@ -12,7 +12,7 @@ COMMANDS = {
     f"toolkit.{name}" for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate")
 }
 TOOLS = {
-    "toolkit.recipe", "toolkit.head", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
+    "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
     "toolkit.pictures", "toolkit.cli", "toolkit.data",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies"}
@@ -24,6 +24,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.hashing": set(),
     "toolkit.coding.frequencies": set(),
     "toolkit.coding.codecs": CODECS,
+    "toolkit.coding.streams": {"toolkit.coding.ans"},
     "toolkit.coding.rec_gaussian": set(),
     "toolkit.coding.rec_search": {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian"},
     "toolkit.coding.rec_greedy": SEARCH,
@@ -40,7 +41,8 @@ TABLE: dict[str, set[str]] = {
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
-    "toolkit.recipe": {"toolkit.head", "toolkit.callbacks"},
+    "toolkit.alone": {"toolkit.head", "toolkit.coding"},
+    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
