@@ -256,7 +256,7 @@ class IKVAE(LightningModule):
         rows: uint8 [rows, 1, h, w]; result: of `toolkit.callbacks.evaluate`, in bits/dim and MB/s.
         """
         target = self.targets(self.net.encode(rows.to(self.device)))
-        keys, which = self.keys(torch.arange(len(rows), device=self.device))
+        keys, _ = self.keys(torch.arange(len(rows), device=self.device))
         visited = rec.ad_star(target, keys).visited
         kl, peak = target.kl(), target.divergence()
         over = (result["file_bpd"] - result["elbo_bpd"]) * self.dims
@@ -352,7 +352,7 @@ def kl_bits(mean: Tensor, y: Tensor) -> Tensor:
 
 
 def index_overhead(kl: Tensor) -> Tensor:
-    """What an index of AD* costs beyond the KL, in bits; a fit to simulated costs: 0.16 at 0.001, 0.9 at 0.1, 1.7 at 4."""
+    """What an index of AD* costs beyond the KL, in bits: a fit to simulations, 0.16 at 0.001, 0.9 at 0.1, 1.7 at 4."""
     root = torch.sqrt(kl.clamp(min=0) + 1e-4)
     return 2 * root / (root + 0.4)
 

@@ -12,7 +12,8 @@ COMMANDS = {
     f"toolkit.{name}" for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate")
 }
 TOOLS = {
-    "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
+    "toolkit.recipe", "toolkit.head", "toolkit.alone",
+    "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
     "toolkit.pictures", "toolkit.cli", "toolkit.data",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies"}
