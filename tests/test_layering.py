@@ -40,7 +40,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.data": {"toolkit.data"},
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
-    "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
+    "toolkit.archive": {"toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding"},
     "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
