@@ -22,8 +22,12 @@ MEAN, ALPHA = 3.0, 3.5  # posterior means stay within +-MEAN prior deviations, I
 LEAST_PRECISION, MOST_PRECISION = 1e-3, 17.0  # of -log variance: narrower than the prior, wider than 2e-4
 POSTERIORS = ("gaussian", "isokl")
 LIKELIHOODS = ("mixture", "logistic")
-SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest")
-LEARN_ROWS = 2048  # training rows whose nodes the tables of depths are learned from
+NETWORKS = ("conv", "dense")
+SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
+CODES = ("learned", "zeta", "fixed")
+LEARN_ROWS = 2048  # training rows whose nodes the tables are learned from
+BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
+DENSE = 8  # channels at full resolution of network=dense
 
 
 class IsoKL(torch.autograd.Function):
@@ -52,11 +56,13 @@ class Net(nn.Module):
     """Encoder, decoder and observation model of images with one channel and sides that are multiples of 4."""
 
     def __init__(
-        self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, width: int,
-        blocks: int, kappa: float, kappa_learned: bool,
+        self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, network: str,
+        width: int, blocks: int, kappa: float, kappa_learned: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        for name, value, known in (("posterior", posterior, POSTERIORS), ("likelihood", likelihood, LIKELIHOODS)):
+        for name, value, known in (
+            ("posterior", posterior, POSTERIORS), ("likelihood", likelihood, LIKELIHOODS), ("network", network, NETWORKS)
+        ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
         channels, height, breadth = shape
@@ -70,23 +76,31 @@ class Net(nn.Module):
                 f"expected kappa above 0 and at most 7 bits a latent, got {kappa}; use more latents instead"
             )
         self.posterior, self.likelihood, self.latents = posterior, likelihood, latents
-        self.small = (width, height // 4, breadth // 4)
-        size = math.prod(self.small)
-        self.infer = nn.Sequential(
-            nn.PixelUnshuffle(2), residual_trunk(4, width, blocks), nn.SiLU(), nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * width, width, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(size, 2 * latents),
-        )  # fmt: skip
-        self.lift = nn.Linear(latents, size)
-        self.grow = nn.Sequential(
-            residual_stack(width, width, 1, 4 * width),
-            nn.PixelShuffle(2),
-            residual_trunk(width, width, blocks),
-            nn.SiLU(),
-        )
-        if likelihood == "mixture":
-            self.observe: nn.Module = Mixture(width, 1, components, up=2)
+        if network == "conv":
+            up, last, small = 2, width, (width, height // 4, breadth // 4)
+            size = math.prod(small)
+            self.infer = nn.Sequential(
+                nn.PixelUnshuffle(2), residual_trunk(4, width, blocks), nn.SiLU(), nn.PixelUnshuffle(2),
+                nn.Conv2d(4 * width, width, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(size, 2 * latents),
+            )  # fmt: skip
+            self.features = nn.Sequential(
+                nn.Linear(latents, size), nn.Unflatten(1, small), residual_stack(width, width, 1, 4 * width),
+                nn.PixelShuffle(2), residual_trunk(width, width, blocks), nn.SiLU(),
+            )  # fmt: skip
         else:
-            self.observe = nn.Sequential(nn.Conv2d(width, 8, 3, padding=1), nn.PixelShuffle(2))
+            up, last, full = 1, DENSE, (DENSE, height, breadth)
+            self.infer = nn.Sequential(
+                nn.Flatten(), nn.Linear(height * breadth, width), nn.SiLU(), *_dense(width, blocks),
+                nn.Linear(width, 2 * latents),
+            )  # fmt: skip
+            self.features = nn.Sequential(
+                nn.Linear(latents, width), nn.SiLU(), *_dense(width, blocks), nn.Linear(width, math.prod(full)),
+                nn.Unflatten(1, full), nn.SiLU(),
+            )  # fmt: skip
+        if likelihood == "mixture":
+            self.observe: nn.Module = Mixture(last, 1, components, up)
+        else:
+            self.observe = nn.Sequential(nn.Conv2d(last, 2 * up**2, 3, padding=1), nn.PixelShuffle(up))
         start = math.log(math.expm1(kappa))  # softplus of it is kappa
         self.raw_kappa = nn.Parameter(torch.full((latents,), start), requires_grad=kappa_learned)
 
@@ -104,9 +118,6 @@ class Net(nn.Module):
         kappa = self.kappa() * math.log(2)
         # 2 kappa / cosh^2 is 2 kappa - mean^2 without its cancellation.
         return torch.sqrt(2 * kappa) * torch.tanh(alpha), cast(Tensor, IsoKL.apply(2 * kappa / torch.cosh(alpha) ** 2))
-
-    def features(self, z: Tensor) -> Tensor:  # float32 [rows, latents] -> [rows, width, h / 2, w / 2]
-        return self.grow(self.lift(z).view(-1, *self.small))
 
     def logistic(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log-scale of each pixel, float32 [rows, 1, h, w], on the axis of `normalise`."""
@@ -142,28 +153,32 @@ class IKVAE(LightningModule):
     """The model as a LightningModule: minimises the negative ELBO; `bits` is what coding would cost without overhead.
 
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
-    likelihood: mixture of `components` logistics, or one logistic, for each pixel; latents: how many; width, blocks: of
-    the networks; kappa: bits, where it starts if kappa_learned; overhead: weight of the index's cost beyond the KL in
+    likelihood: mixture of `components` logistics, or one logistic, for each pixel; latents: how many; network: conv, or
+    dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if kappa_learned; overhead: weight of the index's cost beyond the KL in
     the loss, 0 for the ELBO; learning_rate: at its peak; warmup, kl_warmup: steps.
     """
 
     alone = True  # rows are coded each alone
     depths: Tensor
+    nodes: Tensor
 
     def __init__(
-        self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, width: int,
-        blocks: int, kappa: float, kappa_learned: bool, overhead: float, learning_rate: float, warmup: int,
+        self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, network: str,
+        width: int, blocks: int, kappa: float, kappa_learned: bool, overhead: float, learning_rate: float, warmup: int,
         weight_decay: float, kl_warmup: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape = tuple(shape)
-        self.net = Net(shape, posterior, likelihood, components, latents, width, blocks, kappa, kappa_learned).to(
-            memory_format=torch.channels_last
-        )  # type: ignore[call-overload]  # what convolutions are fastest in
+        self.net = Net(
+            shape, posterior, likelihood, components, latents, network, width, blocks, kappa, kappa_learned
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
         self.overhead, self.learning_rate, self.warmup = overhead, learning_rate, warmup
         self.weight_decay, self.kl_warmup = weight_decay, kl_warmup
         # Counts of the depths of each latent's nodes, one table for each sampler; floats, as weights are averaged.
         self.register_buffer("depths", torch.zeros(len(SAMPLERS), latents, rec.DEPTHS))
+        # Counts of the nodes of sampler=codebook; as if deeper nodes were rarer, before any are counted.
+        depth = rec.depth_of(torch.arange(2 << BOOK_DEPTH).clamp(min=1))
+        self.register_buffer("nodes", torch.ldexp(torch.ones(len(depth)), 2 * BOOK_DEPTH - depth).repeat(latents, 1))
 
     @property
     def dims(self) -> int:
@@ -216,8 +231,11 @@ class IKVAE(LightningModule):
         count = len(target.loc) // self.net.latents
         keys, which = self.keys(torch.arange(count, device=self.device))
         for i, sampler in enumerate(SAMPLERS):
-            for _ in range(8 if sampler == "shortest" else 1):  # what is shortest depends on the table itself
+            for _ in range(8 if sampler in ("shortest", "codebook") else 1):  # what is shortest depends on the table
                 node = self.search(target, keys, which, sampler)
+                if sampler == "codebook":
+                    place = which * self.nodes.shape[1] + node
+                    self.nodes = torch.bincount(place, minlength=self.nodes.numel()).view_as(self.nodes).to(self.nodes)
                 self.depths[i] = rec.count_depths(node.view(count, -1)).to(self.depths)
         self.train(training)
 
@@ -226,14 +244,20 @@ class IKVAE(LightningModule):
         mean, y = posterior
         return rec.target(mean.double(), torch.exp(-0.5 * y.double()))
 
-    def keys(self, number: Tensor) -> tuple[rec.Keys, Tensor]:
+    def keys(self, number: Tensor, sampler: str = "ad_star") -> tuple[rec.Keys, Tensor]:
         """Keys of the latents of rows with these numbers, and each latent's table, int64 [rows * latents]."""
+        if sampler == "codebook":  # the same points for every row
+            number = torch.zeros_like(number)
         latent = torch.arange(self.net.latents, device=number.device)
         return rec.Keys.of(SEED, number[:, None], latent), latent.repeat(len(number))
 
     def frequencies(self, sampler: str) -> Tensor:
         """Learned frequencies of depths of a sampler's nodes: int64 [latents, DEPTHS]."""
         return rec.learned(self.depths[SAMPLERS.index(sampler)].round().long())
+
+    def book(self) -> Tensor:
+        """Learned frequencies of the nodes of sampler=codebook: int64 [latents, nodes]."""
+        return rec.learned_nodes(self.nodes.round().long())
 
     def search(self, target: rec.Target, keys: rec.Keys, which: Tensor, sampler: str) -> Tensor:
         """The node of each latent: int64 [rows * latents]."""
@@ -243,6 +267,8 @@ class IKVAE(LightningModule):
             return rec.greedy_dyadic(target, keys).node
         if sampler == "shortest":
             return rec.shortest(target, keys, self.frequencies(sampler), which)
+        if sampler == "codebook":
+            return rec.shortest_shared(target, SEED, self.book())
         return rec.ad_star(target, keys, self.depth_limit()).node
 
     def depth_limit(self) -> int:
@@ -304,26 +330,30 @@ def head(
     """Codec of a block of rows, each on a lane of its own: int64 [rows, 1, h, w] levels, of which `valid` are coded.
 
     number: int64 [rows], what tells rows of a chunk apart; sampler: ad_star or greedy (exact samples), dad_star (of a
-    tree with kappa + 1 levels), or shortest (not a sample, but the node that makes node and pixels shortest); code:
-    learned (depths by learned histograms), zeta, or fixed (a fixed length, with dad_star); trace: receives the latents
+    tree with kappa + 1 levels), shortest (not a sample, but the node that makes node and pixels shortest), or codebook
+    (the same among points that all rows share, under a table of the points); code: learned (depths by learned histograms), zeta, or fixed (a fixed length, with dad_star); trace: receives the latents
     that a push chooses, float64 [rows, latents].
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if code not in ("learned", "zeta", "fixed") or (code == "fixed" and sampler != "dad_star"):
+    if code not in {"codebook": ("learned",), "dad_star": CODES}.get(sampler, CODES[:2]):
         raise ValueError(
-            f"expected code to be learned, zeta, or with sampler=dad_star fixed, got {code!r} with {sampler}"
+            "expected code to be learned, or zeta but with sampler=codebook, or fixed with sampler=dad_star, got "
+            f"{code!r} with {sampler}"
         )
     rows, latents = len(valid), module.net.latents
     alive = valid.flatten(1).any(1)
-    keys, which = module.keys(number)
+    keys, which = module.keys(number, sampler)
+    table_of = which.view(rows, latents).T.contiguous()
     coded = alive.expand(latents, rows)
-    if code == "fixed":
+    if sampler == "codebook":
+        names = rec.codebook(module.book(), table_of, coded)
+    elif code == "fixed":
         names = rec.fixed_length(module.depth_limit(), coded, coded)
     else:
         # The literature's code knows nothing of a latent but one exponent.
         table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, latents)
-        names = rec.node_codec(table, which.view(rows, latents).T.contiguous(), coded)
+        names = rec.node_codec(table, table_of, coded)
 
     def pixels(node: Tensor) -> Codec:  # node: int64 [latents, rows]
         z = rec.rebuild_dyadic(node.T.flatten(), keys).view(rows, latents)
@@ -344,6 +374,10 @@ def head(
         return found.movedim(-1, 0)
 
     return Codec(push, pop)
+
+
+def _dense(width: int, blocks: int) -> list[nn.Module]:
+    return [layer for _ in range(blocks) for layer in (nn.Linear(width, width), nn.SiLU())]
 
 
 def kl_bits(mean: Tensor, y: Tensor) -> Tensor:

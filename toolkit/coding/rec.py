@@ -29,14 +29,17 @@ from toolkit.coding.rec_gaussian import MAX_KL, REACH, Target, quantile, target
 from toolkit.coding.rec_greedy import gprs_path, greedy_dyadic, greedy_path
 from toolkit.coding.rec_index import (
     DEPTHS,
+    codebook,
     count_depths,
     fixed_length,
     learned,
+    learned_nodes,
     node_bits,
     node_codec,
     path_bits,
     path_codec,
     shortest,
+    shortest_shared,
     zeta,
 )
 from toolkit.coding.rec_search import (
@@ -52,8 +55,8 @@ from toolkit.coding.rec_search import (
 )
 
 __all__ = [
-    "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Choice", "Keys", "Target", "ad_star", "as_star", "count_depths",
-    "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path", "learned", "node_bits",
+    "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Choice", "Keys", "Target", "ad_star", "as_star", "codebook",
+    "count_depths",    "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path", "learned", "learned_nodes", "node_bits",
     "node_codec", "ordered_random", "partitioned", "path_bits", "path_codec", "quantile", "rebuild_block",
-    "rebuild_dyadic", "rebuild_partitioned", "rebuild_path", "rebuild_rank", "shortest", "target", "zeta",
+    "rebuild_dyadic", "rebuild_partitioned", "rebuild_path", "rebuild_rank", "shortest", "shortest_shared", "target", "zeta",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, interval_codec
 from toolkit.coding.hashing import Keys
 from toolkit.coding.rec_gaussian import Target
-from toolkit.coding.rec_search import MAX_DEPTH, between, depth_of, walk
+from toolkit.coding.rec_search import MAX_DEPTH, between, depth_of, rebuild_dyadic, walk
 
 DEPTHS = MAX_DEPTH + 1
 PRECISION = 16  # bits of a depth's frequency: one count for each of 57 depths costs 0.001 bits
@@ -43,6 +43,17 @@ def learned(counts: Tensor) -> Tensor:
             "make them with count_depths"
         )
     return _frequencies(16 * counts.long() + 1)  # 1/16 of an occurrence for depths that did not occur
+
+
+def learned_nodes(counts: Tensor) -> Tensor:
+    """Frequencies of the nodes of shallow trees from counts: int64 [latents, 2**(depth + 1)] -> int64 of that shape."""
+    size = counts.shape[-1]
+    if counts.dim() != 2 or counts.is_floating_point() or not 2 <= size <= 1 << (PRECISION - 2):
+        raise ValueError(
+            f"learned_nodes: expected int64 counts [latents, nodes] of at most {1 << (PRECISION - 2)} nodes, got "
+            f"{counts.dtype} {list(counts.shape)}; use a smaller depth"
+        )
+    return _frequencies(16 * counts.long() + 1)
 
 
 def zeta(exponent: float, latents: int = 1) -> Tensor:
@@ -96,6 +107,46 @@ def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Cod
         return _raw(depth, valid).pop(message) + (torch.ones_like(depth) << depth)
 
     return Codec(push, pop)
+
+
+def codebook(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec:
+    """Codec of nodes of shallow trees under a table of the nodes themselves, for points that all rows share.
+
+    freqs: int64 [tables, 2**(depth + 1)] of `learned_nodes`; which, valid: as in `node_codec`.
+    """
+    valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
+    starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
+    flat = which.flatten()
+
+    def interval(node: Tensor) -> tuple[Tensor, Tensor]:
+        return starts[flat, node], freqs[flat, node]
+
+    inner = interval_codec(interval, _find_depth, [flat], [starts], valid, PRECISION)
+
+    def push(message: Message, node: Tensor) -> None:
+        _check(node, valid, freqs.shape[1])
+        inner.push(message, node)
+
+    return Codec(push, lambda message: torch.where(valid, inner.pop(message), 1))
+
+
+def shortest_shared(target: Target, seed: int, freqs: Tensor) -> Tensor:
+    """As `shortest`, for points that all rows share and the cost of `codebook`: every node is tried.
+
+    target: of rows x latents, row by row; freqs: int64 [latents, nodes]; returns int64 [rows * latents]; rebuild with
+    `rebuild_dyadic` and keys whose rows are 0.
+    """
+    latents, size = freqs.shape
+    number = torch.arange(size, device=freqs.device).clamp(min=1)
+    keys = Keys.of(seed, torch.zeros((), dtype=torch.int64), torch.arange(latents, device=freqs.device)[:, None])
+    wide = Keys(seed, keys.row.repeat_interleave(size), keys.latent.repeat_interleave(size))
+    x = rebuild_dyadic(number.repeat(latents), wide).view(latents, size)
+    bits = PRECISION - freqs.double().log2()
+    bits[:, 0] = torch.inf  # there is no node 0
+    found = [torch.zeros(0, dtype=torch.int64, device=freqs.device)]
+    for loc, y in zip(*(part.view(-1, latents, 1).split(64) for part in target), strict=True):
+        found.append((bits - Target(loc, y).log_ratio(x) / math.log(2)).argmin(2).flatten())
+    return torch.cat(found)
 
 
 def fixed_length(depth: int, like: Tensor, valid: Tensor | None = None) -> Codec:
@@ -188,8 +239,8 @@ def shortest(target: Target, keys: Keys, freqs: Tensor, which: Tensor) -> Tensor
 
 
 def _frequencies(mass: Tensor) -> Tensor:
-    """int64 [k, DEPTHS] >= 0 to frequencies of at least 1 that sum to 2**PRECISION in each row."""
-    freqs = mass * ((1 << PRECISION) - DEPTHS) // mass.sum(1, keepdim=True) + 1
+    """int64 [k, symbols] >= 0 to frequencies of at least 1 that sum to 2**PRECISION in each row."""
+    freqs = mass * ((1 << PRECISION) - mass.shape[1]) // mass.sum(1, keepdim=True) + 1
     rest = (1 << PRECISION) - freqs.sum(1, keepdim=True)
     # What rounding left goes to the first of the largest, a rule that every device follows alike.
     return freqs.scatter_add(1, mass.argmax(1, keepdim=True), rest)
