@@ -61,8 +61,10 @@ class Net(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value, known in (
-            ("posterior", posterior, POSTERIORS), ("likelihood", likelihood, LIKELIHOODS), ("network", network, NETWORKS)
-        ):  # fmt: skip
+            ("posterior", posterior, POSTERIORS),
+            ("likelihood", likelihood, LIKELIHOODS),
+            ("network", network, NETWORKS),
+        ):
             if value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
         channels, height, breadth = shape
@@ -154,8 +156,9 @@ class IKVAE(LightningModule):
 
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
     likelihood: mixture of `components` logistics, or one logistic, for each pixel; latents: how many; network: conv, or
-    dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if kappa_learned; overhead: weight of the index's cost beyond the KL in
-    the loss, 0 for the ELBO; learning_rate: at its peak; warmup, kl_warmup: steps.
+    dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if kappa_learned; overhead:
+    weight of the index's cost beyond the KL in the loss, 0 for the ELBO; learning_rate: at its peak; warmup, kl_warmup:
+    steps.
     """
 
     alone = True  # rows are coded each alone
@@ -235,7 +238,7 @@ class IKVAE(LightningModule):
                 node = self.search(target, keys, which, sampler)
                 if sampler == "codebook":
                     place = which * self.nodes.shape[1] + node
-                    self.nodes = torch.bincount(place, minlength=self.nodes.numel()).view_as(self.nodes).to(self.nodes)
+                    self.nodes.copy_(torch.bincount(place, minlength=self.nodes.numel()).view_as(self.nodes))
                 self.depths[i] = rec.count_depths(node.view(count, -1)).to(self.depths)
         self.train(training)
 
@@ -330,9 +333,9 @@ def head(
     """Codec of a block of rows, each on a lane of its own: int64 [rows, 1, h, w] levels, of which `valid` are coded.
 
     number: int64 [rows], what tells rows of a chunk apart; sampler: ad_star or greedy (exact samples), dad_star (of a
-    tree with kappa + 1 levels), shortest (not a sample, but the node that makes node and pixels shortest), or codebook
-    (the same among points that all rows share, under a table of the points); code: learned (depths by learned histograms), zeta, or fixed (a fixed length, with dad_star); trace: receives the latents
-    that a push chooses, float64 [rows, latents].
+    tree with kappa + 1 levels), shortest (no sample, but the node that makes node and pixels shortest), or codebook
+    (the same among points that all rows share, under a table of the points); code: learned (depths by histograms), zeta,
+    or fixed (a fixed length, with dad_star); trace: receives the chosen latents, float64 [rows, latents].
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")

@@ -22,9 +22,9 @@ from toolkit.head import Settings
 from toolkit.recipe import build, save
 
 SMALL: dict[str, Any] = {
-    "posterior": "gaussian", "likelihood": "mixture", "components": 2, "latents": 5, "network": "conv", "width": 8, "blocks": 1,
-    "kappa": 3.0, "kappa_learned": False, "overhead": 0.0, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.0,
-    "kl_warmup": 0,
+    "posterior": "gaussian", "likelihood": "mixture", "components": 2, "latents": 5, "network": "conv", "width": 8,
+    "blocks": 1, "kappa": 3.0, "kappa_learned": False, "overhead": 0.0, "learning_rate": 1e-3, "warmup": 1,
+    "weight_decay": 0.0, "kl_warmup": 0,
 }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ is where the overhead of the literature's zeta codes lies; a learned histogram s
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal, localcontext
 
 import torch
@@ -15,14 +14,12 @@ from torch import Tensor
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, interval_codec
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_gaussian import Target
-from toolkit.coding.rec_search import MAX_DEPTH, between, depth_of, rebuild_dyadic, walk
+from toolkit.coding.rec_search import MAX_DEPTH, depth_of, walk
 
 DEPTHS = MAX_DEPTH + 1
 PRECISION = 16  # bits of a depth's frequency: one count for each of 57 depths costs 0.001 bits
 _CHUNK = 16  # raw bits a symbol
 _PATH = 24  # bits of the probability of a turn
-_BELOW, _BESIDE = 5, 1  # what `shortest` tries: levels below the KL, cells on each side of the mean's
 
 
 def count_depths(node: Tensor) -> Tensor:
@@ -130,25 +127,6 @@ def codebook(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec
     return Codec(push, lambda message: torch.where(valid, inner.pop(message), 1))
 
 
-def shortest_shared(target: Target, seed: int, freqs: Tensor) -> Tensor:
-    """As `shortest`, for points that all rows share and the cost of `codebook`: every node is tried.
-
-    target: of rows x latents, row by row; freqs: int64 [latents, nodes]; returns int64 [rows * latents]; rebuild with
-    `rebuild_dyadic` and keys whose rows are 0.
-    """
-    latents, size = freqs.shape
-    number = torch.arange(size, device=freqs.device).clamp(min=1)
-    keys = Keys.of(seed, torch.zeros((), dtype=torch.int64), torch.arange(latents, device=freqs.device)[:, None])
-    wide = Keys(seed, keys.row.repeat_interleave(size), keys.latent.repeat_interleave(size))
-    x = rebuild_dyadic(number.repeat(latents), wide).view(latents, size)
-    bits = PRECISION - freqs.double().log2()
-    bits[:, 0] = torch.inf  # there is no node 0
-    found = [torch.zeros(0, dtype=torch.int64, device=freqs.device)]
-    for loc, y in zip(*(part.view(-1, latents, 1).split(64) for part in target), strict=True):
-        found.append((bits - Target(loc, y).log_ratio(x) / math.log(2)).argmin(2).flatten())
-    return torch.cat(found)
-
-
 def fixed_length(depth: int, like: Tensor, valid: Tensor | None = None) -> Codec:
     """Codec of nodes of a tree of limited depth (DAD*) in depth + 1 bits each; like: any tensor of the nodes' shape."""
     if not 0 <= depth <= MAX_DEPTH:
@@ -212,30 +190,6 @@ def path_bits(node: Tensor, freqs: Tensor, which: Tensor, keys: Keys) -> Tensor:
         right = (flat >> (depth - level - 1).clamp(min=0)) & 1 == 1
         bits = bits - torch.where(level < depth, torch.where(right, 1 - share, share), 1).log2()
     return bits.reshape(node.shape)
-
-
-def shortest(target: Target, keys: Keys, freqs: Tensor, which: Tensor) -> Tensor:
-    """Nodes of the dyadic tree with the least `node_bits` - log2 r: no samples, but the shortest lossless code.
-
-    If Q is the posterior of a latent given x, -log2 p(x | z) is -log2 r(z) and a constant, so this is what node and x
-    cost together. At each depth the nodes about Q's mean are tried. which: int64 [n], as in `node_codec`; returns
-    int64 [n]; rebuild with `rebuild_dyadic`.
-    """
-    last = min(MAX_DEPTH, int(target.kl().max().clamp(min=0)) + _BELOW) if target.loc.numel() else 0
-    best = torch.full_like(target.loc, torch.inf)
-    node = torch.ones_like(which)
-    for depth in range(last + 1):
-        count = 1 << depth
-        centre = (torch.special.ndtr(target.loc) * count).long()
-        for step in range(-_BESIDE, _BESIDE + 1) if depth else (0,):
-            offset = (centre + step).clamp(0, count - 1)
-            u, _ = keys.uniforms(count + offset)
-            x = between(offset + u, count - offset - u, 1 / count)
-            bits = depth + PRECISION - freqs[which, depth].double().log2()
-            cost = bits - target.log_ratio(x) / math.log(2)
-            better = cost < best
-            best, node = torch.where(better, cost, best), torch.where(better, count + offset, node)
-    return node
 
 
 def _frequencies(mass: Tensor) -> Tensor:
