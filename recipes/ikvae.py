@@ -334,7 +334,7 @@ def head(
 
     number: int64 [rows], what tells rows of a chunk apart; sampler: ad_star or greedy (exact samples), dad_star (of a
     tree with kappa + 1 levels), shortest (no sample, but the node that makes node and pixels shortest), or codebook
-    (the same among points that all rows share, under a table of the points); code: learned (depths by histograms), zeta,
+    (the same among points that all rows share, under a table of the points); code: learned (depths by histogram), zeta,
     or fixed (a fixed length, with dad_star); trace: receives the chosen latents, float64 [rows, latents].
     """
     if sampler not in SAMPLERS:
