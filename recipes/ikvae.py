@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from toolkit.coding import frequencies, rec
+from toolkit.coding import beta_binomial, frequencies, rec
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale, mixture
-from toolkit.nets.observation import HALF, LEVELS, Mixture, complete, log_discretised_logistic, normalise
+from toolkit.nets.observation import HALF, LEVELS, LOG_SCALES, Mixture, complete, log_discretised_logistic, normalise
 from toolkit.nets.residual import residual_stack, residual_trunk
 
 PRECISION = 18  # bits of a pixel's frequency: more would cost at the end of each image's stream, less in every pixel
 MEAN, ALPHA = 3.0, 3.5  # posterior means stay within +-MEAN prior deviations, IsoKL's alpha within +-ALPHA
 LEAST_PRECISION, MOST_PRECISION = 1e-3, 17.0  # of -log variance: narrower than the prior, wider than 2e-4
 POSTERIORS = ("gaussian", "isokl")
-LIKELIHOODS = ("mixture", "logistic")
+LIKELIHOODS = ("mixture", "logistic", "beta_binomial")
 NETWORKS = ("conv", "dense")
 SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
 CODES = ("learned", "zeta", "fixed")
@@ -121,17 +121,26 @@ class Net(nn.Module):
         # 2 kappa / cosh^2 is 2 kappa - mean^2 without its cancellation.
         return torch.sqrt(2 * kappa) * torch.tanh(alpha), cast(Tensor, IsoKL.apply(2 * kappa / torch.cosh(alpha) ** 2))
 
-    def logistic(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and log-scale of each pixel, float32 [rows, 1, h, w], on the axis of `normalise`."""
-        loc, log_scale = self.observe(self.features(z)).float().chunk(2, 1)
-        return loc - 0.5, (log_scale - 2.5).clamp(-7, 3)
+    def pair(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Two parameters of each pixel, float32 [rows, 1, h, w].
+
+        Location and log-scale on the axis of `normalise`; of a beta-binomial logit of the mean and log2(a + b).
+        """
+        first, second = self.observe(self.features(z)).float().chunk(2, 1)
+        if self.likelihood == "beta_binomial":
+            return first - 2, second + 2
+        return first - 0.5, (second - 2.5).clamp(*LOG_SCALES)
 
     def nll(self, x: Tensor, z: Tensor) -> Tensor:
         """-log2 p(x|z): uint8 [rows, 1, h, w], float32 [rows, latents] -> float32 [rows]."""
         pixels = normalise(x)
         if self.likelihood == "mixture":
             return cast(Mixture, self.observe).bits(pixels, self.features(z))
-        return -log_discretised_logistic(pixels, *self.logistic(z)).sum((1, 2, 3)) / math.log(2)
+        if self.likelihood == "beta_binomial":
+            log_p = beta_binomial.log_probability(x.float(), *self.pair(z), LEVELS)
+        else:
+            log_p = log_discretised_logistic(pixels, *self.pair(z))
+        return -log_p.sum((1, 2, 3)) / math.log(2)
 
     def pixels(self, z: Tensor, valid: Tensor) -> Codec:
         """The same distribution as a codec of int64 [1, h, w, rows]; valid: bool, the same shape: one lane a row."""
@@ -141,7 +150,9 @@ class Net(nn.Module):
             weight = frequencies.weights(frequencies.snap_logits(logits))
             inner = mixture("logistic", weight, _bins(loc), _levels(log_scale), LEVELS, PRECISION, valid[0])
             return Codec(lambda message, x: inner.push(message, x[0]), lambda message: inner.pop(message)[None])
-        loc, log_scale = (p.movedim(0, -1) for p in self.logistic(z))
+        loc, log_scale = (p.movedim(0, -1) for p in self.pair(z))
+        if self.likelihood == "beta_binomial":
+            return beta_binomial.beta_binomial(beta_binomial.snap(loc, log_scale), LEVELS, PRECISION, valid)
         return location_scale("logistic", _bins(loc), _levels(log_scale), LEVELS, 1, PRECISION, valid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,10 +166,10 @@ class IKVAE(LightningModule):
     """The model as a LightningModule: minimises the negative ELBO; `bits` is what coding would cost without overhead.
 
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
-    likelihood: mixture of `components` logistics, or one logistic, for each pixel; latents: how many; network: conv, or
-    dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if kappa_learned; overhead:
-    weight of the index's cost beyond the KL in the loss, 0 for the ELBO; learning_rate: at its peak; warmup, kl_warmup:
-    steps.
+    likelihood: mixture of `components` logistics, one logistic, or a beta-binomial, for each pixel; latents: how many;
+    network: conv, or dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if
+    kappa_learned; overhead: weight of the index's cost beyond the KL in the loss, 0 for the ELBO; learning_rate: at its
+    peak; warmup, kl_warmup: steps.
     """
 
     alone = True  # rows are coded each alone

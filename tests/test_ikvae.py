@@ -101,7 +101,7 @@ def test_a_budget_that_is_learned_gets_a_gradient_and_a_fixed_one_none() -> None
 # What coding costs
 
 
-@pytest.mark.parametrize("likelihood", ["mixture", "logistic"])
+@pytest.mark.parametrize("likelihood", ["mixture", "logistic", "beta_binomial"])
 @pytest.mark.parametrize(
     ("posterior", "sampler"), [("gaussian", "ad_star"), ("isokl", "dad_star"), ("gaussian", "greedy")]
 )

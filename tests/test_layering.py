@@ -26,6 +26,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.frequencies": set(),
     "toolkit.coding.codecs": CODECS,
     "toolkit.coding.streams": {"toolkit.coding.ans"},
+    "toolkit.coding.beta_binomial": {"toolkit.coding.codecs", "toolkit.coding.frequencies"},
     "toolkit.coding.rec_gaussian": set(),
     "toolkit.coding.rec_search": {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian"},
     "toolkit.coding.rec_greedy": SEARCH,
