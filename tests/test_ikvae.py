@@ -163,10 +163,10 @@ def test_a_fixed_length_costs_exactly_two_bits_more_than_the_budget() -> None:
 
 
 def test_every_sampler_and_code_gives_the_rows_back() -> None:
-    x = images(11)
+    module, x = model(), images(11)
     for sampler in SAMPLERS:
         for code in ("learned", "zeta") if sampler != "codebook" else ("learned",):
-            one = coder(model(), sampler, code)
+            one = coder(module, sampler, code)
             assert torch.equal(one.decode(one.encode(x, everywhere(x))[0], everywhere(x)), x)
 
 
