@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toolkit.coding import beta_binomial, frequencies, rec
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale, mixture
+from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
 from toolkit.nets.observation import HALF, LEVELS, LOG_SCALES, Mixture, complete, log_discretised_logistic, normalise
 from toolkit.nets.residual import residual_stack, residual_trunk
 
@@ -25,31 +26,10 @@ LIKELIHOODS = ("mixture", "logistic", "beta_binomial")
 NETWORKS = ("conv", "dense")
 SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
 CODES = ("learned", "zeta", "fixed")
-LEARN_ROWS = 2048  # training rows whose nodes the tables are learned from
+LEARN_ROWS = 1024  # training rows whose nodes the tables are learned from
+EXPECTED = 10.0  # rows' worth of nodes as expected beforehand that a table of nodes starts with and keeps
 BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
 DENSE = 8  # channels at full resolution of network=dense
-
-
-class IsoKL(torch.autograd.Function):
-    """y = -log s with exp(-y) - 1 + y = t, for t = 2 kappa - D^2 >= 0: a Gaussian of KL kappa with the mean D.
-
-    Newton steps from the right of the root of a convex function, in float64; the gradient is that of the root, not of
-    the steps: dy / dt = 1 / (1 - s).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor) -> Tensor:  # type: ignore[override]  # as torch wants it
-        wide = t.double().clamp(min=1e-14)
-        y = wide + torch.sqrt(2 * wide)
-        for _ in range(5):
-            y = y - (torch.expm1(-y) + y - wide) / -torch.expm1(-y)
-        ctx.save_for_backward(y)
-        return y.to(t.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        return (grad / -torch.expm1(-y)).to(grad.dtype)
 
 
 class Net(nn.Module):
@@ -190,9 +170,8 @@ class IKVAE(LightningModule):
         self.weight_decay, self.kl_warmup = weight_decay, kl_warmup
         # Counts of the depths of each latent's nodes, one table for each sampler; floats, as weights are averaged.
         self.register_buffer("depths", torch.zeros(len(SAMPLERS), latents, rec.DEPTHS))
-        # Counts of the nodes of sampler=codebook; as if deeper nodes were rarer, before any are counted.
-        depth = rec.depth_of(torch.arange(2 << BOOK_DEPTH).clamp(min=1))
-        self.register_buffer("nodes", torch.ldexp(torch.ones(len(depth)), 2 * BOOK_DEPTH - depth).repeat(latents, 1))
+        # Counts of the nodes of sampler=codebook.
+        self.register_buffer("nodes", expected_nodes().repeat(latents, 1))
 
     @property
     def dims(self) -> int:
@@ -224,9 +203,9 @@ class IKVAE(LightningModule):
         return loss.mean() * math.log(2) / self.dims
 
     def on_validation_epoch_start(self) -> None:
-        """Learn the tables of depths that the head codes with, from training rows, for the weights as they are now."""
+        """Learn the tables that the head codes with, from training rows, for the weights as they are now."""
         rows = cast(Any, self.trainer).datamodule.train
-        self.learn_depths(rows[:LEARN_ROWS], cast(Any, self.trainer).datamodule.batch_size)
+        self.learn_tables(rows[:LEARN_ROWS], cast(Any, self.trainer).datamodule.batch_size)
 
     def validation_step(self, x: Tensor, index: int) -> None:
         parts = self.parts(x).mean(0) / self.dims
@@ -235,8 +214,12 @@ class IKVAE(LightningModule):
             self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
 
     @torch.inference_mode()
-    def learn_depths(self, rows: Tensor, batch: int) -> None:
-        """Count the depths of each sampler's nodes on rows: uint8 [rows, 1, h, w], of which `batch` a network call."""
+    def learn_tables(self, rows: Tensor, batch: int, rounds: int = 3) -> None:
+        """Count each sampler's nodes on rows: uint8 [rows, 1, h, w], of which `batch` a network call.
+
+        rounds: what is shortest depends on the table itself, so table and choice follow each other so many times; few
+        will do where the table was learned before, on weights that were not much different.
+        """
         training = self.training
         self.eval()
         target = self.targets(
@@ -245,11 +228,13 @@ class IKVAE(LightningModule):
         count = len(target.loc) // self.net.latents
         keys, which = self.keys(torch.arange(count, device=self.device))
         for i, sampler in enumerate(SAMPLERS):
-            for _ in range(8 if sampler in ("shortest", "codebook") else 1):  # what is shortest depends on the table
+            for _ in range(rounds if sampler in ("shortest", "codebook") else 1):
                 node = self.search(target, keys, which, sampler)
                 if sampler == "codebook":
                     place = which * self.nodes.shape[1] + node
-                    self.nodes.copy_(torch.bincount(place, minlength=self.nodes.numel()).view_as(self.nodes))
+                    counts = torch.bincount(place, minlength=self.nodes.numel()).view_as(self.nodes)
+                    # Without what was expected, a node that lost its rows once would stay lost.
+                    self.nodes.copy_(counts + expected_nodes().to(counts.device))
                 self.depths[i] = rec.count_depths(node.view(count, -1)).to(self.depths)
         self.train(training)
 
@@ -271,7 +256,7 @@ class IKVAE(LightningModule):
 
     def book(self) -> Tensor:
         """Learned frequencies of the nodes of sampler=codebook: int64 [latents, nodes]."""
-        return rec.learned_nodes(self.nodes.round().long())
+        return rec.learned_nodes((1024 * self.nodes).round().long())
 
     def search(self, target: rec.Target, keys: rec.Keys, which: Tensor, sampler: str) -> Tensor:
         """The node of each latent: int64 [rows * latents]."""
@@ -394,15 +379,12 @@ def _dense(width: int, blocks: int) -> list[nn.Module]:
     return [layer for _ in range(blocks) for layer in (nn.Linear(width, width), nn.SiLU())]
 
 
-def kl_bits(mean: Tensor, y: Tensor) -> Tensor:
-    """KL of N(mean, exp(-y)) from N(0, 1) in bits; float32 tensors that broadcast."""
-    return 0.5 * (torch.expm1(-y) + mean**2 + y) / math.log(2)
-
-
-def index_overhead(kl: Tensor) -> Tensor:
-    """What an index of AD* costs beyond the KL, in bits: a fit to simulations, 0.16 at 0.001, 0.9 at 0.1, 1.7 at 4."""
-    root = torch.sqrt(kl.clamp(min=0) + 1e-4)
-    return 2 * root / (root + 0.4)
+def expected_nodes() -> Tensor:
+    """Counts of nodes before any are seen, as if each depth were as likely: float32 [2^(BOOK_DEPTH + 1)]."""
+    depth = rec.depth_of(torch.arange(2 << BOOK_DEPTH).clamp(min=1))
+    found = torch.ldexp(torch.ones(len(depth)), -depth)
+    found[0] = 0  # there is no node 0
+    return EXPECTED * found / found.sum()
 
 
 def _bins(loc: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def main() -> None:
     module = recipe.module
     data = build_data(cfg)
     rows = spread(data.test, min(arguments.rows, len(data.test)))
-    module.learn_depths(data.train[:2048], arguments.batch)  # type: ignore[operator]
+    module.learn_tables(data.train[:2048], arguments.batch, 10)  # type: ignore[operator]
     torch.manual_seed(0)
     draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]  # type: ignore[operator]
     pixels, latents = (torch.stack(draws).sum(0) / arguments.draws / len(rows)).tolist()
