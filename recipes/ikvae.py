@@ -109,7 +109,7 @@ class Net(nn.Module):
         first, second = self.observe(self.features(z)).float().chunk(2, 1)
         if self.likelihood == "beta_binomial":
             return first - 2, second + 2
-        return first - 0.5, (second - 2.5).clamp(*LOG_SCALES)
+        return first - 0.5, (second - 1.5).clamp(*LOG_SCALES)
 
     def nll(self, x: Tensor, z: Tensor) -> Tensor:
         """-log2 p(x|z): uint8 [rows, 1, h, w], float32 [rows, latents] -> float32 [rows]."""

@@ -29,7 +29,7 @@ OWN = {  # what else makes a recipe small
     ],
     "ikvae": [
         "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.latents=4", "recipe.module.components=2",
-        "recipe.module.warmup=2", "recipe.head.sampler=ad_star",
+        "recipe.module.warmup=2", "recipe.module.likelihood=logistic", "recipe.head.sampler=ad_star",
     ],
 }  # fmt: skip
 
