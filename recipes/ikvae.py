@@ -227,6 +227,8 @@ class IKVAE(LightningModule):
         )
         count = len(target.loc) // self.net.latents
         keys, which = self.keys(torch.arange(count, device=self.device))
+        # From a table that knows nothing: one of an earlier model, whose latents were dead, would keep them at depth 0.
+        self.depths.zero_()
         for i, sampler in enumerate(SAMPLERS):
             for _ in range(rounds if sampler in ("shortest", "codebook") else 1):
                 node = self.search(target, keys, which, sampler)

@@ -138,6 +138,17 @@ def test_the_shortest_node_costs_less_than_a_sample() -> None:
     assert cost("shortest") < cost("ad_star") - 0.2
 
 
+def test_tables_forget_a_model_whose_latents_were_dead() -> None:
+    """Tables that were learned on dead latents must not hold living ones at depth 0."""
+    module, x = model(), images(32, seed=9)
+    fresh = module.depths[SAMPLERS.index("shortest")].clone()
+    module.depths.zero_()
+    module.depths[:, :, 0] = 1024
+    module.learn_tables(x, 16)
+    assert torch.equal(module.depths[SAMPLERS.index("shortest")], fresh)
+    assert float(fresh[:, 1:].sum()) > 0
+
+
 def test_shared_points_under_a_table_of_their_own_cost_less_still() -> None:
     """Posteriors of a Gaussian channel of 3 bits: overhead of exact samples, of shortest nodes, of shared points."""
     module = model(latents=1)
