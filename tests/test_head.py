@@ -1,8 +1,8 @@
 """A module and its head as a codec of many rows: every row comes back, the account adds up, damage is noticed."""
 
 import functools
-import shutil
 import itertools
+import shutil
 from typing import Any
 
 import pytest

@@ -12,10 +12,12 @@ COMMANDS = {
     f"toolkit.{name}" for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate")
 }
 TOOLS = {
-    "toolkit.recipe", "toolkit.head", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
+    "toolkit.recipe", "toolkit.head", "toolkit.alone",
+    "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
     "toolkit.pictures", "toolkit.cli", "toolkit.data",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
+SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
 
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
@@ -25,7 +27,15 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.frequencies": {"toolkit.coding.fuse"},
     "toolkit.coding.codecs": CODECS,
     "toolkit.coding.mixtures": {"toolkit.coding.codecs", *CODECS},
-    "toolkit.coding.rec": {"toolkit.coding.codecs", "toolkit.coding.hashing", *CODECS},
+    "toolkit.coding.streams": {"toolkit.coding.ans"},
+    "toolkit.coding.beta_binomial": {"toolkit.coding.codecs", "toolkit.coding.frequencies"},
+    "toolkit.coding.rec_gaussian": set(),
+    "toolkit.coding.rec_search": {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian"},
+    "toolkit.coding.rec_greedy": SEARCH,
+    "toolkit.coding.rec_blocks": SEARCH,
+    "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
+    "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", *SEARCH},
+    "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
     "toolkit.baselines": set(),
@@ -34,9 +44,10 @@ TABLE: dict[str, set[str]] = {
     "toolkit.data": {"toolkit.data"},
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
-    "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
+    "toolkit.archive": {"toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
-    "toolkit.recipe": {"toolkit.head", "toolkit.callbacks"},
+    "toolkit.alone": {"toolkit.head", "toolkit.coding"},
+    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",

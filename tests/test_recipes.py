@@ -110,8 +110,9 @@ def test_rows_come_back_and_cost_what_the_bound_says(trained: Trained) -> None:
         bits = sum(float(module.bits(rows).sum()) for _ in range(4)) / 4
     assert account.net == pytest.approx(bits, rel=0.03)
     assert account.file == 8 * len(payload)
-    # What is not net is initial bits and a few bytes a stack.
-    assert account.file == pytest.approx(bits + account.initial, rel=0.03, abs=64 * code.settings.lanes)
+    # What is not net is initial bits and a few bytes a stack, of which there is one a row where rows are coded alone.
+    ends = 24 * len(rows) if getattr(module, "alone", False) else 64 * code.settings.lanes
+    assert account.file == pytest.approx(bits + account.initial, rel=0.03, abs=ends)
 
 
 def test_a_file_that_another_model_wrote_is_refused(

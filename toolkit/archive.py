@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit.alone import AloneCoder
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer, atomic_folder, atomic_path
 from toolkit.data import arrays, files
 from toolkit.data.files import CHANNELS, Item
@@ -146,7 +147,13 @@ def _rows(
                 masks = [files.valid_of(items[j], shape[0], (shape[1], shape[2])) for j in range(low, high + 1)]
                 skip = begin - int(ends[low] - counts[low])
                 valid = torch.cat(masks)[skip : skip + chunk.rows]
+                span = slice(max(first - begin, 0), min(last - begin, chunk.rows))
                 try:
+                    if isinstance(coder, AloneCoder) and span.stop - span.start < chunk.rows:
+                        # Just these rows; the checksum is that of the whole chunk, but each row must end as it began.
+                        yield from coder.decode_range(reader.read(i), valid[span], span.start)
+                        begin = end
+                        continue
                     rows = coder.decode(reader.read(i), valid, progress=bar.update)
                 except ContainerError:
                     raise
@@ -161,7 +168,7 @@ def _rows(
                         f"(CRC-32 expected {chunk.rows_crc:08x}, got {crc:08x}); its bytes are intact, so the "
                         "networks computed other numbers: decode with the device and library versions that encoded it"
                     )
-                yield from rows[max(first - begin, 0) : last - begin]
+                yield from rows[span]
             begin = end
 
 

@@ -115,6 +115,10 @@ class CodecEvaluation(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs and not trainer.should_stop:
             return
         result = evaluate(module, self.make_coder(module), self.rows, self.file)
+        diagnose, histograms = getattr(module, "diagnose", None), dict[str, Tensor]()
+        if diagnose is not None:  # what only this recipe can tell
+            figures, histograms = diagnose(self.rows, result)
+            result |= figures
         self.history.append((trainer.global_step, result["file_bpd"], result["elbo_bpd"]))
         for name, value in result.items():
             module.log(f"{self.stage}/{name}", value, rank_zero_only=True)
@@ -122,6 +126,8 @@ class CodecEvaluation(Callback):
         board = getattr(trainer.logger, "experiment", None)
         if board is not None:
             self._pictures(board, trainer.global_step, module)
+            for name, values in histograms.items():
+                board.add_histogram(name, values.cpu(), trainer.global_step)
 
     def _pictures(self, board: Any, step: int, module: Any) -> None:
         from toolkit import pictures  # matplotlib takes a second to import

@@ -14,6 +14,7 @@ from hydra.utils import get_object, instantiate
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
 
 CONFIG, WEIGHTS = "config.yaml", "model.pt"
@@ -103,7 +104,8 @@ def coder(
     """A `Coder` for chunks of so many rows; settings: of the file, when decoding; compiled: instead of the run's."""
     symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
-    return Coder(
+    make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
+    return make(
         recipe.module, recipe.head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols)
     )
 

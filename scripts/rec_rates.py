@@ -1,0 +1,70 @@
+"""What each way to code the latents of one trained ikvae costs on the test set: real files, decoded and compared.
+
+    python scripts/rec_rates.py RUN [--rows 10000] [--batch 500] [--samplers ad_star codebook]
+
+The bound is the mean of `--draws` draws of the negative ELBO; tables are learned on training rows.
+"""
+
+import argparse
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+
+from recipes.ikvae import SAMPLERS, head
+from toolkit.alone import AloneCoder
+from toolkit.callbacks import evaluate
+from toolkit.data.images import spread
+from toolkit.head import Settings
+from toolkit.recipe import build_data, load
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument(
+        "--samplers", nargs="+", default=["ad_star", "greedy", "shortest", "codebook"], choices=SAMPLERS
+    )
+    parser.add_argument("--codes", nargs="+", default=["learned"], choices=["learned", "zeta", "fixed"])
+    arguments = parser.parse_args()
+    recipe, cfg = load(arguments.run, "cpu")
+    module = recipe.module
+    data = build_data(cfg)
+    rows = spread(data.test, min(arguments.rows, len(data.test)))
+    module.learn_tables(data.train[:2048], arguments.batch, 10)  # type: ignore[operator]
+    torch.manual_seed(0)
+    draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]  # type: ignore[operator]
+    pixels, latents = (torch.stack(draws).sum(0) / arguments.draws / len(rows)).tolist()
+    dims, count = rows[0].numel(), module.net.latents  # type: ignore[union-attr]
+    bound = pixels + latents
+    print(
+        f"{len(rows)} rows of {dims} values, {count} latents: negative ELBO {bound / dims:.4f} bits/dim, of which "
+        f"latents {latents / dims:.4f} ({latents / float(count):.2f} bits a latent)",  # type: ignore[arg-type]
+        flush=True,
+    )
+    print(
+        "| sampler | code | file, bits/dim | net | over the bound: bits an image | a latent | encode, s | decode, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for sampler in arguments.samplers:
+        for code in arguments.codes:
+            settings = Settings(arguments.batch, 4, 0)
+            coder = AloneCoder(module, functools.partial(head, sampler=sampler, code=code), settings)
+            with tempfile.TemporaryDirectory() as folder:
+                result = evaluate(module, coder, rows, Path(folder) / "rows.tkc")
+            over = result["file_bpd"] * dims - bound
+            encode, decode = (rows.numel() / 1e6 / result[f"speed/{way}_MB_per_s"] for way in ("encode", "decode"))
+            print(
+                f"| {sampler} | {code} | {result['file_bpd']:.4f} | {result['net_bpd']:.4f} | {over:.1f} | "
+                f"{over / float(count):.2f} | {encode:.1f} | {decode:.1f} |",  # type: ignore[arg-type]
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Rows coded each alone: any one of a chunk is decoded by itself, for models that need no chain of rows.
+
+A payload is an index, a zlib stream of the rows' lengths, and the rows' streams one after the other.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import Codec
+from toolkit.coding.streams import Streams
+from toolkit.head import Account, Coder, NetworkClock
+
+_PREAMBLE = struct.Struct("<IIB")  # rows, bytes of the stored index, bytes a length
+
+
+class AloneCoder(Coder):
+    """Encodes and decodes chunks of rows, each row a stream of its own, with a head that codes one row a lane.
+
+    head(module, valid, number, trace) -> codec of int64 [rows, ...]; number: int64 [rows], of the rows in the chunk.
+    The networks always see whole batches with each row at its own place, so that a row decoded alone meets the same
+    arithmetic as one that is decoded with the others.
+    """
+
+    def _encode(
+        self, rows: Tensor, valid: Tensor, trace: bool, progress: Callable[[int], Any] | None
+    ) -> tuple[bytes, Account]:
+        account, data = Account(), list[bytes]()
+        batch = self.settings.batch
+        for first in range(0, len(rows), batch):
+            x, streams, drawn = rows[first : first + batch], Streams(batch, self.module.device), list[Tensor]()
+            codec = self._alone(valid[first : first + batch], first, **({"trace": drawn} if trace else {}))
+            codec.push(cast(Message, streams), self._whole(x).long())
+            data += streams.to_bytes()[: len(x)]
+            account.net += float(streams.bits()[: len(x)].sum())
+            account.latents.append([z[: len(x)] for z in drawn])
+            if progress:
+                progress(len(x))
+        payload = _index(data) + b"".join(data)
+        account.file = 8 * len(payload)
+        return payload, account
+
+    def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
+        return self._decode_range(payload, valid, 0, progress)
+
+    @torch.inference_mode()
+    def decode_range(self, payload: bytes, valid: Tensor, first: int) -> Tensor:
+        """Rows first, first + 1, ... of a chunk, as many as `valid` (bool [rows, c, h, w]) has; no others are touched.
+
+        Raises ValueError if the payload is damaged, or has fewer rows.
+        """
+        began = time.perf_counter()
+        with NetworkClock() as networks:
+            rows = self._decode_range(payload, valid, first, None)
+        self.coder_seconds = time.perf_counter() - began - networks.seconds
+        return rows
+
+    def _decode_range(
+        self, payload: bytes, valid: Tensor, first: int, progress: Callable[[int], Any] | None
+    ) -> Tensor:  # fmt: skip
+        data = _streams(payload, first, len(valid))
+        rows = torch.zeros(valid.shape, dtype=torch.uint8)
+        batch = self.settings.batch
+        for begin in range(first - first % batch, first + len(valid), batch):
+            low, high = max(begin, first), min(begin + batch, first + len(valid))
+            here = slice(low - first, high - first)
+            codec = self._alone(valid[here], low)
+            empty = [b""] * batch
+            empty[low - begin : high - begin] = data[here]
+            streams = Streams.from_bytes(empty, self.module.device)
+            rows[here] = codec.pop(cast(Message, streams))[low - begin : high - begin].to(torch.uint8).cpu()
+            if not bool(streams.ended().all()):
+                wrong = begin + int((~streams.ended()).nonzero()[0])
+                raise ValueError(
+                    f"row {wrong} does not end as it began, so it is wrong: decode with the device, library versions "
+                    "and settings that encoded it"
+                )
+            if progress:
+                progress(high - low)
+        return rows
+
+    def _alone(self, valid: Tensor, first: int, **options: Any) -> Codec:
+        """The head's codec of a batch, in which the rows of `valid` stand from place first % batch on."""
+        batch = self.settings.batch
+        number = torch.arange(batch, device=self.module.device) + first - first % batch
+        return self.head(self.module, self._whole(valid, first), number=number, **options)
+
+    def _whole(self, x: Tensor, first: int = 0) -> Tensor:
+        before = first % self.settings.batch
+        after = self.settings.batch - before - len(x)
+        x = x.to(self.module.device)
+        return torch.cat([x.new_zeros(before, *x.shape[1:]), x, x.new_zeros(after, *x.shape[1:])])
+
+
+def _index(data: Sequence[bytes]) -> bytes:
+    lengths = np.array([len(stream) for stream in data], dtype=np.int64)
+    width = next(w for w in (1, 2, 4) if int(lengths.max(initial=0)) < 1 << (8 * w))
+    stored = zlib.compress(lengths.astype(f"<u{width}").tobytes(), 9)
+    return _PREAMBLE.pack(len(data), len(stored), width) + stored
+
+
+def _streams(payload: bytes, first: int, count: int) -> list[bytes]:
+    """The streams of some rows of a payload."""
+    try:
+        rows, size, width = _PREAMBLE.unpack_from(payload)
+        begin = _PREAMBLE.size + size
+        stored = zlib.decompress(payload[_PREAMBLE.size : begin])
+        lengths = np.frombuffer(stored, f"<u{width}").astype(np.int64)
+    except (struct.error, zlib.error, TypeError, ValueError) as error:
+        raise ValueError(f"expected an index of rows, got {error}; the data are damaged") from error
+    if len(lengths) != rows or begin + int(lengths.sum()) != len(payload) or first + count > rows:
+        raise ValueError(
+            f"expected rows {first} to {first + count} of {rows} in {begin + int(lengths.sum())} bytes, got "
+            f"{len(lengths)} lengths and {len(payload)} bytes; the data are damaged"
+        )
+    ends = list(accumulate(lengths.tolist(), initial=begin))
+    return [payload[ends[i] : ends[i + 1]] for i in range(first, first + count)]
