@@ -13,7 +13,7 @@ COMMANDS = {
 }
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
-    "toolkit.pictures", "toolkit.cli", "toolkit.data",
+    "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies"}
 
@@ -33,17 +33,25 @@ TABLE: dict[str, set[str]] = {
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
+    "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.recipe": {"toolkit.head", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
-        "toolkit.pictures",
+        "toolkit.pictures", "toolkit.embeddings",
     },
 }  # fmt: skip
 
 # What may be imported of others, where that is limited: by the layers that know no model.
-LIGHTNING_FREE = ("toolkit.coding", "toolkit.nets", "toolkit.container", "toolkit.baselines", "toolkit.cli")
+LIGHTNING_FREE = (
+    "toolkit.coding",
+    "toolkit.nets",
+    "toolkit.container",
+    "toolkit.baselines",
+    "toolkit.cli",
+    "toolkit.embeddings",
+)
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
 
 

@@ -56,6 +56,14 @@ def test_the_search_takes_a_grid_for_each_channel() -> None:
         assert torch.equal(pick[channel], vbq.search(mu[channel], sigma[channel], grids[channel], 2.0))
 
 
+def test_many_values_are_searched_as_few_are() -> None:
+    mu, sigma = posterior(70_001)  # more than a part, and not a whole number of parts
+    grid = vbq.dyadic_grid(vbq.gaussian(1.0))
+    pick = vbq.search(mu, sigma, grid, 2.0)
+    assert torch.equal(pick[-300:], vbq.search(mu[-300:], sigma[-300:], grid, 2.0))
+    assert torch.equal(pick[:300], vbq.search(mu[:300], sigma[:300], grid, 2.0))
+
+
 def test_the_compiled_search_finds_the_same_points() -> None:
     mu, sigma = posterior(3000)
     grid = vbq.dyadic_grid(vbq.gaussian(1.0), depth=4)

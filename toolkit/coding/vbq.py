@@ -23,6 +23,7 @@ DEPTH = 10  # longest code of a grid's point, bits; 2047 points
 PRECISION = 14  # bits of a frequency: 16384 counts for the few tens of points that a context uses
 CHUNK = 1 << 14  # values searched at once: the distances to all code points stay in cache
 ENTRY_BITS = 40.0  # of a code point in the file: 32 of its value, about 8 of its frequency
+TABLE_BITS = 10.0  # of each further frequency in the file
 
 Quantile = Callable[[Tensor], Tensor]  # float64 [points] in (0, 1) -> float [points] or [channels, points]
 
@@ -97,7 +98,8 @@ def search(
     walk = _compiled(_walk) if compiled else _walk
     size = min(4 * CHUNK, max(mu.numel(), 1))
     short = -mu.numel() % size  # all parts have one shape, which is compiled once
-    m, s, b = (F.pad(x.flatten(), (0, short), value=1).view(-1, size) for x in (mu, sigma.expand_as(mu), base))
+    m, b = (F.pad(x.flatten(), (0, short)).view(-1, size) for x in (mu, base))
+    s = F.pad(sigma.expand_as(mu).flatten(), (0, short), value=1.0).view(-1, size)
     points, prices = grid.flatten(), (lam * costs).to(mu.device)
     found = [walk(m[i], s[i], b[i], points, prices, depth, both_sides) for i in range(len(m))]
     return torch.cat([*found, base.new_zeros(0)])[: mu.numel()].view(mu.shape)
@@ -173,22 +175,20 @@ def refined(
     At most `contexts` tables. Returns the codebook and int64 [n, d] symbols.
     Entropy-constrained quantisation: Chou, Lookabaugh, Gray 1989, doi:10.1109/29.17498.
     """
-    d = mu.shape[1]
     grid = dyadic_grid(quantile or empirical(mu.flatten()))
     points, symbols = used(grid, search(mu, sigma, grid, lam, compiled=compiled))
     weight = 0.5 / sigma.square()
-    context = torch.zeros(d, dtype=torch.int64)
-    for i in range(rounds):
+    for _ in range(rounds):
         points = _centroids(mu, weight, symbols, points)
-        histogram = torch.stack([count(column, len(points)) for column in symbols.T])
-        context = _share(histogram, contexts, context if i else None)
-        counts = torch.zeros(int(context.max()) + 1, len(points), dtype=torch.int64).index_add(0, context, histogram)
-        symbols = _nearest(mu, weight, points, context, counts, lam)
+        histogram = _histograms(symbols, len(points))
+        context = _share(histogram, contexts)
+        symbols = _nearest(mu, weight, points, context, _pool(histogram, context), lam)
         points, symbols = _drop_unused(points, symbols)
-    histogram = torch.stack([count(column, len(points)) for column in symbols.T])
-    counts = torch.zeros(int(context.max()) + 1, len(points), dtype=torch.int64).index_add(0, context, histogram)
+    histogram = _histograms(symbols, len(points))
+    context = _share(histogram, contexts)
     # Points last: moving them changes no symbol's rate, and brings each nearer to what it stands for.
-    return Codebook(_centroids(mu, weight, symbols, points), context, tables(counts)), symbols
+    points = _centroids(mu, weight, symbols, points)
+    return Codebook(points, context, tables(_pool(histogram, context))), symbols
 
 
 def used(grid: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,6 +211,12 @@ def count(symbols: Tensor, m: int) -> Tensor:
     return torch.bincount(symbols.flatten(), minlength=m)
 
 
+def _histograms(symbols: Tensor, m: int) -> Tensor:
+    """How often each dimension uses each of m points: int64 [d, m]."""
+    d = symbols.shape[1]
+    return count(symbols + m * torch.arange(d), d * m).view(d, m)
+
+
 def _centroids(mu: Tensor, weight: Tensor, symbols: Tensor, points: Tensor) -> Tensor:
     """The weighted mean of the values of each point; float32 [m], non-decreasing, points without values as they are."""
     flat = symbols.flatten()
@@ -219,29 +225,37 @@ def _centroids(mu: Tensor, weight: Tensor, symbols: Tensor, points: Tensor) -> T
     return torch.where(mass > 0, moment / mass.clamp(min=1e-300), points.double()).float()
 
 
-def _share(histogram: Tensor, contexts: int, start: Tensor | None) -> Tensor:
-    """Which of at most `contexts` tables each dimension uses, so that all tables together cost least: int64 [d].
+def _share(histogram: Tensor, contexts: int) -> Tensor:
+    """The table of each dimension, at most `contexts` in all, so that symbols and tables cost least: int64 [d].
 
-    Lloyd's algorithm on histograms int64 [d, m], where the distance is code length and tables cost what they add to a
-    file. The first time, dimensions are ordered by the spread of their symbols.
+    Lloyd's algorithm on histograms int64 [d, m], where the distance is code length, from dimensions in the order of
+    their entropies; for each number of tables that halves the one before.
     """
-    d, m = histogram.shape
-    if contexts == 1:
-        return torch.zeros(d, dtype=torch.int64)
     p = histogram.double()
-    if start is None:
-        entropy = -(p * (p / p.sum(1, keepdim=True)).clamp(min=1e-12).log2()).sum(1)
-        start = torch.empty(d, dtype=torch.int64)
-        start[entropy.argsort()] = torch.arange(d) * min(contexts, d) // d
-    context = start
-    for _ in range(4):
-        k = int(context.max()) + 1
-        counts = torch.zeros(k, m, dtype=torch.float64).index_add(0, context, p)
-        smooth = counts + 0.5 * p.sum(0) / p.sum()  # a point new to a table is dear, not impossible
-        cost = -p @ (smooth / smooth.sum(1, keepdim=True)).log2().T  # [d, k] bits
-        context = cost.argmin(1)
-        context = torch.unique(context, return_inverse=True)[1]
-    return context
+    order = -(p * (p / p.sum(1, keepdim=True)).clamp(min=1e-12).log2()).sum(1)
+    best, least = torch.zeros(len(p), dtype=torch.int64), math.inf
+    k = min(contexts, len(p))
+    while k:
+        context = torch.empty(len(p), dtype=torch.int64)
+        context[order.argsort()] = torch.arange(len(p)) * k // len(p)
+        for _ in range(4):
+            counts = _pool(p, context)
+            smooth = counts + 0.5 * p.sum(0) / p.sum()  # a point new to a table is dear, not impossible
+            cost = -p @ (smooth / smooth.sum(1, keepdim=True)).log2().T  # [d, tables] bits
+            context = torch.unique(cost.argmin(1), return_inverse=True)[1]
+        counts = _pool(p, context)
+        entropy = -(counts * (counts / counts.sum(1, keepdim=True)).clamp(min=1e-12).log2()).sum()
+        bits = float(entropy) + TABLE_BITS * float((counts > 0).sum())
+        if bits < least:
+            best, least = context, bits
+        k //= 2
+    return best
+
+
+def _pool(histogram: Tensor, context: Tensor) -> Tensor:
+    """The histograms [d, m] of the dimensions of each table, added up: [tables, m]."""
+    pooled = histogram.new_zeros(int(context.max()) + 1, histogram.shape[1])
+    return pooled.index_add(0, context, histogram)
 
 
 def _nearest(mu: Tensor, weight: Tensor, points: Tensor, context: Tensor, counts: Tensor, lam: float) -> Tensor:
