@@ -33,13 +33,15 @@ TABLE: dict[str, set[str]] = {
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
+    "toolkit.word_tests": set(),
+    "toolkit.vector_baselines": set(),
     "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.recipe": {"toolkit.head", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
-        "toolkit.pictures", "toolkit.embeddings",
+        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines",
     },
 }  # fmt: skip
 

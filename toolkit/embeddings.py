@@ -200,6 +200,36 @@ def write(
     return {"vocabulary": len(vocabulary), "tables": tables, "lanes": lanes, "file": writer.size}
 
 
+def export(
+    path: str | os.PathLike[str], words: Sequence[str], vectors: Tensor, sigma: Tensor, goal: str, number: float,
+    method: str = "default", about: dict[str, Any] | None = None,
+) -> dict[str, int]:  # fmt: skip
+    """Quantise and write what a goal asks for; returns the bytes of the file's parts, as `write` does.
+
+    goal: "lambda"; "target_size", bytes of the file; or "bits_per_dim", bits of the file without its vocabulary for
+    each coordinate. Other arguments as of `quantise` and `write`.
+    """
+    if goal == "lambda":
+        lam, quantised = number, quantise(vectors, sigma, number, method)
+    else:
+        target = number if goal == "target_size" else number * vectors.numel() / 8 + vocabulary_size(words)
+        lam, quantised = fit(words, vectors, sigma, int(target), method)
+    return write(path, words, quantised, {"method": method, "lambda": lam, **(about or {})})
+
+
+def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.PathLike[str]) -> str:
+    """Lines that say how large a file is, beside the same vectors as float32 and float16."""
+    n, size = len(words) * d, sizes["file"]
+    text = len("\n".join(words).encode())
+    return (
+        f"{len(words)} words of {d} dimensions -> {path}: {size} bytes, of which the vocabulary "
+        f"{sizes['vocabulary']}; {8 * (size - sizes['vocabulary']) / n:.3f} bits per dimension without it, "
+        f"{8 * size / n:.3f} with it\n"
+        f"float32 {4 * n + text} bytes ({(4 * n + text) / size:.1f} times as large), "
+        f"float16 {2 * n + text} bytes ({(2 * n + text) / size:.1f} times)"
+    )
+
+
 def vocabulary_size(words: Sequence[str]) -> int:
     """Bytes that words take in a file."""
     return len(_pack_words(words))

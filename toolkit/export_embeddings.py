@@ -4,10 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from toolkit import cli, embeddings
-from toolkit.data.vectors import Vectors, of_run, read, save, sigma_of
+from toolkit.data.vectors import of_run, read, save, sigma_of
 
 USAGE = """\
 usage: python -m toolkit.export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
@@ -46,36 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = of_run(values["run"]) if "run" in values else read(values["input"], values.get("counts"))
     embeddings.check(found.words, found.vectors)
     sigma = found.sigma if found.sigma is not None else sigma_of(found)
-    print(summary(export(found, sigma, output, goals[0], number, values.get("method", "default")), found, output))
+    method, about = values.get("method", "default"), {"sigma": found.rule}
+    sizes = embeddings.export(output, found.words, found.vectors, sigma, goals[0], number, method, about)
+    print(embeddings.summary(sizes, found.words, found.vectors.shape[1], output))
     return 0
-
-
-def export(
-    found: Vectors, sigma: Tensor, output: Path, goal: str, number: float, method: str = "default"
-) -> dict[str, int]:
-    """Write the file that a goal (lambda, target_size or bits_per_dim) asks for; returns the bytes of its parts."""
-    if goal == "lambda":
-        lam, quantised = number, embeddings.quantise(found.vectors, sigma, number, method)
-    else:
-        target = number
-        if goal == "bits_per_dim":
-            target = number * found.vectors.numel() / 8 + embeddings.vocabulary_size(found.words)
-        lam, quantised = embeddings.fit(found.words, found.vectors, sigma, int(target), method)
-    about = {"method": method, "lambda": lam, "sigma": found.rule}
-    return embeddings.write(output, found.words, quantised, about)
-
-
-def summary(sizes: dict[str, int], found: Vectors, output: Path) -> str:
-    """Lines that say how large the file is, beside the vectors as float32 and float16."""
-    n, size = found.vectors.numel(), sizes["file"]
-    bits = 8 * (size - sizes["vocabulary"]) / n
-    text = len("\n".join(found.words).encode())
-    return (
-        f"{len(found.words)} words of {found.vectors.shape[1]} dimensions -> {output}: {size} bytes, of which the "
-        f"vocabulary {sizes['vocabulary']}; {bits:.3f} bits per dimension without it, {8 * size / n:.3f} with it\n"
-        f"float32 {4 * n + text} bytes ({(4 * n + text) / size:.1f} times as large), "
-        f"float16 {2 * n + text} bytes ({(2 * n + text) / size:.1f} times)"
-    )
 
 
 def _number(text: str, key: str) -> float:
