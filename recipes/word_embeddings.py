@@ -249,14 +249,14 @@ def _fold(x: Tensor, block: int, window: int) -> Tensor:
 class Evaluation(Callback):
     """Each n epochs, real files of several sizes, decoded, and their analogy scores on the TensorBoard.
 
-    bits_per_dim: sizes to make, without the vocabulary; questions: at most so many; every_n_epochs; projected: words
-    that the projector shows. Writes the vocabulary into the run's folder.
+    lambdas: of the files; questions: at most so many; every_n_epochs; projected: words that the projector shows. Writes
+    the vocabulary into the run's folder.
     """
 
     def __init__(
-        self, run: Path, bits_per_dim: Sequence[float], questions: int, every_n_epochs: int, projected: int
+        self, run: Path, lambdas: Sequence[float], questions: int, every_n_epochs: int, projected: int
     ) -> None:
-        self.run, self.bits_per_dim, self.questions = run, bits_per_dim, questions
+        self.run, self.lambdas, self.questions = run, lambdas, questions
         self.every_n_epochs, self.projected = every_n_epochs, projected
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -292,10 +292,9 @@ class Evaluation(Callback):
         def small(made: vector_baselines.Small) -> tuple[float, dict[str, float]]:
             return 8 * made.size / n, scores(made.vectors)
 
-        vocabulary = embeddings.vocabulary_size(words)
         file, points = self.run / "vectors.tkc", []
-        for bits in self.bits_per_dim:
-            _, quantised = embeddings.fit(words, mu, sigma, int(bits * n / 8) + vocabulary)
+        for lam in self.lambdas:
+            quantised = embeddings.quantise(mu, sigma, lam)
             sizes = embeddings.write(file, words, quantised)
             with embeddings.open(file) as opened:
                 vectors = opened.vectors()
