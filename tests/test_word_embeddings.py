@@ -150,8 +150,9 @@ def test_rare_words_are_less_certain(trained: Trained) -> None:
 
 def test_held_out_pairs_are_predicted_better_than_by_chance(trained: Trained) -> None:
     checkpoint = torch.load(trained.run / "checkpoints/best.ckpt", weights_only=True)
-    best = next(v for k, v in checkpoint["callbacks"].items() if k.startswith("ModelCheckpoint") and "best" in k)
-    assert float(best["best_model_score"]) < 0.9 * 6  # one bit for a pair and for each of its 5 negatives
+    scores = [state.get("best_model_score") for state in checkpoint["callbacks"].values()]
+    best = next(float(score) for score in scores if score is not None)
+    assert 1 < best < 0.9 * 6  # one bit for a pair and for each of its 5 negatives would be chance
 
 
 def test_the_run_ends_with_a_file_and_what_to_do_next(trained: Trained) -> None:
@@ -179,7 +180,7 @@ def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None
     for goal in ("lambda=1", "lambda=0.01", "target_size=3kB"):
         assert export_embeddings.main([f"run={trained.run}", f"output={output}", goal]) == 0
         sizes.append(output.stat().st_size)
-    assert sizes[0] < sizes[1] and 2900 < sizes[2] <= 3000
+    assert sizes[0] < sizes[1] and 2940 < sizes[2] <= 3000
 
 
 def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:

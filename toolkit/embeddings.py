@@ -86,26 +86,27 @@ def quantise(
 
 
 def fit(
-    words: Sequence[str],
-    vectors: Tensor,
-    sigma: Tensor,
-    target: int,
-    method: str = "default",
-    compiled: bool = False,
-) -> tuple[float, Quantised]:
+    words: Sequence[str], vectors: Tensor, sigma: Tensor, target: int, method: str = "default",
+    about: dict[str, Any] | None = None, compiled: bool = False,
+) -> tuple[float, Quantised]:  # fmt: skip
     """The lambda, and the vectors quantised with it, whose file is as large as `target` bytes allow, to 1 %.
 
-    Arguments as of `quantise`. Raises ValueError that names the smallest size if `target` is below it.
+    Arguments as of `quantise` and `write`, whose header gets method and lambda too. Raises ValueError that names the
+    smallest size if `target` is below it.
     """
 
-    def size(lam: float) -> tuple[int, Quantised]:
-        quantised = quantise(vectors, sigma, lam, method, compiled=compiled)
+    def size(lam: float, quantised: Quantised) -> int:
         with tempfile.TemporaryDirectory() as folder:
-            return write(os.path.join(folder, "size.tkc"), words, quantised)["file"], quantised
+            file = os.path.join(folder, "size.tkc")
+            return write(file, words, quantised, _about(method, lam, about))["file"]
+
+    def tried(lam: float, rows: slice = slice(None), rounds: int = 8) -> Quantised:
+        return quantise(vectors[rows], sigma[rows], lam, method, rounds, compiled)
 
     scale = float((vectors.double().square() / (2 * sigma.double().square())).mean())
     dearest = 1e4 * max(scale, 1e-30)  # so much for a bit that no value is worth one
-    least, quantised = size(dearest)
+    quantised = tried(dearest)
+    least = size(dearest, quantised)
     if least > target:
         raise ValueError(
             f"expected a target size of at least {least} bytes, which is what {len(words)} words take without their "
@@ -114,25 +115,36 @@ def fit(
     # Bits of a sample of the rows find the neighbourhood of lambda in a fraction of the time.
     sample = slice(None, None, max(1, vectors.numel() // SAMPLE_VALUES))
     goal = 8 * (target - least) * len(vectors[sample]) / len(vectors)
-    low, high = math.log(dearest) - 40.0, math.log(dearest)
+    cheapest = math.log(dearest) - 40.0
+    low, high = cheapest, math.log(dearest)
     for _ in range(9):
         middle = (low + high) / 2
-        fits = quantise(vectors[sample], sigma[sample], math.exp(middle), method, 2, compiled).bits <= goal
-        low, high = (low, middle) if fits else (middle, high)
-    guess, step = high, 0.25
-    low, high, best = -math.inf, math.log(dearest), (dearest, quantised)
-    for _ in range(12):
-        found, quantised = size(math.exp(guess))
+        low, high = (low, middle) if tried(math.exp(middle), sample, 2).bits <= goal else (middle, high)
+    guess, low, high = (low + high) / 2, -math.inf, math.log(dearest)
+    best, other = (dearest, quantised), least - quantised.bits / 8  # bytes that are not the search's
+    for _ in range(16):
+        lam = math.exp(guess)
+        quantised = tried(lam)
+        found = other + quantised.bits / 8
+        if abs(found / target - 0.995) < 0.006:  # near enough to write it and see
+            found = size(lam, quantised)
+            other = found - quantised.bits / 8
         if found <= target:
-            high, best = guess, (math.exp(guess), quantised)
-            if found >= 0.99 * target or guess <= math.log(dearest) - 40.0:
+            high, best = guess, (lam, quantised)
+            if found >= 0.99 * target or guess <= cheapest:
                 break
         else:
             low = guess
         # A bit a value less for each factor of 4 in lambda, where lambda is small; at worst the bracket is halved.
-        newton = guess + math.log(4) * 8 * (found - 0.996 * target) / vectors.numel()
-        guess = newton if low < newton < high else (max(low, high - step) + high) / 2
-        step *= 2
+        newton = guess + math.log(4) * 8 * (found - 0.995 * target) / vectors.numel()
+        if not low < newton < high:
+            newton = (max(low, high - 4) + high) / 2
+        if abs(newton - guess) < 1e-4:
+            break
+        guess = newton
+    while size(*best) > target and best[0] < dearest:  # an estimate that was a little too low
+        lam = min(1.03 * best[0], dearest)
+        best = (lam, tried(lam))
     return best
 
 
@@ -213,8 +225,12 @@ def export(
         lam, quantised = number, quantise(vectors, sigma, number, method)
     else:
         target = number if goal == "target_size" else number * vectors.numel() / 8 + vocabulary_size(words)
-        lam, quantised = fit(words, vectors, sigma, int(target), method)
-    return write(path, words, quantised, {"method": method, "lambda": lam, **(about or {})})
+        lam, quantised = fit(words, vectors, sigma, int(target), method, about)
+    return write(path, words, quantised, _about(method, lam, about))
+
+
+def _about(method: str, lam: float, about: dict[str, Any] | None) -> dict[str, Any]:
+    return {"method": method, "lambda": lam, **(about or {})}
 
 
 def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.PathLike[str]) -> str:

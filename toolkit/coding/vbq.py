@@ -131,7 +131,7 @@ def _walk(
 class Codebook(NamedTuple):
     """What a decoder of one group of rows needs: code points, which table each dimension uses, and the tables."""
 
-    points: Tensor  # float32 [m], increasing
+    points: Tensor  # float32 [m]
     context: Tensor  # int64 [d], the table of each dimension
     freqs: (
         Tensor  # int64 [tables, m], each row sums to 2**PRECISION; 0 for points that the table's dimensions never use
@@ -218,7 +218,7 @@ def _histograms(symbols: Tensor, m: int) -> Tensor:
 
 
 def _centroids(mu: Tensor, weight: Tensor, symbols: Tensor, points: Tensor) -> Tensor:
-    """The weighted mean of the values of each point; float32 [m], non-decreasing, points without values as they are."""
+    """The weighted mean of the values of each point; float32 [m]; points without values stay."""
     flat = symbols.flatten()
     mass = torch.zeros(len(points), dtype=torch.float64).index_add(0, flat, weight.double().flatten())
     moment = torch.zeros_like(mass).index_add(0, flat, (weight.double() * mu).flatten())
