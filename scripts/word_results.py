@@ -6,6 +6,7 @@ keeps 98, 95 and 90 % of the uncompressed score (linear between points). Bits co
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -74,9 +75,8 @@ def points(words: list[str], mu: Tensor, sigma: Tensor) -> Iterator[tuple[str, s
 
 
 def rate_at(curve: list[tuple[float, float]], score: float) -> float:
-    """Bits per dimension at which a curve reaches a score, linear between its points; NaN where it has no such points."""
-    curve = sorted(curve)
-    for (low, a), (high, b) in zip(curve, curve[1:], strict=False):
+    """Bits per dimension at which a curve reaches a score, linear between its points; NaN if it never does."""
+    for (low, a), (high, b) in itertools.pairwise(sorted(curve)):
         if a < score <= b:
             return low + (high - low) * (score - a) / (b - a)
     return float("nan")
