@@ -20,12 +20,12 @@ from toolkit.train import train
 TOPICS, WORDS = 6, 30
 
 
-def write_text(path: Path, seed: int = 0) -> Path:
+def write_text(path: Path, lines: int = 1500, seed: int = 0) -> Path:
     """Lines of one topic each; word i of a topic is the more frequent the smaller i."""
     rng = np.random.default_rng(seed)
     weight = 1 / (np.arange(WORDS) + 1.0)
     rows = []
-    for _ in range(1500):
+    for _ in range(lines):
         topic = rng.integers(TOPICS)
         rows.append(" ".join(f"t{topic}_{i}" for i in rng.choice(WORDS, 20, p=weight / weight.sum())))
     path.write_text("\n".join(rows))
@@ -184,7 +184,7 @@ def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None
 
 
 def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:
-    text = write_text(tmp_path / "text")
+    text = write_text(tmp_path / "text", 300)
     run = tmp_path / "run"
     run.mkdir()
     cfg = configuration(text, "epochs=1")
@@ -196,11 +196,11 @@ def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:
     last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 2 * first["global_step"] > 0
     assert not torch.equal(last["state_dict"]["net.words.mean"], first["state_dict"]["net.words.mean"])
-    assert (run / VOCABULARY).read_text().count("\n") == TOPICS * WORDS
+    assert 0.8 * TOPICS * WORDS < (run / VOCABULARY).read_text().count("\n") <= TOPICS * WORDS
 
 
 def test_training_twice_gives_the_same_vectors(tmp_path: Path) -> None:
-    text = write_text(tmp_path / "text")
+    text = write_text(tmp_path / "text", 300)
     means = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
