@@ -17,7 +17,7 @@ class Small(NamedTuple):
 
 
 def float16(vectors: Tensor) -> Small:
-    """Half precision, with the bytes of one significance together, compressed by LZMA (which zstd does not beat)."""
+    """Half precision, with the bytes of one significance together, compressed by LZMA."""
     half = vectors.half()
     planes = half.numpy().view("u1").reshape(-1, 2).T.tobytes()
     return Small(half.float(), len(lzma.compress(planes, preset=6)))
