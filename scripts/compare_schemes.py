@@ -28,6 +28,7 @@ def chain(recipe: Recipe, images: Tensor, scheme: str, seed: int) -> tuple[list[
     before = message.bits()
     initial, net = [], []
     valid = torch.ones(1, *images.shape[1:], dtype=torch.bool)
+    assert recipe.head is not None
     codec = recipe.head(recipe.module, valid, scheme=scheme)
     for image in images:
         codec.push(message, image[None].long())

@@ -12,9 +12,8 @@ COMMANDS = {
     f"toolkit.{name}" for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate")
 }
 TOOLS = {
-    "toolkit.recipe", "toolkit.head", "toolkit.alone",
-    "toolkit.container", "toolkit.baselines", "toolkit.callbacks", "toolkit.archive",
-    "toolkit.pictures", "toolkit.cli", "toolkit.data",
+    "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
+    "toolkit.archive", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
@@ -45,18 +44,28 @@ TABLE: dict[str, set[str]] = {
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
+    "toolkit.word_tests": set(),
+    "toolkit.vector_baselines": set(),
+    "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding"},
     "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
-        "toolkit.pictures",
+        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines",
     },
 }  # fmt: skip
 
 # What may be imported of others, where that is limited: by the layers that know no model.
-LIGHTNING_FREE = ("toolkit.coding", "toolkit.nets", "toolkit.container", "toolkit.baselines", "toolkit.cli")
+LIGHTNING_FREE = (
+    "toolkit.coding",
+    "toolkit.nets",
+    "toolkit.container",
+    "toolkit.baselines",
+    "toolkit.cli",
+    "toolkit.embeddings",
+)
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
 
 

@@ -19,10 +19,12 @@ from toolkit.recipe import CONFIG, WEIGHTS, build, coder, identity_of, load, sav
 from toolkit.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the resumed training
-RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs/recipe").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "configs/recipe").glob("*.yaml"))
+# Those that code rows of data; where the model itself is compressed there is no head, and a file of tests of its own.
+RECIPES = [path.stem for path in FILES if "head" in OmegaConf.load(path).recipe]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
 def test_a_recipe_needs_no_other_argument(name: str) -> None:
     """`python -m toolkit.train recipe=NAME` composes: the recipe names its data set."""
     with initialize_config_module("configs", version_base="1.3"):

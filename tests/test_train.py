@@ -78,7 +78,7 @@ def test_help_shows_every_key(tmp_path: Path) -> None:
         "max_steps: -1",
         "resume: null",
         "likelihood: interlaced",
-        "data: array, cifar10, digits",
+        "data: array, cifar10, corpus, digits, embedded_text",
     ):
         assert key in shown.stdout, key
     assert not any(tmp_path.iterdir())

@@ -40,6 +40,22 @@ def rate_figure(history: list[tuple[int, float, float]], baselines: dict[str, fl
     return figure
 
 
+def accuracy_figure(curves: dict[str, list[tuple[float, float]]], score: str) -> Figure:
+    """A score over bits per dimension, a curve for each method; what has more than 8 bits is a horizontal line."""
+    figure = Figure((7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, points) in enumerate(curves.items()):
+        bits, scores = zip(*sorted(points), strict=True)
+        if min(bits) > 8:
+            axes.axhline(scores[0], color=f"C{i}", linewidth=1, linestyle=":", label=f"{name} ({bits[0]:.1f} bits)")
+        else:
+            axes.plot(bits, scores, "o-", color=f"C{i}", label=name)
+    axes.set(xlabel="bits per dimension, without the vocabulary", ylabel=score, title="Analogies answered by files")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def rate_table(title: str, result: dict[str, float], others: dict[str, float]) -> str:
     """The table that people read: rates of `toolkit.callbacks.evaluate` beside those of `toolkit.baselines`."""
     rates = {**others, "this model, file": result["file_bpd"]}

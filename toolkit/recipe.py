@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
     """What one configuration makes: `module.bits(x)` is the bound that `head` codes `data`'s rows near to."""
 
     module: LightningModule
-    head: CompressionHead
+    head: CompressionHead | None  # None where it is the model itself that is compressed: see `evaluation`
     data: LightningDataModule | None  # None where only a trained model was loaded
 
 
@@ -45,6 +45,11 @@ def build_data(cfg: DictConfig) -> Any:
     data.prepare_data()
     data.setup()
     return data
+
+
+def evaluation(cfg: DictConfig, run: Path) -> Any:
+    """The callback of a recipe without a head, which evaluates in the folder `run` what is compressed instead."""
+    return _instantiate(cfg.recipe.evaluation)(run=run)
 
 
 def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
@@ -102,6 +107,11 @@ def coder(
     recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None, compiled: str | bool | None = None
 ) -> Coder:
     """A `Coder` for chunks of so many rows; settings: of the file, when decoding; compiled: instead of the run's."""
+    if recipe.head is None:
+        raise ValueError(
+            f"expected a recipe that codes rows of data, got {cfg.recipe.name}, whose model itself is compressed; use "
+            "toolkit.export_embeddings"
+        )
     symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
     make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
@@ -134,8 +144,8 @@ def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
     return fingerprint(recipe.module, {str(key): value for key, value in settings.items()})
 
 
-def _module_and_head(cfg: DictConfig) -> tuple[LightningModule, CompressionHead]:
-    return _instantiate(cfg.recipe.module), _instantiate(cfg.recipe.head)
+def _module_and_head(cfg: DictConfig) -> tuple[LightningModule, CompressionHead | None]:
+    return _instantiate(cfg.recipe.module), _instantiate(cfg.recipe.head) if "head" in cfg.recipe else None
 
 
 def _instantiate(cfg: DictConfig) -> Any:

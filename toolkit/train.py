@@ -21,11 +21,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from toolkit import baselines
+from toolkit import baselines, embeddings
 from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
 from toolkit.data.images import spread
+from toolkit.data.vectors import of_run
 from toolkit.pictures import rate_table
-from toolkit.recipe import Recipe, build, coder, load, save_config, save_weights
+from toolkit.recipe import Recipe, build, coder, evaluation, load, save_config, save_weights
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
 QUIET = (
@@ -43,33 +44,27 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     module = recipe.module
     if cfg.compile:
         cast(nn.Module, module.net).compile()  # in place: the names of the weights stay
-    rows = spread(data.validation, cfg.evaluation.rows)
-    lines = baselines.lossless(rows, rows=len(rows))
-    codec = CodecEvaluation(
-        rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
-        {name: lines[name] for name in ("PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic") if name in lines},
-    )  # fmt: skip
-    schedule = Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.warmup)
-    best = ModelCheckpoint(run / "checkpoints", "best", monitor="validation/elbo_bpd", enable_version_counter=False)
+    codes_rows = recipe.head is not None
+    codec = _codec_evaluation(recipe, cfg, run) if codes_rows else evaluation(cfg, run)
+    max_steps = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else cfg.max_steps
+    schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.warmup)
+    bound = "validation/elbo_bpd" if codes_rows else "validation/bits_per_pair"
+    best = ModelCheckpoint(run / "checkpoints", "best", monitor=bound, enable_version_counter=False)
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     bars = [Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []
     trainer = Trainer(
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
         max_epochs=-1,
-        max_steps=cfg.max_steps,
+        max_steps=max_steps,
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(run, name="", version=""),
         # The codec's evaluation stands before the averaging, whose weights it wants: hooks run in this order.
-        callbacks=[schedule, codec, _averaging(cfg.ema), best, last, *bars],
+        callbacks=[schedule, codec, *([_averaging(cfg.ema)] if cfg.ema else []), best, last, *bars],
         enable_model_summary=False,
     )  # fmt: skip
     if trainer.is_global_zero:
-        print(
-            f"{data.name}: {len(data.train)} training rows of {list(data.shape)}, {len(data.validation)} validation, "
-            f"{len(data.test)} test; model: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters; "
-            f"run: {run}",
-            flush=True,
-        )
+        size = sum(p.numel() for p in module.parameters()) / 1e6
+        print(f"{data.name}: {data.summary()}; model: {size:.2f} M parameters; run: {run}", flush=True)
         save_config(run, cfg)  # before training, so that an interrupted run can be resumed
     resume = run / "checkpoints" / "last.ckpt" if cfg.resume else None
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -83,7 +78,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         save_weights(run, module)
     if trainer.interrupted:
         raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
-    return report(cfg, run, data.test)
+    return report(cfg, run, data.test) if codes_rows else report_embeddings(cfg, run)
 
 
 def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
@@ -102,6 +97,38 @@ def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
         f"  python -m toolkit.train resume={run} minutes={2 * math.ceil(cfg.minutes)}   # train longer"
     )
     return result
+
+
+def report_embeddings(cfg: DictConfig, run: Path) -> dict[str, float]:
+    """Export the vectors of a run; print the file's size beside the usual formats, and what to do next."""
+    found = of_run(run)
+    assert found.sigma is not None
+    bits, file = cfg.recipe.export_bits_per_dim, run / "vectors.tkc"
+    sizes = embeddings.export(
+        file, found.words, found.vectors, found.sigma, "bits_per_dim", bits, about={"sigma": found.rule}
+    )
+    size, word = sizes["file"], found.words[99 % len(found.words)]
+    one = f"from toolkit import embeddings; print(embeddings.load('{file}').most_similar('{word}'))"
+    print(
+        f"\n{embeddings.summary(sizes, found.words, found.vectors.shape[1], file)}\n"
+        f"\nNext:\n"
+        f"  tensorboard --logdir {run}\n"
+        f'  python -c "{one}"\n'
+        f"  python -m toolkit.export_embeddings run={run} output=small.tkc target_size={size / 2e3:.0f}kB\n"
+        f"  python -m toolkit.export_embeddings input={file} output=vectors.bin   # for word2vec, gensim, spaCy\n"
+        f"  python -m toolkit.train recipe=word_embeddings data=corpus data.path=TEXT epochs=5 minutes=600"
+    )
+    return {"file_bytes": size, "file_bpd": 8 * size / found.vectors.numel()}
+
+
+def _codec_evaluation(recipe: Recipe, cfg: DictConfig, run: Path) -> CodecEvaluation:
+    data: Any = recipe.data
+    rows = spread(data.validation, cfg.evaluation.rows)
+    lines = baselines.lossless(rows, rows=len(rows))
+    return CodecEvaluation(
+        rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
+        {name: lines[name] for name in ("PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic") if name in lines},
+    )  # fmt: skip
 
 
 def _averaging(decay: float) -> WeightAveraging:

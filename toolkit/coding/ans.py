@@ -49,14 +49,19 @@ class Message:
     seeded: int = 0  # words that it started with, all lanes together
     bound: int = 1 << 62  # at least the largest size; kept on the host, because asking a GPU once a block stalls it
     compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
+    small: bool = False  # a lane without words may have a head below 2**31, down to 0; it is never empty
 
     @staticmethod
-    def empty(lanes: int, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
-        """A message of `lanes` stacks that hold no bits; every head is 2**31."""
-        head = torch.full((lanes,), LOW, dtype=torch.int64, device=device)
+    def empty(lanes: int, device: torch.device | str = "cpu", compiled: bool = False, small: bool = False) -> Message:
+        """A message of `lanes` stacks that hold no bits; every head is 2**31.
+
+        small: every head is 0 instead, so that a lane costs as many bytes as it has significant ones, and popping below
+        its start gives what zeros decode to. For many short lanes; `widen` and `to_bytes` are not for these.
+        """
+        head = torch.full((lanes,), 0 if small else LOW, dtype=torch.int64, device=device)
         size = torch.zeros(lanes, dtype=torch.int64, device=device)
         tail = torch.zeros(lanes, 0, dtype=torch.int32, device=device)
-        return Message(head, tail, size, size.clone(), compiled=compiled)
+        return Message(head, tail, size, size.clone(), compiled=compiled, small=small)
 
     @staticmethod
     def random(
@@ -142,14 +147,16 @@ class Message:
         for i in range(0, n, steps):
             index = (self.size[:, None] - below).clamp_(min=0)
             words = self.tail.gather(1, index).T.contiguous() if self.tail.shape[1] else index.T.to(torch.int32)
-            head, used, x, missed = block(self.head, words, valid, params, tables, i + 2)
+            left = self.size if self.small else None
+            head, used, x, missed = block(self.head, words, valid, params, tables, i + 2, left)
             if sure and bool(missed.any()):
                 at = missed.nonzero()[:, 0]
                 some = [p[i : i + steps][..., at] for p in params]
                 there = valid[i : i + steps, at]
                 again = _pop(
-                    self.head[at], words[:, at], there, some, tables, 2, find=sure, steps=steps, precision=precision
-                )
+                    self.head[at], words[:, at], there, some, tables, 2, None if left is None else left[at],
+                    find=sure, steps=steps, precision=precision,
+                )  # fmt: skip
                 head[at], used[at], x[:, at], _ = again
             self.head = head
             self.size = self.size - used
@@ -333,12 +340,12 @@ def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]
 
 
 def _pop(
-    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int, *,
-    find: Find, steps: int, precision: int,
+    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int,
+    left: Tensor | None, *, find: Find, steps: int, precision: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of pops: the new head, words used of the top of each tail, the symbols, and where `find` missed.
 
-    first: see `_push`.
+    first: see `_push`; left: int64 [lanes], words that a lane has; None where a lane must not run out of them.
     """
     valid, params = valid[first - 2 : first - 2 + steps], [p[first - 2 : first - 2 + steps] for p in params]
     used = torch.zeros_like(head)
@@ -351,7 +358,7 @@ def _pop(
         start = torch.where(valid[i], start, 0)
         freq = torch.where(valid[i], freq, 1 << precision)
         head = freq * (head >> precision) + u - start
-        refill = head < LOW
+        refill = head < LOW if left is None else (head < LOW) & (used < left)
         word = words.gather(0, used.clamp(max=steps - 1)[None])[0].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill

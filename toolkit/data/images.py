@@ -144,6 +144,13 @@ class Images(L.LightningDataModule):
         channels, height, width = loaded.train.shape[1:]
         self.shape = (channels, height, width)
 
+    def summary(self) -> str:
+        """How much there is, for people."""
+        return (
+            f"{len(self.train)} training rows of {list(self.shape)}, {len(self.validation)} validation, "
+            f"{len(self.test)} test"
+        )
+
     def train_dataloader(self) -> Any:
         """Batches of the training rows, shuffled anew each epoch; incomplete ones are dropped."""
         trainer = self.trainer

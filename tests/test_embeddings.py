@@ -1,0 +1,313 @@
+"""Files of word vectors: what comes back, what they cost, single words, gensim, golden bytes, and every refusal."""
+
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gensim.models import KeyedVectors
+from torch import Tensor
+
+from toolkit import embeddings, export_embeddings
+from toolkit.container import ContainerError, Writer
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def posterior(words: int = 1500, d: int = 12, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
+    """Names, vectors and sigmas as of words in the order of their frequencies."""
+    rng = torch.Generator().manual_seed(seed)
+    sigma = 0.02 * (torch.arange(words) + 1.0).pow(0.4)[:, None] * torch.exp(0.2 * torch.randn(words, d, generator=rng))
+    vectors = torch.randn(words, d, generator=rng) * torch.linspace(1.5, 0.2, d)
+    names = [f"wörd{i % 7}{'a' * (i % 5)}{i}" for i in range(words)]
+    return names, vectors, sigma
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, embeddings.Quantised, dict[str, int]]:
+    path = tmp_path_factory.mktemp("vectors") / "v.tkc"
+    words, vectors, sigma = posterior()
+    quantised = embeddings.quantise(vectors, sigma, 0.5)
+    return path, quantised, embeddings.write(path, words, quantised)
+
+
+@pytest.mark.parametrize("method", embeddings.METHODS)
+@pytest.mark.parametrize(
+    ("lam", "shape"),
+    [(0.0, (70, 33)), (0.5, (1500, 12)), (1e6, (1500, 12)), (1.0, (1, 1)), (3.0, (3, 2100)), (1e6, (2, 2100))],
+)
+def test_every_vector_comes_back_whole_and_alone(
+    method: str, lam: float, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    words, vectors, sigma = posterior(*shape)
+    quantised = embeddings.quantise(vectors, sigma, lam, method, rounds=2)
+    embeddings.write(tmp_path / "v.tkc", words, quantised)
+    with embeddings.open(tmp_path / "v.tkc") as opened:
+        assert opened.words == words and len(opened) == shape[0]
+        whole = opened.vectors()
+        assert torch.equal(whole, quantised.vectors())
+        for i in range(0, shape[0], 37):
+            assert words[i] in opened
+            np.testing.assert_array_equal(opened[words[i]], whole[i].numpy())
+
+
+def test_a_file_is_as_large_as_the_search_reports(tmp_path: Path) -> None:
+    words, vectors, sigma = posterior(8000, 100)
+    quantised = embeddings.quantise(vectors, sigma, 0.1, rounds=2)
+    sizes = embeddings.write(tmp_path / "v.tkc", words, quantised)
+    assert sizes["file"] == (tmp_path / "v.tkc").stat().st_size
+    assert 1.5 < quantised.bits / vectors.numel() < 3
+    assert 1 < 8 * (sizes["file"] - sizes["vocabulary"]) / quantised.bits < 1.01
+
+
+def test_the_default_is_smaller_than_the_published_algorithm_at_the_same_distortion() -> None:
+    _, vectors, sigma = posterior(3000, 20)
+    weight = 0.5 / sigma**2
+
+    def point(method: str, lam: float) -> tuple[float, float]:
+        quantised = embeddings.quantise(vectors, sigma, lam, method)
+        return float(((quantised.vectors() - vectors).square() * weight).mean()), quantised.bits
+
+    distortion, bits = point("vbq", 1.0)
+    better = [point("default", lam) for lam in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0)]
+    assert min(b for d, b in better if d <= distortion) < 0.9 * bits
+
+
+def test_gensim_answers_as_from_the_array_decoded_by_hand(file: tuple[Path, embeddings.Quantised, dict]) -> None:
+    path, quantised, _ = file
+    words, _, _ = posterior()
+    by_hand = KeyedVectors(12)
+    by_hand.add_vectors(words, quantised.vectors().numpy())
+    loaded = embeddings.load(path)
+    assert loaded.index_to_key == words
+    for word in (words[0], words[700], words[-1]):
+        assert loaded.most_similar(word, topn=20) == by_hand.most_similar(word, topn=20)
+
+
+def test_groups_grow_and_hold_every_row() -> None:
+    for rows in (1, 511, 512, 1023, 1024, 5000, 48_306, 3_000_000):
+        sizes = embeddings.groups(rows)
+        assert sum(sizes) == rows and min(sizes) >= min(rows, 512) and max(sizes) <= 16384 + 512
+        assert sizes[:-1] == sorted(sizes[:-1])
+    assert len(embeddings.groups(48_306)) > 8
+
+
+def test_heads_of_every_length_come_back_from_lanes() -> None:
+    message = embeddings.Message.empty(64, small=True)
+    message.head = torch.tensor([0, *(1 << i for i in range(63))])
+    low = (1 << 31) - 1
+    message.tail = torch.arange(64 * 3, dtype=torch.int32).view(64, 3) - 100
+    message.size = torch.where(message.head > low, torch.arange(64) % 4, 0)
+    sizes, body = embeddings._pack_lanes(message)
+    again = embeddings._unpack_lanes([sizes], [body], False)
+    assert torch.equal(again.head, message.head) and torch.equal(again.size, message.size)
+    at = 0
+    for lane, size in enumerate(sizes.tolist()):
+        n = int(message.size[lane])
+        assert torch.equal(again.tail[lane, :n], message.tail[lane, :n])
+        head, words = embeddings._lane(body[at : at + size])
+        assert head == int(message.head[lane])
+        assert words == [int(w) & 0xFFFFFFFF for w in message.tail[lane, :n]]
+        at += size
+
+
+def test_a_golden_file_decodes_for_ever() -> None:
+    with embeddings.open(GOLDEN / "words_v1.tkc") as opened:
+        assert opened.words[:3] == ["wörd00", "wörd1a1", "wörd2aa2"] and len(opened) == 1100
+        vectors = opened.vectors()
+        assert vectors.shape == (1100, 6)
+        assert zlib.crc32(vectors.numpy().astype("<f4").tobytes()) == 0xBFB1412E
+        np.testing.assert_array_equal(opened["wörd1a1"], vectors[1].numpy())
+
+
+@pytest.mark.parametrize("goal", [2500, 9000])
+def test_a_file_has_the_size_that_was_asked_for(goal: int, tmp_path: Path) -> None:
+    words, vectors, sigma = posterior(700)
+    _, quantised = embeddings.fit(words, vectors, sigma, goal)
+    size = embeddings.write(tmp_path / "v.tkc", words, quantised)["file"]
+    assert 0.97 * goal <= size <= goal  # a byte or two of rounding is much of so small a file
+
+
+def test_a_size_below_what_is_possible_is_refused_with_the_smallest() -> None:
+    words, vectors, sigma = posterior(700)
+    with pytest.raises(ValueError, match=r"expected a target size of at least \d+ bytes.*, got 500; allow more"):
+        embeddings.fit(words, vectors, sigma, 500)
+
+
+def test_a_negative_lambda_is_refused() -> None:
+    _, vectors, sigma = posterior(20)
+    with pytest.raises(ValueError, match=r"expected lambda to be at least 0, got -1\.0"):
+        embeddings.quantise(vectors, sigma, -1.0)
+
+
+def test_an_unknown_method_is_refused() -> None:
+    _, vectors, sigma = posterior(20)
+    with pytest.raises(ValueError, match="expected method to be one of default, vbq, got 'pq'"):
+        embeddings.quantise(vectors, sigma, 1.0, "pq")
+
+
+@pytest.mark.parametrize(
+    ("word", "got"),
+    [
+        ("", "an empty word"), ("new york", "a word with a space"), ("line\nend", "a word with a space or line end"),
+        ("one", "the word of an earlier row: 'one'"), ("\udc80", "text that is not valid as UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_word_that_no_file_can_hold_is_refused(word: str, got: str) -> None:
+    with pytest.raises(ValueError, match=f"row 1: expected words that are not empty.*{got}"):
+        embeddings.check(["one", word], torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused(value: float) -> None:
+    vectors = torch.zeros(3, 2)
+    vectors[2, 1] = value
+    with pytest.raises(ValueError, match="row 2: expected finite vectors, got NaN or infinity for 'c'"):
+        embeddings.check(["a", "b", "c"], vectors)
+
+
+def test_words_and_vectors_of_different_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected one word for each row"):
+        embeddings.check(["a"], torch.zeros(2, 3))
+
+
+def test_a_word_that_the_file_does_not_have_is_refused(file: tuple[Path, embeddings.Quantised, dict]) -> None:
+    with (
+        embeddings.open(file[0]) as opened,
+        pytest.raises(KeyError, match="expected a word of the vocabulary, got 'nowhere'"),
+    ):
+        opened["nowhere"]
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with Writer(tmp_path / "images.tkc", {"kind": "images"}):
+        pass
+    with pytest.raises(ValueError, match="expected a file of word vectors, got kind 'images'"):
+        embeddings.open(tmp_path / "images.tkc")
+
+
+def test_any_changed_byte_is_an_error(file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path) -> None:
+    data = file[0].read_bytes()
+    for at in range(30, len(data), len(data) // 60):
+        changed = bytearray(data)
+        changed[at] ^= 0x10
+        (tmp_path / "v.tkc").write_bytes(changed)
+        with pytest.raises(ContainerError):
+            embeddings.load(tmp_path / "v.tkc")
+
+
+def test_a_sound_container_with_damaged_contents_is_refused(
+    file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    """Checksums are right where a writer was wrong: nothing but an error may come of it."""
+    with embeddings.Reader(file[0]) as reader:
+        header = reader.header
+        payloads = [(reader.read(i), chunk.rows, chunk.rows_crc) for i, chunk in enumerate(reader.chunks)]
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        which, kind = int(rng.integers(len(payloads))), rng.integers(3)
+        changed = bytearray(payloads[which][0])
+        if kind == 0:
+            changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            del changed[rng.integers(len(changed)) :]
+        else:
+            changed[: embeddings.BOOK.size] = rng.bytes(embeddings.BOOK.size)
+        with Writer(tmp_path / "v.tkc", header) as writer:
+            for i, (payload, rows, crc) in enumerate(payloads):
+                writer.write(bytes(changed) if i == which else payload, rows, crc)
+        with pytest.raises(ContainerError, match=r"v\.tkc: expected"):
+            embeddings.load(tmp_path / "v.tkc")
+
+
+def exported(tmp_path: Path, *arguments: str) -> int:
+    return export_embeddings.main([f"output={tmp_path / 'out.tkc'}", *arguments])
+
+
+@pytest.mark.parametrize("name", ["v.txt", "v.bin", "v.kv"])
+def test_vectors_trained_elsewhere_go_to_a_file_and_back(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, vectors, _ = posterior(250)
+    keyed = KeyedVectors(12)
+    keyed.add_vectors(words, vectors.numpy())
+    for i, word in enumerate(words):
+        keyed.set_vecattr(word, "count", 250 - i)
+    if name.endswith(".kv"):
+        keyed.save(str(tmp_path / name))
+    else:
+        keyed.save_word2vec_format(str(tmp_path / name), binary=name.endswith(".bin"))
+    assert exported(tmp_path, f"input={tmp_path / name}", "bits_per_dim=6") == 0
+    said = capsys.readouterr().out
+    assert f"{(tmp_path / 'out.tkc').stat().st_size} bytes" in said and "float16" in said
+    loaded = embeddings.load(tmp_path / "out.tkc")
+    assert loaded.index_to_key == words
+    assert float(np.abs(loaded.vectors - vectors.numpy()).mean()) < 0.1
+    assert export_embeddings.main([f"input={tmp_path / 'out.tkc'}", f"output={tmp_path / ('back' + name)}"]) == 0
+    back = tmp_path / f"back{name}"
+    again = (
+        KeyedVectors.load(str(back)) if name.endswith(".kv")
+        else KeyedVectors.load_word2vec_format(str(back), binary=name.endswith(".bin"))
+    )  # fmt: skip
+    assert again.index_to_key == words
+    np.testing.assert_allclose(again.vectors, loaded.vectors, rtol=1e-5)
+
+
+def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
+    words, vectors, _ = posterior(250)
+    lines = [f"{w} {' '.join(f'{x:.6f}' for x in v)}" for w, v in zip(words, vectors.tolist(), strict=True)]
+    (tmp_path / "glove.txt").write_text("\n".join(lines) + "\n")  # GloVe: no first line with sizes
+    (tmp_path / "counts").write_text("".join(f"{w} {10 if i < 125 else 100000}\n" for i, w in enumerate(words)))
+    assert exported(tmp_path, f"input={tmp_path}/glove.txt", f"counts={tmp_path}/counts", "bits_per_dim=3") == 0
+    error = np.square(embeddings.load(tmp_path / "out.tkc").vectors - vectors.numpy()).mean(1)
+    assert error[125:].mean() < 0.1 * error[:125].mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected one of run= and input=, got both or none"),
+        (["run=a", "input=b"], "expected one of run= and input=, got both or none"),
+        (["input=v.txt"], "expected one of lambda=, target_size= and bits_per_dim=, got none"),
+        (["input=v.txt", "lambda=1", "bits_per_dim=2"], "expected one of lambda=, target_size="),
+        (["input=v.txt", "lambda=-1"], "expected lambda= a number that is not negative, got '-1'"),
+        (["input=v.txt", "target_size=5GiB"], "expected target_size= a number above 0, got '5GiB'"),
+        (["input=v.txt", "target_size=9"], "expected a target size of at least"),
+        (["input=v.txt", "lambda=1", "method=pq"], "expected method to be one of default, vbq, got 'pq'"),
+        (["input=nowhere.txt", "lambda=1"], "expected a file of word vectors, got nowhere.txt, which is not there"),
+        (["input=v.csv", "lambda=1"], "expected a file ending in .txt, .vec, .bin, .kv, .model, got v.csv"),
+        (["input=spaces.txt", "lambda=1"], "spaces.txt, line 2: expected a word and 2 numbers"),
+        (["input=twice.txt", "lambda=1"], "got the word of an earlier row: 'a'"),
+        (["input=latin.txt", "lambda=1"], "latin.txt, line 1: expected text in UTF-8, got b'\\xe9'"),
+        (["input=nan.txt", "lambda=1"], "got NaN or infinity for 'b'"),
+        (["input=empty.txt", "lambda=1"], "empty.txt: expected vectors, got an empty file"),
+        (["input=short.bin", "lambda=1"], "expected 2 vectors of 2, got 1; the file is cut short"),
+        (["input=text.bin", "lambda=1"], "expected word2vec's binary format"),
+        (["input=v.txt", "counts=counts", "lambda=1"], "got none of 1, the first 'b'"),
+        (["input=v.txt", "counts=bad", "lambda=1"], "bad, line 1: expected a new word and its count, got 'a x'"),
+        (["run=.", "lambda=1"], "expected a run folder of recipe=word_embeddings"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "v.txt": b"a 1 2\nb 3 4\n", "v.csv": b"a,1\n", "spaces.txt": b"a 1 2\nnew york 3 4\n", "empty.txt": b"",
+        "twice.txt": b"a 1 2\na 3 4\n", "latin.txt": b"caf\xe9 1 2\n", "nan.txt": b"a 1 2\nb nan 4\n",
+        "short.bin": b"2 2\na 12345678\nb 1234", "text.bin": b"a 1 2\n", "counts": b"a 3\n", "bad": b"a x\n",
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    assert export_embeddings.main([*arguments, "output=out.tkc"]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.tkc").exists()
+
+
+def test_a_file_can_be_copied_and_read_in_another_place(
+    file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    shutil.copy(file[0], tmp_path / "copy.tkc")
+    assert torch.equal(torch.from_numpy(embeddings.load(tmp_path / "copy.tkc").vectors), file[1].vectors())

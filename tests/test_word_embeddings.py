@@ -1,0 +1,244 @@
+"""The Bayesian skip-gram: derivatives, posterior, a small training, its file, resuming, and refusals."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+
+from recipes.word_embeddings import Posterior, SkipGram, WordEmbeddings, _fold
+from toolkit import embeddings, export_embeddings
+from toolkit.data.vectors import VOCABULARY, of_run
+from toolkit.recipe import coder, load
+from toolkit.train import train
+
+TOPICS, WORDS = 6, 30
+
+
+def write_text(path: Path, lines: int = 1500, seed: int = 0) -> Path:
+    """Lines of one topic each; word i of a topic is the more frequent the smaller i."""
+    rng = np.random.default_rng(seed)
+    weight = 1 / (np.arange(WORDS) + 1.0)
+    rows = []
+    for _ in range(lines):
+        topic = rng.integers(TOPICS)
+        rows.append(" ".join(f"t{topic}_{i}" for i in rng.choice(WORDS, 20, p=weight / weight.sum())))
+    path.write_text("\n".join(rows))
+    return path
+
+
+def configuration(text: Path, *overrides: str) -> DictConfig:
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose(
+            "train",
+            [
+                "recipe=word_embeddings", "data=corpus", f"data.path={text}", "data.validation_tokens=1000",
+                "data.batch_tokens=3000", "data.sample=0.1", "recipe.module.dimensions=16",
+                "recipe.module.step_tokens=256", "recipe.evaluation.lambdas=[0.1,1]", "trainer.accelerator=cpu",
+                "recipe.evaluation.questions=50", "trainer.log_every_n_steps=1", *overrides,
+            ],
+        )  # fmt: skip
+    OmegaConf.set_struct(cfg, False)
+    return cfg
+
+
+class Trained(NamedTuple):
+    run: Path
+    cfg: DictConfig
+    result: dict[str, float]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    run = tmp_path_factory.mktemp("words")
+    cfg = configuration(write_text(run / "text"), "epochs=6", "recipe.export_bits_per_dim=4")
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("builtins.print", lambda *args, **kwargs: said.append(" ".join(map(str, args))))
+        result = train(cfg, run)
+    return Trained(run, cfg, result, "\n".join(said))
+
+
+def loss_of(net: SkipGram, u: Tensor, both: Tensor, near: Tensor) -> Tensor:
+    """The negative log-likelihood, pair by pair."""
+    contexts = near.shape[2]
+    total = torch.zeros((), dtype=torch.float64)
+    for b in range(len(u)):
+        for i in range(u.shape[1]):
+            for j in range(both.shape[1]):
+                logit = u[b, i] @ both[b, j]
+                if j < contexts:
+                    total = total - near[b, i, j] * torch.nn.functional.logsigmoid(logit)
+                else:
+                    weight = near[b, i].sum() * net.negatives / net.shared
+                    total = total - weight * torch.nn.functional.logsigmoid(-logit)
+    return total
+
+
+def test_derivatives_are_those_of_the_likelihood() -> None:
+    torch.manual_seed(0)
+    net = SkipGram(10, 3, window=2, negatives=4, shared=3, block=4, prior_std=1.0)
+    u = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    both = torch.randn(2, 11, 3, dtype=torch.float64, requires_grad=True)
+    near = (torch.rand(2, 4, 8) < 0.5).double()
+    loss, first_u, second_u, first_both, second_both = net(u, both[:, :8], both[:, 8:], near)
+    expected = loss_of(net, u, both, near)
+    assert float(loss) == pytest.approx(float(expected))
+    for x, first, second in ((u, first_u, second_u), (both, first_both, second_both)):
+        (gradient,) = torch.autograd.grad(expected, x, create_graph=True)
+        torch.testing.assert_close(first, gradient)
+        for index in ((0, 1, 2), (1, 3, 0)):
+            (row,) = torch.autograd.grad(gradient[index], x, retain_graph=True)
+            assert float(second[index]) == pytest.approx(float(row[index]))
+
+
+def test_folding_adds_up_what_blocks_share() -> None:
+    x = torch.arange(2 * (3 + 4 + 2) * 1.0).view(2, 9, 1)
+    folded = _fold(x, block=3, window=2)
+    total = torch.zeros(10)
+    for b in range(2):
+        for j in range(7):
+            total[3 * b + j] += x[b, j, 0]
+    assert folded[:6, 0].tolist() == total[2:8].tolist()
+    assert folded[6:, 0].tolist() == [7, 8, 16, 17]
+
+
+def test_the_precision_becomes_the_prior_plus_the_curvature_of_an_epoch() -> None:
+    posterior = Posterior(3, 2, prior_std=0.5, init=0.0)
+    pairs = torch.tensor([100.0, 50.0, 10.0])
+    posterior.start(pairs, temperature=0.5)
+    rows = torch.tensor([0, 2])
+    for _ in range(400):  # each: a tenth of an epoch, curvature 0.3 a pair
+        n = 0.1 * pairs[rows, None]
+        posterior.update(rows, torch.zeros(2, 2), 0.3 * n.expand(-1, 2), n, n, pairs[rows, None], 0.5, 0.0)
+    expected = 4 + 0.3 * pairs / 0.5
+    torch.testing.assert_close(posterior.precision[rows], expected[rows, None].expand(-1, 2), rtol=1e-3, atol=0)
+    assert float(posterior.precision[1, 0]) == pytest.approx(4 + 50 * 0.005 / 0.5)
+
+
+def test_the_kl_divergence_is_that_of_gaussians() -> None:
+    posterior = Posterior(4, 3, prior_std=0.7, init=1.0)
+    posterior.precision.uniform_(1, 9)
+    q = torch.distributions.Normal(posterior.mean, posterior.precision.rsqrt())
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 0.7)).sum()
+    assert float(posterior.kl()) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_words_of_one_topic_become_similar(trained: Trained) -> None:
+    keyed = embeddings.load(trained.run / "vectors.tkc")
+    right = 0
+    for topic in range(TOPICS):
+        for i in range(5):
+            right += sum(word.startswith(f"t{topic}_") for word, _ in keyed.most_similar(f"t{topic}_{i}", topn=5))
+    assert right > 0.9 * 5 * 5 * TOPICS
+
+
+def test_rare_words_are_less_certain(trained: Trained) -> None:
+    found = of_run(trained.run)
+    assert found.sigma is not None and found.counts is not None
+    sigma = found.sigma.mean(1)
+    assert float(sigma[-20:].mean()) > 1.5 * float(sigma[:20].mean())
+    assert bool((found.sigma < 1.0).all())  # more certain than the prior
+    assert int(found.counts.max()) > 10 * int(found.counts.min())
+
+
+def test_held_out_pairs_are_predicted_better_than_by_chance(trained: Trained) -> None:
+    checkpoint = torch.load(trained.run / "checkpoints/best.ckpt", weights_only=True)
+    scores = [state.get("best_model_score") for state in checkpoint["callbacks"].values()]
+    best = next(float(score) for score in scores if score is not None)
+    assert 1 < best < 0.9 * 6  # one bit for a pair and for each of its 5 negatives would be chance
+
+
+def test_the_run_ends_with_a_file_and_what_to_do_next(trained: Trained) -> None:
+    size = (trained.run / "vectors.tkc").stat().st_size
+    assert trained.result["file_bytes"] == size
+    for part in (f"{size} bytes", "float32", "float16", "tensorboard --logdir", "toolkit.export_embeddings run="):
+        assert part in trained.said
+    assert "training tokens of" in trained.said and "run: " in trained.said
+
+
+def test_the_tensorboard_has_curves_and_the_projector(trained: Trained) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained.run), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"rate_accuracy/full/top10/all", "rate_accuracy/excluding/top1/all"} <= set(tags["images"])
+    assert {"train/bits_per_pair", "validation/bits_per_pair", "validation/kl_bits_per_pair"} <= set(tags["scalars"])
+    assert list(trained.run.rglob("metadata.tsv"))
+
+
+def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / "v.tkc"
+    sizes = []
+    for goal in ("lambda=1", "lambda=0.01", "target_size=3kB"):
+        assert export_embeddings.main([f"run={trained.run}", f"output={output}", goal]) == 0
+        sizes.append(output.stat().st_size)
+    assert sizes[0] < sizes[1] and 2940 < sizes[2] <= 3000
+
+
+def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text", 300)
+    run = tmp_path / "run"
+    run.mkdir()
+    cfg = configuration(text, "epochs=1")
+    train(cfg, run)
+    first = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    with open_dict(cfg):
+        cfg.epochs, cfg.resume = 2, str(run)
+    train(cfg, run)
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2 * first["global_step"] > 0
+    assert not torch.equal(last["state_dict"]["net.words.mean"], first["state_dict"]["net.words.mean"])
+    assert 0.8 * TOPICS * WORDS < (run / VOCABULARY).read_text().count("\n") <= TOPICS * WORDS
+
+
+def test_training_twice_gives_the_same_vectors(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text", 300)
+    means = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        train(configuration(text, "max_steps=2", "epochs=-1"), tmp_path / name)
+        means.append(of_run(tmp_path / name).vectors)
+    assert torch.equal(*means)
+
+
+def test_a_recipe_without_rows_is_refused_by_the_coder(trained: Trained) -> None:
+    recipe, cfg = load(trained.run, "cpu")
+    assert recipe.head is None
+    with pytest.raises(ValueError, match=r"expected a recipe that codes rows .*; use toolkit\.export_embeddings"):
+        coder(recipe, cfg, 10)
+
+
+@pytest.mark.parametrize(
+    "change", ["dimensions=0", "step_tokens=100", "prior_std=0", "temperature=-1", "negatives=0", "window=0"]
+)
+def test_arguments_out_of_range_are_refused(change: str) -> None:
+    arguments = {
+        "dimensions": 4, "window": 2, "negatives": 2, "shared_negatives": 4, "block": 32, "step_tokens": 64,
+        "prior_std": 1.0, "temperature": 1.0, "learning_rate": 0.1, "warmup": 1,
+    }  # fmt: skip
+    name, value = change.split("=")
+    with pytest.raises(ValueError, match="expected dimensions, window, negatives, shared_negatives and block"):
+        WordEmbeddings((10,), **{**arguments, name: float(value) if "." in value else int(value)})
+
+
+def test_a_vocabulary_that_is_damaged_is_refused(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes((trained.run / "model.pt").read_bytes())
+    (tmp_path / VOCABULARY).write_text("one 5\none 3\n")
+    with pytest.raises(ValueError, match="line 2: expected a new word and its count, got 'one 3'"):
+        of_run(tmp_path)
+
+
+def test_the_share_of_the_kl_term_is_finite_for_words_that_never_occur() -> None:
+    posterior = Posterior(2, 2, prior_std=1.0, init=1.0)
+    posterior.start(torch.tensor([0.0, 4.0]), 1.0)
+    zero = torch.zeros(1, 1)
+    posterior.update(torch.tensor([0]), torch.zeros(1, 2), torch.ones(1, 2), zero, zero + 1, zero + 1, 1.0, 0.1)
+    assert bool(posterior.precision.isfinite().all()) and math.isfinite(float(posterior.kl()))
