@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.codecs import Codec, interval_codec
+from toolkit.coding.codecs import Codec, tabled
 
 LOGITS, LOGIT_STEPS = 8, 16  # logits of the mean lie in [-8, 8], in steps of 1/16
 SIZES, SIZE_STEPS = (-1, 9), 2  # log2(a + b) lies in [-1, 9], in steps of 1/2: beyond, float64 would overflow
@@ -63,20 +63,7 @@ def beta_binomial(table: Tensor, bins: int, precision: int, valid: Tensor) -> Co
         raise ValueError(f"beta_binomial: expected 2 to 256 bins and log2(bins) bits or more, got {bins}, {precision}")
     edges = torch.arange(bins + 1, device=table.device)
     starts = frequencies.start(_tables(bins, table.device), edges, bins, precision, 1)
-    flat = table.flatten()
-    return interval_codec(_interval, _find, [flat], [starts], bins, valid, precision)
-
-
-def _interval(x: Tensor, table: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[table, x]
-    return low, starts[table, x + 1] - low
-
-
-def _find(u: Tensor, table: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rows = starts[table]
-    x = (rows <= u[..., None]).sum(-1) - 1
-    low, high = (rows.gather(-1, (x + i)[..., None])[..., 0] for i in (0, 1))
-    return x, low, high - low
+    return tabled(starts, table, valid, precision)
 
 
 @functools.cache

@@ -132,6 +132,27 @@ def _find_in_table(u: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, low, starts[x + 1] - low
 
 
+def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Codec:
+    """Codec of symbols in [0, k) that each have one of several tables of integer frequencies.
+
+    starts: int64 [tables, k + 1], non-decreasing from 0 to 2**precision; which: int64, the table of each symbol; valid:
+    bool; both of the symbols' shape.
+    """
+    return interval_codec(
+        _row_interval, _find_in_row, [which.flatten()], [starts], starts.shape[1] - 1, valid, precision
+    )
+
+
+def _row_interval(x: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    low = starts[which, x]
+    return low, starts[which, x + 1] - low
+
+
+def _find_in_row(u: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x = (starts[which] <= u[..., None]).sum(-1) - 1
+    return x, *_row_interval(x, which, starts)
+
+
 def location_scale(
     kind: str,
     loc: Tensor,
@@ -286,7 +307,7 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
 
     def guess(u: Tensor, loc: Tensor, scale: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A guess in floats, which integers confirm or move by one bin; it misses less than once in 10,000 symbols."""
-        centre, width = loc.float() / frequencies.LOC_STEPS, frequencies.scale_of(scale).float()
+        centre, width = loc.float() / frequencies.LOC_STEPS, frequencies.scale_of(scale, torch.float32)
         x = centre.clamp(0, bins - 1)
         for _ in range(1 + least):  # the second round takes off the counts that symbols below x have for nothing
             count = u - x.long() if least else u

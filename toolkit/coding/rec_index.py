@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, interval_codec
+from toolkit.coding.codecs import Codec, interval_codec, tabled
 from toolkit.coding.hashing import Keys
 from toolkit.coding.rec_search import MAX_DEPTH, depth_of, walk
 
@@ -85,9 +85,7 @@ def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Cod
             f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << PRECISION}, got "
             f"shape {list(freqs.shape)}, least {int(freqs.min())}; make them with learned or zeta"
         )
-    flat = which.flatten()
-
-    depths = interval_codec(_depth_interval, _find_depth, [flat], [starts], freqs.shape[1], valid, PRECISION)
+    depths = tabled(starts, which, valid, PRECISION)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -110,9 +108,7 @@ def codebook(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec
     """
     valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
     starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
-    flat = which.flatten()
-
-    inner = interval_codec(_depth_interval, _find_depth, [flat], [starts], freqs.shape[1], valid, PRECISION)
+    inner = tabled(starts, which, valid, PRECISION)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, freqs.shape[1])
@@ -145,9 +141,7 @@ def path_codec(freqs: Tensor, which: Tensor, keys: Keys) -> Codec:
     """
     valid = torch.ones_like(which, dtype=torch.bool)
     starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
-    flat = which.flatten()
-
-    depths = interval_codec(_depth_interval, _find_depth, [flat], [starts], freqs.shape[1], valid, PRECISION)
+    depths = tabled(starts, which, valid, PRECISION)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -189,18 +183,6 @@ def _frequencies(mass: Tensor) -> Tensor:
     rest = (1 << PRECISION) - freqs.sum(1, keepdim=True)
     # What rounding left goes to the first of the largest, a rule that every device follows alike.
     return freqs.scatter_add(1, mass.argmax(1, keepdim=True), rest)
-
-
-def _depth_interval(depth: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[which, depth]
-    return low, starts[which, depth + 1] - low
-
-
-def _find_depth(u: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rows = starts[which]
-    depth = (rows <= u[..., None]).sum(-1) - 1
-    low, high = (rows.gather(-1, (depth + i)[..., None])[..., 0] for i in (0, 1))
-    return depth, low, high - low
 
 
 def _raw(bits: Tensor, valid: Tensor) -> Codec:
