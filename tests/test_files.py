@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.data import arrays, files
 from toolkit.data.arrays import Array, axes_of, load_array, restore_array, writer
-from toolkit.data.files import Item, count_tiles, find, output_name, read_image, tiles, untile, valid_of
+from toolkit.data.files import Item, check_name, count_tiles, find, output_names, read_image, tiles, untile, valid_of
 
 RNG = np.random.default_rng(0)
 
@@ -231,17 +231,35 @@ def test_pictures_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_output_names_are_png_and_never_meet() -> None:
-    taken: set[str] = set()
-    names = ["a.jpg", "a.png", "A.webp", "b/a.tar.gif", "a.jpg.bmp", "a.jpg", "noSuffix"]
-    assert [output_name(Item(name, "L", 1, 1), taken) for name in names] == [
+    names = ["a.jpg", "a.png", "A.webp", "b/a.tar.gif", "a.jpg.bmp", "a.jpg.gif", "noSuffix", "x.jpg", "X.png/in.jpg"]
+    assert output_names([Item(name, "L", 1, 1) for name in names], set()) == [
         "a.png",
         "a.png.png",
         "A.webp.png",  # a.png on a file system that does not tell upper from lower case
         "b/a.tar.png",
         "a.jpg.png",
-        "a.jpg.2.png",
+        "a.jpg.gif.png",
         "noSuffix.png",
+        "x.jpg.png",  # x.png would be the folder of the next
+        "X.png/in.png",
     ]
+
+
+def test_a_million_names_that_differ_in_case_only_do_not_take_for_ever() -> None:
+    names = ["".join(c.upper() if i >> j & 1 else c for j, c in enumerate("abcdefghijkl")) for i in range(4096)]
+    found = output_names([Item(name, "L", 1, 1) for name in names], set())
+    assert len({name.casefold() for name in found}) == 4096
+
+
+def test_names_that_differ_in_the_way_to_write_an_accent_only_do_not_meet() -> None:
+    assert output_names([Item(name, "L", 1, 1) for name in ("\u00e9.png", "e\u0301.png")], set()) == [
+        "\u00e9.png", "e\u0301.png.png",
+    ]  # fmt: skip
+
+
+def test_a_name_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected names that differ, got 'b.png' twice"):
+        output_names([Item(name, "L", 1, 1) for name in ("a.png", "b.png", "b.png")], set())
 
 
 @pytest.mark.parametrize(
@@ -259,11 +277,28 @@ def test_output_names_are_png_and_never_meet() -> None:
         "c:/a.png",
         "a\\b",
         "a\0",
+        "NUL",
+        "con.png",
+        "a/lpt1.tar.gz/b.png",
+        "\ud800.png",
+        "a/" * 200 + "b.png",
     ],
 )
 def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="the unsafe name"):
-        output_name(Item(name, "L", 1, 1), set())
+        output_names([Item(name, "L", 1, 1)], set())
+
+
+@pytest.mark.parametrize("name", ["10:30.png", "a./b.png", "a /b.png", "why?.png", "a\nb.png"])
+def test_names_that_mean_something_else_on_windows_are_refused_there(name: str) -> None:
+    assert check_name(name, windows=False) == name
+    with pytest.raises(ValueError, match="the unsafe name"):
+        check_name(name, windows=True)
+
+
+@pytest.mark.parametrize("name", ["a.png", "console.png", "a b/ä.png", ".hidden/a", "com.png", "a..png", "...", "-"])
+def test_safe_names_are_taken(name: str) -> None:
+    assert check_name(name, windows=False) == name
 
 
 # Arrays

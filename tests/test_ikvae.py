@@ -2,6 +2,7 @@
 
 import functools
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -206,14 +207,14 @@ def test_any_row_of_a_chunk_is_decoded_without_the_others() -> None:
     module, x = model(), images(21)
     one = coder(module)
     payload, _ = one.encode(x, everywhere(x))
-    lengths = [len(stream) for stream in toolkit.alone._streams(payload, 0, 21)]
+    lengths = [len(stream) for stream in toolkit.alone._streams(payload, 21)]
     begin = len(payload) - sum(lengths)
     for i in (0, 7, 8, 20):
         first = begin + sum(lengths[:i])
         broken = payload[:begin] + b"\xff" * (first - begin) + payload[first : first + lengths[i]]
         broken += b"\xff" * (len(payload) - len(broken))
-        assert torch.equal(one.decode_range(broken, everywhere(x[i : i + 1]), i), x[i : i + 1])
-    assert torch.equal(one.decode_range(payload, everywhere(x[5:19]), 5), x[5:19])
+        assert torch.equal(one.decode_range(broken, everywhere(x[i : i + 1]), i, 21), x[i : i + 1])
+    assert torch.equal(one.decode_range(payload, everywhere(x[5:19]), 5, 21), x[5:19])
 
 
 def test_a_row_alone_calls_the_decoder_on_one_batch_only() -> None:
@@ -222,7 +223,7 @@ def test_a_row_alone_calls_the_decoder_on_one_batch_only() -> None:
     payload, _ = one.encode(x, everywhere(x))
     calls: list[int] = []
     module.net.features.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
-    one.decode_range(payload, everywhere(x[17:18]), 17)
+    one.decode_range(payload, everywhere(x[17:18]), 17, 40)
     assert calls == [8]
 
 
@@ -239,9 +240,9 @@ def test_only_one_picture_of_a_file_is_decoded_for_only(tmp_path: Path, monkeypa
     decoded = []
     inner = AloneCoder.decode_range
 
-    def recorded(self: AloneCoder, payload: bytes, valid: Tensor, first: int) -> Tensor:
+    def recorded(self: AloneCoder, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
         decoded.append((first, len(valid)))
-        return inner(self, payload, valid, first)
+        return inner(self, payload, valid, first, count)
 
     monkeypatch.setattr(AloneCoder, "decode_range", recorded)
     monkeypatch.setattr(AloneCoder, "decode", lambda *_: pytest.fail("all rows were decoded"))
@@ -297,10 +298,14 @@ def test_a_damaged_index_is_refused() -> None:
     one = coder(module)
     payload, _ = one.encode(x, everywhere(x))
     for broken in (payload[:4], payload[:9] + b"\x00" * 8 + payload[17:], payload[:-1], b""):
-        with pytest.raises(ValueError, match=r"expected (an index of )?rows.*; the data are damaged"):
+        with pytest.raises(ValueError, match=r"expected (an index of )?\d+ rows.*; the data are damaged"):
             one.decode(broken, everywhere(x))
-    with pytest.raises(ValueError, match="expected rows 5 to 14 of 9"):
-        one.decode_range(payload, everywhere(x), 5)
+    with pytest.raises(ValueError, match="expected rows 5 to 14 of a chunk, got one of 9"):
+        one.decode_range(payload, everywhere(x), 5, 9)
+    bomb = zlib.compress(bytes(10**7), 9)
+    payload = toolkit.alone._PREAMBLE.pack(9, len(bomb), 1) + bomb
+    with pytest.raises(ValueError, match="a zlib stream that does not hold 9 bytes"):
+        one.decode(payload, everywhere(x))
 
 
 def test_a_row_that_another_model_decodes_is_refused() -> None:

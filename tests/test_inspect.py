@@ -49,7 +49,7 @@ def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.
     assert main([f"input={path}"]) == 0
     out = capsys.readouterr().out
     assert out.endswith("\nall 3 chunks intact\n")
-    assert "format version 1" in out and "3 chunks, 30 rows" in out
+    assert "format version 2" in out and "3 chunks, 30 rows" in out
     assert "recipe: 'bitswap'" in out
     assert "items: [0, 1, 2, 3, 4, 5, ...]  (1000 in all)" in out
     assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
@@ -68,12 +68,28 @@ def test_the_sizes_of_the_parts_add_up_to_the_file(tmp_path: Path, capsys: pytes
 def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make(tmp_path / "a.tkc", {"items": list(range(1000))}, chunks=30)
     damage(path, 7)
-    assert main(["json=true", f"input={path}"]) == 1
+    assert main(["--json", f"input={path}"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["header"] == {"recipe": "bitswap", "items": list(range(1000))}
-    assert (report["version"], report["rows"], report["bits_per_value"]) == (1, 300, None)
+    assert (report["version"], report["rows"], report["bits_per_value"]) == (2, 300, None)
     assert [chunk["intact"] for chunk in report["chunks"]] == [i != 7 for i in range(30)]
     assert "chunk 7 intact, CRC-32" in report["chunks"][7]["error"]
+
+
+def test_a_file_without_its_end_is_shown_with_the_chunks_that_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(tmp_path / "a.tkc", chunks=5)
+    with Reader(path) as reader:
+        end = reader.chunks[3].offset + 7
+    path.write_bytes(path.read_bytes()[:end])
+    assert main([f"input={path}"]) == 1
+    out = capsys.readouterr().out
+    assert "3 chunks found, 30 rows" in out and "cut short" in out and "on_damage=skip" in out
+    assert out.endswith("\nall 3 chunks intact; more may be lost: the chunks were found without an index\n")
+    assert main([f"input={path}", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert "cut short" in report["damage"] and [chunk["number"] for chunk in report["chunks"]] == [0, 1, 2]
 
 
 def test_damaged_chunks_are_named_and_the_status_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +169,7 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
             main([flag])
         assert caught.value.code == 0
         out = capsys.readouterr().out
-        assert "python -m toolkit.inspect input=FILE [json=true]" in out
+        assert "python -m toolkit.inspect input=FILE [--json]" in out
         assert "input  the .tkc file (required)" in out and "json   true: " in out
 
 

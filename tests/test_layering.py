@@ -13,7 +13,7 @@ COMMANDS = {
 }
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
-    "toolkit.archive", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
+    "toolkit.archive", "toolkit.restore", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
@@ -21,7 +21,7 @@ SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.codi
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
     "toolkit.coding.fuse": set(),
-    "toolkit.coding.ans": {"toolkit.coding.fuse"},
+    "toolkit.coding.ans": {"toolkit.coding.fuse", "toolkit.coding.hashing"},
     "toolkit.coding.hashing": set(),
     "toolkit.coding.frequencies": {"toolkit.coding.fuse"},
     "toolkit.coding.codecs": CODECS,
@@ -43,12 +43,13 @@ TABLE: dict[str, set[str]] = {
     "toolkit.data": {"toolkit.data"},
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
-    "toolkit.archive": {"toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
+    "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
+    "toolkit.restore": {"toolkit.archive", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
     "toolkit.word_tests": set(),
     "toolkit.vector_baselines": set(),
     "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
-    "toolkit.alone": {"toolkit.head", "toolkit.coding"},
+    "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
     "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {

@@ -9,7 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec
 from toolkit.coding.streams import Streams
+from toolkit.container import inflate
 from toolkit.head import Account, Coder, NetworkClock
 
 _PREAMBLE = struct.Struct("<IIB")  # rows, bytes of the stored index, bytes a length
@@ -51,24 +52,26 @@ class AloneCoder(Coder):
         return payload, account
 
     def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
-        return self._decode_range(payload, valid, 0, progress)
+        return self._decode_range(payload, valid, 0, len(valid), progress)
 
     @torch.inference_mode()
-    def decode_range(self, payload: bytes, valid: Tensor, first: int) -> Tensor:
-        """Rows first, first + 1, ... of a chunk, as many as `valid` (bool [rows, c, h, w]) has; no others are touched.
+    def decode_range(self, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
+        """Rows first, first + 1, ... of a chunk of `count`, as many as `valid` (bool [rows, c, h, w]) has; no others.
 
-        Raises ValueError if the payload is damaged, or has fewer rows.
+        Raises ValueError if the payload is damaged, or has another number of rows.
         """
         began = time.perf_counter()
         with NetworkClock() as networks:
-            rows = self._decode_range(payload, valid, first, None)
+            rows = self._decode_range(payload, valid, first, count, None)
         self.coder_seconds = time.perf_counter() - began - networks.seconds
         return rows
 
     def _decode_range(
-        self, payload: bytes, valid: Tensor, first: int, progress: Callable[[int], Any] | None
+        self, payload: bytes, valid: Tensor, first: int, count: int, progress: Callable[[int], Any] | None
     ) -> Tensor:  # fmt: skip
-        data = _streams(payload, first, len(valid))
+        if first + len(valid) > count:
+            raise ValueError(f"expected rows {first} to {first + len(valid)} of a chunk, got one of {count}")
+        data = _streams(payload, count)[first : first + len(valid)]
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
         batch = self.settings.batch
         for begin in range(first - first % batch, first + len(valid), batch):
@@ -109,19 +112,20 @@ def _index(data: Sequence[bytes]) -> bytes:
     return _PREAMBLE.pack(len(data), len(stored), width) + stored
 
 
-def _streams(payload: bytes, first: int, count: int) -> list[bytes]:
-    """The streams of some rows of a payload."""
+def _streams(payload: bytes, count: int) -> list[bytes]:
+    """The streams of a payload of `count` rows."""
     try:
         rows, size, width = _PREAMBLE.unpack_from(payload)
         begin = _PREAMBLE.size + size
-        stored = zlib.decompress(payload[_PREAMBLE.size : begin])
-        lengths = np.frombuffer(stored, f"<u{width}").astype(np.int64)
-    except (struct.error, zlib.error, TypeError, ValueError) as error:
-        raise ValueError(f"expected an index of rows, got {error}; the data are damaged") from error
-    if len(lengths) != rows or begin + int(lengths.sum()) != len(payload) or first + count > rows:
+        if rows != count or width not in (1, 2, 4):
+            raise ValueError(f"{rows} rows with lengths of {width} bytes")
+        stored = inflate(payload[_PREAMBLE.size : begin], rows * width)
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"expected an index of {count} rows, got {error}; the data are damaged") from error
+    lengths = np.frombuffer(stored, f"<u{width}").astype(np.int64)
+    if begin + int(lengths.sum()) != len(payload):
         raise ValueError(
-            f"expected rows {first} to {first + count} of {rows} in {begin + int(lengths.sum())} bytes, got "
-            f"{len(lengths)} lengths and {len(payload)} bytes; the data are damaged"
+            f"expected {count} rows in {begin + int(lengths.sum())} bytes, got {len(payload)}; the data are damaged"
         )
-    ends = list(accumulate(lengths.tolist(), initial=begin))
-    return [payload[ends[i] : ends[i + 1]] for i in range(first, first + count)]
+    ends = accumulate(lengths.tolist(), initial=begin)
+    return [payload[begin:end] for begin, end in pairwise(ends)]

@@ -1,27 +1,29 @@
-"""Image files in a .tkc container: pictures or arrays -> tiles -> chunks of coded rows, and back, in bounded memory.
+"""Image files in a .tkc container: pictures or arrays -> tiles -> chunks of coded rows, and what a header says of them.
 
-The header's keys are described in docs/format.md.
+`toolkit.restore` is the way back. The header's keys are described in docs/format.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.alone import AloneCoder
-from toolkit.container import ContainerError, DamagedFile, Reader, Writer, atomic_folder, atomic_path
+from toolkit.container import DamagedFile, Reader, Writer
 from toolkit.data import arrays, files
 from toolkit.data.files import CHANNELS, Item
 from toolkit.head import Coder, Settings, rows_crc
 
 ARRAYS = (".npy", ".pt")
+FIRST_VERSION = 2  # of the container; the seed bits of files before it came from a library's generator
+MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
+CHEAPEST = 1 << 19  # values a byte that a file may declare; entropy coders leave each value some 2**-16 bits at least
 MakeCoder = Callable[[int, Settings | None], Coder]  # (rows a chunk, settings of the file that is decoded)
 
 
@@ -41,7 +43,7 @@ def source(path: str | Path) -> Source:
         return Source([array.item] * array.images[0], lambda i: arrays.one_image(values, array, i), array)
     found = files.find(path)
     root = path if path.is_dir() else path.parent
-    items = [files.describe(file, file.relative_to(root).as_posix()) for file in found]
+    items = [files.describe(file, files.check_name(file.relative_to(root).as_posix())) for file in found]
     return Source(items, lambda i: torch.from_numpy(files.read_image(found[i])), None)
 
 
@@ -52,16 +54,24 @@ def compress(
     """Write the pictures of `origin` to a .tkc file; returns its size in bytes.
 
     shape: (channels, height, width) of the model's rows; identity: what the header says about recipe and model;
-    chunk_rows: rows coded together, which is also what has to be decoded to get at one picture.
+    chunk_rows: rows coded together, which is also what has to be decoded to get at one picture. Raises ValueError for
+    more than a decoder would take.
     """
     channels, size = shape[0], shape[1:]
     counts = [files.count_tiles(item, channels, size) for item in origin.items]
-    coder = make_coder(min(sum(counts), chunk_rows), None)
+    chunk_rows = min(chunk_rows, sum(counts))
+    if chunk_rows * math.prod(shape) > MOST_VALUES:
+        raise ValueError(
+            f"expected chunk_rows of at most {MOST_VALUES // math.prod(shape)} for rows of {list(shape)}, got "
+            f"{chunk_rows}; give a smaller one"
+        )
+    coder = make_coder(chunk_rows, None)
     header = {
         **identity,
         "kind": "array" if origin.array else "images",
         "values": sum(CHANNELS[item.mode] * item.height * item.width for item in origin.items),
         "rows": list(shape),
+        "chunk_rows": chunk_rows,
         "settings": coder.settings._asdict(),
         **({"array": _described(origin.array)} if origin.array else {"items": [list(item) for item in origin.items]}),
     }
@@ -88,146 +98,105 @@ def compress(
     return writer.size
 
 
-def decompress(
-    path: str | Path, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], only: str | None = None,
-    progress: bool = True,
-) -> int:  # fmt: skip
-    """Restore the pictures of a .tkc file below the new folder `output`, or its array as that file; returns how many.
+class Contents(NamedTuple):
+    """What the header of an image file says, all of it checked against the file's chunks and its size."""
 
-    only: the name of one picture; just the chunks that hold it are decoded. Nothing is left behind on an error.
-    Raises ContainerError for damage, ValueError for another model or a name that is not in the file.
+    shape: tuple[int, int, int]  # of a row: channels, height, width
+    settings: Settings
+    array: arrays.Array | None
+    items: list[Item]
+    ends: Sequence[int]  # row behind the last one of each item
+    chunk_rows: int  # rows of each chunk but the last
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a tile."""
+        return self.shape[1:]
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks."""
+        return -(-self.ends[-1] // self.chunk_rows) if self.ends else 0
+
+    def chunk(self, i: int) -> tuple[int, int]:
+        """First row of chunk i, and the row behind its last."""
+        rows = self.ends[-1] if self.ends else 0
+        return i * self.chunk_rows, min((i + 1) * self.chunk_rows, rows)
+
+    def rows(self, i: int) -> tuple[int, int]:
+        """First row of item i, and the row behind its last."""
+        return self.ends[i - 1] if i else 0, self.ends[i]
+
+
+def contents(reader: Reader, identity: dict[str, Any]) -> Contents:
+    """Read the header of a file that the model of `identity` wrote.
+
+    Nothing is allocated by a size in the header before it is compared with what the file holds. Raises ValueError for
+    another model or an earlier version, DamagedFile for a header that does not fit the chunks or is no such header.
     """
-    with Reader(path) as reader, ExitStack() as stack:
-        checked_header(reader, identity)
-        shape, settings, array, items = _described_in(reader)
-        channels, size = shape[0], shape[1:]
-        counts = np.array([files.count_tiles(item, channels, size) for item in items])
-        if counts.sum() != sum(chunk.rows for chunk in reader.chunks):
-            raise DamagedFile(
-                f"{path}: expected {counts.sum()} rows, got {sum(c.rows for c in reader.chunks)} in chunks"
-            )
-        wanted = _wanted(items, array, only)
-        coder = make_coder(max((c.rows for c in reader.chunks), default=1), settings)
-        write = (_array_sink if array else _folder_sink)(stack, Path(output), items, array)
-        ends = counts.cumsum()
-        first_row, last_row = (
-            (0, int(ends[-1])) if wanted is None else (int(ends[wanted] - counts[wanted]), int(ends[wanted]))
-        )
-        decoded = _rows(reader, coder, items, counts, shape, first_row, last_row, progress)
-        which = range(len(items)) if wanted is None else [wanted]
-        for i in which:
-            rows = torch.stack([next(decoded) for _ in range(counts[i])])
-            write(i, files.untile(rows, items[i], channels, size))
-        return len(which)
-
-
-def checked_header(reader: Reader, identity: dict[str, Any]) -> dict[str, Any]:
-    """The header, if this model wrote it and it has the keys that a file of images has."""
     header = reader.header
     if header.get("recipe") != identity["recipe"] or header.get("model") != identity["model"]:
         raise ValueError(
             f"{reader.path}: expected a file of the model {identity['recipe']} {str(identity['model'])[:12]} that run= "
-            f"names, got one of {header.get('recipe')} {str(header.get('model'))[:12]}; give the run that compressed it"
+            f"names, got one of {str(header.get('recipe'))[:40]} {str(header.get('model'))[:12]}; give the run that "
+            "compressed it"
         )
-    return header
-
-
-def _rows(
-    reader: Reader, coder: Coder, items: list[Item], counts: np.ndarray, shape: tuple[int, ...], first: int, last: int,
-    progress: bool,
-) -> Iterator[Tensor]:  # fmt: skip
-    """The decoded rows [first, last) one by one; only the chunks that hold some are read."""
-    ends = counts.cumsum()
-    begin = 0
-    with tqdm(total=last - first, unit="row", disable=not progress) as bar:
-        for i, chunk in enumerate(reader.chunks):
-            end = begin + chunk.rows
-            if begin < last and end > first:
-                low, high = np.searchsorted(ends, (begin, end - 1), side="right")
-                masks = [files.valid_of(items[j], shape[0], (shape[1], shape[2])) for j in range(low, high + 1)]
-                skip = begin - int(ends[low] - counts[low])
-                valid = torch.cat(masks)[skip : skip + chunk.rows]
-                span = slice(max(first - begin, 0), min(last - begin, chunk.rows))
-                try:
-                    if isinstance(coder, AloneCoder) and span.stop - span.start < chunk.rows:
-                        # Just these rows; the checksum is that of the whole chunk, but each row must end as it began.
-                        yield from coder.decode_range(reader.read(i), valid[span], span.start)
-                        begin = end
-                        continue
-                    rows = coder.decode(reader.read(i), valid, progress=bar.update)
-                except ContainerError:
-                    raise
-                except ValueError as error:
-                    raise DamagedFile(
-                        f"{reader.path}: chunk {i} of {len(reader.chunks)} does not decode: {error}"
-                    ) from error
-                crc = rows_crc(rows, valid)
-                if crc != chunk.rows_crc:
-                    raise DamagedFile(
-                        f"{reader.path}: chunk {i} of {len(reader.chunks)} decodes to other rows than were encoded "
-                        f"(CRC-32 expected {chunk.rows_crc:08x}, got {crc:08x}); its bytes are intact, so the "
-                        "networks computed other numbers: decode with the device and library versions that encoded it"
-                    )
-                yield from rows[span]
-            begin = end
-
-
-def _wanted(items: list[Item], array: arrays.Array | None, only: str | None) -> int | None:
-    if only is None:
-        return None
-    if array:
+    if reader.version < FIRST_VERSION:
         raise ValueError(
-            "expected only= for a file of pictures, got one of an array; leave only= out and index the array"
+            f"{reader.path}: expected an image file of format version {FIRST_VERSION} or later, got {reader.version}; "
+            "compress the pictures again"
         )
-    names = [item.name for item in items]
-    if only not in names:
-        raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, for instance, {names[:3]}")
-    return names.index(only)
-
-
-def _folder_sink(
-    stack: ExitStack, output: Path, items: list[Item], array: arrays.Array | None
-) -> Callable[[int, Tensor], None]:
-    """A folder that appears under its name when all pictures are written."""
-    taken: set[str] = set()
-    names = [files.output_name(item, taken) for item in items]
-    part = stack.enter_context(atomic_folder(output))
-    return lambda i, image: files.write_image(part / names[i], image.numpy())
-
-
-def _array_sink(
-    stack: ExitStack, output: Path, items: list[Item], array: arrays.Array | None
-) -> Callable[[int, Tensor], None]:
-    assert array is not None
-    if output.suffix.lower() != f".{array.format}":
-        raise ValueError(
-            f"expected output= to end in .{array.format}, as the compressed array's name did, got {output}"
+    if header.get("kind") not in ("images", "array"):
+        raise DamagedFile(
+            f"{reader.path}: expected kind images or array, got {str(header.get('kind'))[:40]!r}; update this toolkit"
         )
-    return stack.enter_context(arrays.writer(stack.enter_context(atomic_path(output)), array))
+    try:
+        return _contents(reader, header)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedFile(
+            f"{reader.path}: expected rows, chunk_rows, settings, and items or array that fit the file, got "
+            f"{type(error).__name__}: {str(error)[:300]}; copy the file again, or update this toolkit"
+        ) from error
+
+
+def _contents(reader: Reader, header: dict[str, Any]) -> Contents:
+    shape = _whole(header["rows"], 3)
+    [chunk_rows] = _whole([header["chunk_rows"]], 1)
+    settings = Settings(**header["settings"]).check()
+    array = None if header["kind"] == "images" else arrays.described(**header["array"])
+    items = [array.item] if array else [_item(*fields) for fields in header["items"]]
+    per_item = [files.count_tiles(item, shape[0], shape[1:]) for item in items]
+    number = array.images[0] if array else 1  # of each item
+    rows, values = number * sum(per_item), math.prod(shape)
+    if not reader.damage and rows != sum(chunk.rows for chunk in reader.chunks):
+        raise ValueError(f"expected {rows} rows, got {sum(chunk.rows for chunk in reader.chunks)} in chunks")
+    if rows * values > CHEAPEST * reader.size or min(rows, chunk_rows) * values > MOST_VALUES:
+        raise ValueError(f"{rows} rows of {shape}, {chunk_rows} a chunk, in a file of {reader.size} bytes")
+    ends = range(per_item[0], rows + 1, per_item[0]) if array else list(accumulate(per_item))
+    about = Contents(shape, settings, array, items * number, ends, chunk_rows)
+    for i, chunk in reader.found.items():
+        first, last = about.chunk(i)
+        if chunk.rows != last - first:
+            raise ValueError(f"expected {max(last - first, 0)} rows in chunk {i}, got {chunk.rows}")
+    if not reader.damage and len(reader.found) != about.chunk_count:
+        raise ValueError(f"expected {about.chunk_count} chunks, got {len(reader.found)}")
+    return about
+
+
+def _item(name: Any, mode: Any, height: Any, width: Any) -> Item:
+    if not isinstance(name, str) or mode not in list(CHANNELS):
+        raise ValueError(f"expected a name and a mode, got {str((name, mode))[:100]}")
+    return Item(name, mode, *_whole([height, width], 2))
+
+
+def _whole(values: Any, count: int) -> Any:
+    """A list of so many whole numbers from 1 to 2**31 - 1, as a tuple."""
+    if not isinstance(values, list) or len(values) != count or not all(
+        type(value) is int and 0 < value < 1 << 31 for value in values
+    ):  # fmt: skip
+        raise ValueError(f"expected {count} whole numbers above 0, got {str(values)[:100]}")
+    return tuple(values)
 
 
 def _described(array: arrays.Array) -> dict[str, Any]:
     return {**array._asdict(), "shape": list(array.shape)}
-
-
-def _described_in(reader: Reader) -> tuple[tuple[int, int, int], Settings, arrays.Array | None, list[Item]]:
-    """Shape of the rows, settings of the coder, the array and the pictures that a header names."""
-    header = reader.header
-    if header.get("kind") not in ("images", "array"):
-        raise DamagedFile(
-            f"{reader.path}: expected kind images or array, got {header.get('kind')!r}; update this toolkit"
-        )
-    try:
-        channels, height, width = header["rows"]
-        settings = Settings(**header["settings"])
-        if min(channels, height, width, settings.batch, settings.lanes) < 1:
-            raise ValueError("a size below 1")
-        if header["kind"] == "images":
-            return (channels, height, width), settings, None, [Item(*item) for item in header["items"]]
-        array = arrays.Array(**{**header["array"], "shape": tuple(header["array"]["shape"])})
-        return (channels, height, width), settings, array, [array.item] * array.images[0]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFile(
-            f"{reader.path}: expected rows, settings, and items or array in the header, got {header.get('rows')}, "
-            f"{header.get('settings')} and {type(error).__name__}: {error}; update this toolkit"
-        ) from error

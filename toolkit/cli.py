@@ -4,21 +4,28 @@ import difflib
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def arguments(argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str) -> dict[str, str]:
+def arguments(
+    argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str, flags: Sequence[str] = ()
+) -> dict[str, str]:
     """Parse `key=value` arguments; `known` has one line of help for each key, `usage` opens the help text.
 
-    argv: None for those of the process. Returns the given keys only, with the text behind the first "=".
+    argv: None for those of the process; flags: keys for which --KEY means KEY=true. Returns the given keys only, with
+    the text behind the first "=".
     Raises SystemExit: 0 after --help or -h, else with a message, for an argument that is no key=value, an unknown
     key, a key given twice, an empty value, or a required key that is missing.
     """
     argv = sys.argv[1:] if argv is None else argv
+    argv = [f"{argument[2:]}=true" if argument[2:] in flags and argument[:2] == "--" else argument for argument in argv]
     if "--help" in argv or "-h" in argv:
         width = max(map(len, known), default=0)
         lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
@@ -65,27 +72,57 @@ def positive(values: dict[str, str], key: str, default: int) -> int:
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback."""
+    """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback.
+
+    Ctrl-C and SIGTERM end it in an orderly way, so that no temporary file stays.
+    """
 
     @functools.wraps(main)
+    @piped
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):  # a file name that the terminal cannot show is no reason to fail
             sys.stdout.reconfigure(errors="backslashreplace")
+        ours = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if ours else None
         try:
-            status = main(*args, **kwargs)
-            sys.stdout.flush()  # here and not at exit, so that a closed pipe is met by the next lines
-            return status
-        except BrokenPipeError:  # the reader left, as in `... | head`: nobody to tell, and nothing went wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            return main(*args, **kwargs)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            print("error: interrupted; give the same command again", file=sys.stderr)
+            return 130
         except (ValueError, OSError) as error:
             text = str(error)
             if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
                 text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             print(f"error: {text}", file=sys.stderr)
             return 1
+        finally:
+            if ours:
+                signal.signal(signal.SIGTERM, before)
 
     return wrapped
+
+
+def piped(main: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a program's main: a reader of its output that has left, as in `... | head`, ends it in silence."""
+
+    @functools.wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            try:
+                return main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # here and not at exit, so that a closed pipe is met by the next lines
+        except BrokenPipeError:  # nobody to tell, and nothing went wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+
+    return wrapped
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _usage_error(expected: str, got: str, remedy: str, usage: str) -> SystemExit:

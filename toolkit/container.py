@@ -4,9 +4,9 @@ docs/format.md is the specification. All integers are little-endian; sizes and o
 """
 
 import json
+import mmap
 import os
 import secrets
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,8 +17,10 @@ from typing import Any, BinaryIO, NamedTuple
 # A byte above 127 and both kinds of line end: a copy in text mode or through a 7-bit channel changes them, as in PNG.
 MAGIC = b"\x89TKC\r\n\x1a\n"
 END = b"TKCEND\r\n"
-VERSION = 1
-HEADER_LIMIT = 64 * 2**20  # bytes of JSON: a zlib stream of 64 KiB can unpack to this, a damaged one must not to more
+VERSION = 2
+KNOWN_VERSIONS = (1, 2)
+HEADER_LIMIT = 64 * 2**20  # bytes of JSON
+HEADER_FREE, HEADER_RATIO = 2**20, 64  # JSON up to the first is always read, beyond it so many bytes a stored byte
 
 # Each block below is followed by the CRC-32 of its own bytes, 4 bytes: see _sealed.
 PREAMBLE = struct.Struct("<8sIII")  # magic, version, size of the stored header, its CRC-32; the same in every version
@@ -85,26 +87,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a new folder beside `path`; it becomes `path` at the end, or is deleted with all in it on any exception.
-
-    Raises FileNotFoundError if the folder above is missing, FileExistsError if `path` is there already.
-    """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
-    if target.exists():
-        raise FileExistsError(f"{path}: expected a new folder, got one that exists; give another name")
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 class Writer:
     """Write a .tkc file chunk by chunk: a context manager, and `path` appears only when its block ends cleanly.
 
@@ -166,17 +148,27 @@ class Writer:
 class Reader:
     """Open a .tkc file, check everything but the chunks, and read chunks in any order: a context manager.
 
-    Raises NotOurFile, UnknownVersion, TruncatedFile or DamagedFile, and OSError if the file cannot be opened.
+    salvage: take a file whose index or end is damaged or missing too: `damage` says what is wrong, and the chunks are
+    those that are found by their own headers. Raises NotOurFile, UnknownVersion, TruncatedFile or DamagedFile, and
+    OSError if the file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], salvage: bool = False) -> None:
         self.path = Path(path)
+        self.damage: ContainerError | None = None  # of the index or the end
         with ExitStack() as stack:
             self._file: BinaryIO = stack.enter_context(open(self.path, "rb"))
             self.size = self._file.seek(0, os.SEEK_END)  # bytes of the file
-            self.header = self._open_header()
-            self.chunks = self._open_index(self._open_trailer())
-            self.overhead = self.size - sum(chunk.size for chunk in self.chunks)  # bytes that are not payload
+            self.header = self._open_header(0 if salvage else TRAILER_SIZE)
+            try:
+                self._check_size(self.header_size + TRAILER_SIZE)
+                self.chunks = self._open_index(self._open_trailer())
+                self.found = dict(enumerate(self.chunks))  # by number; `chunks` is empty where there is no index
+            except ContainerError as error:
+                if not salvage:
+                    raise
+                self.damage, self.chunks, self.found = error, [], self._find_chunks()
+            self.overhead = self.size - sum(chunk.size for chunk in self.found.values())  # bytes that are not payload
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Reader":
@@ -188,11 +180,14 @@ class Reader:
     def read(self, i: int) -> bytes:
         """Return the payload of chunk i, which lies in [0, len(chunks)); no other chunk is read.
 
-        Raises DamagedFile, which names the chunk, if its header or its checksum is wrong, and IndexError.
+        Raises DamagedFile, which names the chunk, if its header or its checksum is wrong, or if it was to be salvaged
+        and is not there; and IndexError.
         """
-        if not 0 <= i < len(self.chunks):
+        if self.damage and i not in self.found:
+            raise self._damaged(f"chunk {i}", "with a sound header", "none in the file")
+        if i not in self.found:
             raise IndexError(f"{self.path}: expected a chunk in [0, {len(self.chunks)}), got {i}")
-        chunk = self.chunks[i]
+        chunk = self.found[i]
         expected = _chunk_header(i, chunk)
         header = self._bytes(chunk.offset - len(expected), len(expected))
         if header != expected:
@@ -201,23 +196,43 @@ class Reader:
         self._check_crc(f"chunk {i}", payload, chunk.crc)
         return payload
 
-    def _open_header(self) -> dict[str, Any]:
+    def _open_header(self, after: int) -> dict[str, Any]:  # after: bytes that must follow
         start = self._bytes(0, min(self.size, START_SIZE))
         if not (start.startswith(MAGIC) or MAGIC.startswith(start)):
             raise self._error(NotOurFile, f"{MAGIC!r} at the start", start[:8], "give a .tkc file of this toolkit")
         self._check_size(START_SIZE)
         self._check_sealed("the preamble", start)
         _, self.version, stored_size, crc = PREAMBLE.unpack_from(start)
-        if self.version != VERSION:
-            raise self._error(UnknownVersion, f"format version {VERSION}", self.version, "use a newer toolkit")
+        if self.version not in KNOWN_VERSIONS:
+            known = " or ".join(map(str, KNOWN_VERSIONS))
+            raise self._error(UnknownVersion, f"format version {known}", self.version, "use a newer toolkit")
         self.header_size = START_SIZE + int(stored_size)  # bytes before the first chunk
-        self._check_size(self.header_size + TRAILER_SIZE)
+        self._check_size(self.header_size + after)
         stored = self._bytes(START_SIZE, stored_size)
         self._check_crc("the header", stored, crc)
         try:
             return _decode_header(stored)
         except (ValueError, zlib.error) as error:
             raise self._damaged("the header", "as one JSON object in one zlib stream", error) from error
+
+    def _find_chunks(self) -> dict[int, Chunk]:
+        """Chunks by number, found by the headers that stand before them; of two with one number the first."""
+        found: dict[int, Chunk] = {}
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            at = self.header_size
+            while (at := data.find(b"CHNK", at)) >= 0:
+                offset = at + CHUNK_HEADER_SIZE
+                block = data[at:offset]
+                at += 1
+                if len(block) < CHUNK_HEADER_SIZE or _sealed(block[:-CRC_SIZE]) != block:
+                    continue
+                _, number, *entry = CHUNK_HEADER.unpack_from(block)
+                chunk = Chunk(offset, *entry)
+                if (end := offset + chunk.size) <= self.size:
+                    found.setdefault(number, chunk)
+                    if zlib.crc32(view[offset:end]) == chunk.crc:  # else the next one may begin before this one's end
+                        at = end
+        return dict(sorted(found.items()))
 
     def _open_trailer(self) -> int:  # offset of the index
         trailer = self._bytes(self.size - TRAILER_SIZE, TRAILER_SIZE)
@@ -276,6 +291,18 @@ class Reader:
         return kind(f"{self.path}: expected {expected}, got {got}; {remedy}")
 
 
+def inflate(stored: bytes, size: int) -> bytes:
+    """Exactly `size` bytes of one zlib stream, in no more memory than that. Raises ValueError for any other stream."""
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(stored, size + 1)  # one byte more: 0 would mean no limit
+    except zlib.error as error:
+        raise ValueError(f"a damaged zlib stream ({error})") from error
+    if len(data) != size or not stream.eof or stream.unused_data:
+        raise ValueError(f"a zlib stream that does not hold {size} bytes")
+    return data
+
+
 def _sealed(fields: bytes) -> bytes:
     return fields + zlib.crc32(fields).to_bytes(CRC_SIZE, "little")
 
@@ -297,10 +324,12 @@ def _encode_header(header: dict[str, Any]) -> bytes:
 
 
 def _decode_header(stored: bytes) -> dict[str, Any]:
+    # A zlib stream can unpack to a thousand times its size, and JSON to Python objects of ten times its own.
+    limit = min(HEADER_LIMIT, HEADER_FREE + HEADER_RATIO * len(stored))
     stream = zlib.decompressobj()
-    text = stream.decompress(stored, HEADER_LIMIT + 1)
-    if len(text) > HEADER_LIMIT:
-        raise ValueError(f"more than {HEADER_LIMIT} bytes of JSON")
+    text = stream.decompress(stored, limit + 1)
+    if len(text) > limit:
+        raise ValueError(f"more than {limit} bytes of JSON")
     if not stream.eof or stream.unused_data:
         raise ValueError(f"a zlib stream that {'has bytes after its end' if stream.eof else 'does not end'}")
     try:

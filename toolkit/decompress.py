@@ -3,17 +3,19 @@
 import sys
 from collections.abc import Sequence
 
-from toolkit import archive, cli
+from toolkit import cli, restore
 from toolkit.recipe import compression, load
 
 USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
 
-Restore the pictures of a .tkc file as PNG files below a new folder, or its array as an array file."""
+Restore the pictures of a .tkc file as PNG files below a new folder, or its array as an array file. Interrupted, it goes
+on when it is run again. Exit status: 0, 1 for an error, 2 if on_damage=skip left something out."""
 KNOWN = {
     "run": "folder of the model that compressed it",
     "input": "the .tkc file",
     "output": "the folder to make (pictures) or the file to write (.npy, .pt)",
     "only": "name of one picture: decode just the part of the file that holds it",
+    "on_damage": "error (default), or skip: restore all that is not damaged, and list what is lost",
     "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
     "device": "auto, cpu or cuda (default auto)",
 }
@@ -25,9 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
     recipe, cfg = load(values["run"], values.get("device", "auto"))
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
-    count = archive.decompress(values["input"], values["output"], make_coder, identity, values.get("only"))
-    print(f"{count} pictures restored to {values['output']}")
-    return 0
+    on_damage = values.get("on_damage", "error")
+    report = restore.decompress(values["input"], values["output"], make_coder, identity, values.get("only"), on_damage)
+    for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):
+        for line in lines:
+            print(f"{title}: {line}", file=sys.stderr)
+    left = f"; {len(report.lost)} lost, {len(report.partly)} in part" if report.damage else ""
+    print(f"{report.restored} pictures restored to {values['output']}{left}")
+    return 2 if report.damage else 0
 
 
 if __name__ == "__main__":

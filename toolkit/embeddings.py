@@ -22,7 +22,7 @@ from torch import Tensor
 
 from toolkit.coding import vbq
 from toolkit.coding.ans import LOW, WORD, Message
-from toolkit.container import DamagedFile, Reader, Writer
+from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -406,7 +406,7 @@ class _Group:
         at = BOOK.size
         self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
         at += codebook
-        self.sizes = np.frombuffer(_inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
+        self.sizes = np.frombuffer(inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
         self.sizes = np.ascontiguousarray(self.sizes.T).view("<u4")[:, 0].astype(np.int64)
         self.body = payload[at + sizes :]
         self._ends = np.cumsum(self.sizes)
@@ -527,7 +527,7 @@ def _pack_book(book: vbq.Codebook) -> bytes:
 
 
 def _unpack_book(stored: bytes, m: int, tables: int, d: int) -> vbq.Codebook:
-    raw = np.frombuffer(_inflate(stored, 4 * m + d + 2 * tables * m), np.uint8)
+    raw = np.frombuffer(inflate(stored, 4 * m + d + 2 * tables * m), np.uint8)
     points = np.ascontiguousarray(raw[: 4 * m].reshape(4, m).T).view("<f4")[:, 0].astype(np.float32)
     context = raw[4 * m : 4 * m + d].astype(np.int64)
     freqs = np.ascontiguousarray(raw[4 * m + d :].reshape(2, -1).T).view("<u2").reshape(m, tables).T.astype(np.int64)
@@ -569,15 +569,6 @@ def _unpack_words(payload: bytes, count: int) -> list[str]:
 
 def _words_crc(words: Sequence[str]) -> int:
     return zlib.crc32("\n".join(words).encode())
-
-
-def _inflate(stored: bytes, size: int) -> bytes:
-    """Exactly `size` bytes of one zlib stream; a damaged one cannot take more memory than that."""
-    stream = zlib.decompressobj()
-    data = stream.decompress(stored, size) + stream.decompress(stream.unconsumed_tail, 1)
-    if len(data) != size or not stream.eof or stream.unused_data:
-        raise ValueError(f"a zlib stream that does not hold {size} bytes")
-    return data
 
 
 def _rows_crc(vectors: Tensor) -> int:

@@ -23,6 +23,7 @@ CompressionHead = Callable[..., Codec]
 
 
 FIRST_LANES = 4  # a chunk begins with so many, or 1/16 of its last; their heads are part of its initial bits
+MOST_BATCH, MOST_LANES = 1 << 12, 1 << 16  # of settings, so that those of a hostile file cannot ask for all memory
 MOST_WORDS = 1 << 22  # seed words a lane; a codec that finds them too few would find any number too few
 PREAMBLE = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
 
@@ -33,6 +34,14 @@ class Settings(NamedTuple):
     batch: int  # most rows a network call; the same on both sides, because another number gives other floats
     lanes: int  # independent ANS stacks once the message holds enough, a power of two
     seed: int  # of the bits that bits-back coding starts from
+
+    def check(self) -> Settings:
+        """Itself. Raises ValueError for a value that is no integer or out of range."""
+        for name, low, high in (("batch", 1, MOST_BATCH), ("lanes", 1, MOST_LANES), ("seed", 0, 2**63 - 1)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"expected {name} to be a whole number from {low} to {high}, got {value!r}; change it")
+        return self
 
 
 @dataclass
@@ -102,13 +111,14 @@ def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
 class Coder:
     """Encodes and decodes chunks of rows with a trained module.
 
-    module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data.
+    module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data. Raises
+    ValueError for settings out of range.
     """
 
     def __init__(
         self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool = False
     ) -> None:
-        self.module, self.head, self.settings, self.compiled = module, head, settings, compiled
+        self.module, self.head, self.settings, self.compiled = module, head, settings.check(), compiled
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
 

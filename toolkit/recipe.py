@@ -126,7 +126,9 @@ def compression(
     """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
     wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else None
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
-    identity = {"recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "versions": versions}
+    # Whether what steers the coder comes out the same on every device; a recipe's module says so of itself.
+    exact = bool(getattr(recipe.module, "exact", False))
+    identity = {"recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": exact, "versions": versions}
     return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
 
 

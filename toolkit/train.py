@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from toolkit import baselines, embeddings
+from toolkit import baselines, cli, embeddings
 from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
 from toolkit.data.images import spread
 from toolkit.data.vectors import of_run
@@ -184,6 +184,7 @@ def _main(cfg: DictConfig) -> None:
             print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
+@cli.piped
 def main() -> None:
     """The command line."""
     for message in QUIET:

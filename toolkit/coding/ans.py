@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.fuse import compiled, divide
+from toolkit.coding.hashing import philox
 
 WORD = 32  # bits a tail word
 LOW = 1 << 31  # heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
@@ -25,6 +26,8 @@ MASK = (1 << WORD) - 1
 STEPS = 4  # steps a block of pops: more are faster, and take as much longer to compile
 PUSH_STEPS = 8  # of pushes, which have no search in them
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
+
+ROOM = 1 << 26  # words of a table of lanes that is always allowed; see `check_room`
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
 
@@ -69,14 +72,19 @@ class Message:
     ) -> Message:
         """A message of `lanes` stacks, each with `words` words of seed bits below a head with 31 more.
 
-        All bits of the head are random: with zero low bits the first pop would always return the same tail symbol.
+        All bits of the head are random: with zero low bits the first pop would always return the same tail symbol. The
+        bits are Philox's (docs/format.md), as no library's own generator may be part of a file. seed: in [0, 2**64).
         """
-        rng = torch.Generator().manual_seed(seed)
-        head = LOW + torch.randint(LOW, (lanes,), generator=rng, dtype=torch.int64)
+        lane, block = torch.arange(lanes)[None], torch.arange(-(-words // 4))[:, None]
+
+        def bits(block: Tensor, kind: int) -> Tensor:  # int64 [len(block), 4, lanes], in [0, 2**32)
+            counter = [x.expand(len(block), lanes) for x in (block, lane, torch.tensor(kind), torch.tensor(0))]
+            return torch.stack(philox(counter, (seed & MASK, seed >> WORD)), 1)
+
+        head = LOW + (bits(torch.zeros(1, 1, dtype=torch.int64), 1)[0, 0] >> 1)
         # From the top of the stack downwards: more words leave those above them as they are.
-        tail = torch.randint(-(1 << 31), 1 << 31, (words, lanes), generator=rng, dtype=torch.int64).flip(0).T
+        tail = bits(block, 0).reshape(-1, lanes)[:words].flip(0).T.to(torch.int32).contiguous().to(device)
         size = torch.full((lanes,), words, dtype=torch.int64, device=device)
-        tail = tail.to(torch.int32).contiguous().to(device)
         return Message(head.to(device), tail, size, size.clone(), words * lanes, compiled=compiled)
 
     def is_random(self, seed: int) -> bool:
@@ -258,7 +266,10 @@ class Message:
 
     @staticmethod
     def from_bytes(data: bytes, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
-        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message."""
+        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message.
+
+        Takes no more memory than `check_room` allows, whatever sizes the bytes declare.
+        """
         if len(data) < 9:
             raise ValueError(f"message: expected at least 9 bytes, got {len(data)}; the data are cut short")
         lanes, least, width = struct.unpack_from("<IIB", data)
@@ -277,11 +288,24 @@ class Message:
         head = raw.view("<i8")[:, 0].copy()
         if (head < LOW).any():
             raise ValueError(f"message: a head is below 2**31 ({int(head.min())}); the data are damaged")
+        check_room(lanes, int(size.max()), int(size.sum()))
         tail = np.zeros((lanes, int(size.max())), "<i4")
         tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at + int(head_bytes.sum()))
         sizes = torch.from_numpy(size).to(device)
         heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
         return Message(heads, tails, sizes, sizes.clone(), int(size.sum()), compiled=compiled)
+
+
+def check_room(lanes: int, longest: int, total: int) -> None:
+    """Raise ValueError if a table of `lanes` x `longest` words would be much larger than the `total` words in it.
+
+    Lanes of one message are about equally long; a damaged or hostile file may say that one of very many is not.
+    """
+    if lanes * longest > max(64 * total, ROOM):
+        raise ValueError(
+            f"expected lanes of about equal lengths, got {lanes}, of which one has {longest} of all {total} words; the "
+            "data are damaged"
+        )
 
 
 def _identity(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

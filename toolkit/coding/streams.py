@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import LOW, MASK, MAX_PRECISION, STEPS, WORD, Find
+from toolkit.coding.ans import LOW, MASK, MAX_PRECISION, STEPS, WORD, Find, check_room
 
 
 class Streams:
@@ -104,6 +104,7 @@ class Streams:
             heads.append(head)
         streams.size = torch.tensor([len(w) for w in words], dtype=torch.int64).to(device)
         width = max(map(len, words), default=0)
+        check_room(len(words), width, sum(map(len, words)))
         streams.tail = torch.tensor([w + [0] * (width - len(w)) for w in words], dtype=torch.int64).to(device)
         streams.head = torch.tensor(heads, dtype=torch.int64).to(device)
         return streams

@@ -1,6 +1,7 @@
 """A person's arrays of images (.npy, .pt) as uint8 [n, c, h, w], and back with their shape and dtype."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,17 @@ class Array(NamedTuple):
         """What each image of the array is to `tiles` and `untile`; all are alike."""
         _, c, h, w = self.images
         return Item(self.name, "L" if c == 1 else "RGB", h, w)
+
+
+def described(name: Any, format: Any, dtype: Any, shape: Any, axes: Any) -> Array:
+    """The description of an array as a file holds it. Raises ValueError unless `open_array` could have made it."""
+    whole = isinstance(shape, list) and len(shape) <= 4 and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
+    known = whole and isinstance(name, str) and format in ("npy", "pt") and isinstance(dtype, str)
+    if not known or not re.fullmatch(r"\|[biu]1|[<>][iu][248]", dtype) or axes_of(tuple(shape)) != axes:
+        raise ValueError(
+            f"expected an array of integers in npy or pt, got {str((name, format, dtype, shape, axes))[:200]}"
+        )
+    return Array(name, format, dtype, tuple(shape), axes)
 
 
 def axes_of(shape: tuple[int, ...]) -> str:
@@ -152,18 +164,20 @@ def restore_array(images: Tensor, array: Array) -> np.ndarray:
 
 
 @contextmanager
-def writer(path: str | Path, array: Array) -> Iterator[Callable[[int, Tensor], None]]:
+def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Callable[[int, Tensor], None]]:
     """Write an array image by image: yields write(i, uint8 [c, h, w]); a .npy file is mapped, so memory is bounded.
 
-    Raises ValueError for an unknown format.
+    Images that are not written are zeros, or, with resume, what the .npy file at `path` holds. Raises ValueError for an
+    unknown format.
     """
     if array.format not in ("npy", "pt"):
         raise ValueError(f"expected the format npy or pt, got {array.format!r}; do: update this toolkit")
     values: np.ndarray
     if array.format == "npy":
-        values = np.lib.format.open_memmap(path, "w+", np.dtype(array.dtype), tuple(array.shape))
+        how = (np.dtype(array.dtype), tuple(array.shape))
+        values = np.lib.format.open_memmap(path, "r+") if resume else np.lib.format.open_memmap(path, "w+", *how)
     else:
-        values = np.empty(tuple(array.shape), np.dtype(array.dtype))
+        values = np.zeros(tuple(array.shape), np.dtype(array.dtype))
     one = array._replace(shape=(1, *array.shape[1:]) if array.axes[0] == "n" else array.shape)
 
     def write(i: int, image: Tensor) -> None:
@@ -177,4 +191,4 @@ def writer(path: str | Path, array: Array) -> Iterator[Callable[[int, Tensor], N
     if isinstance(values, np.memmap):
         values.flush()
     else:
-        torch.save(torch.from_numpy(values), path)
+        torch.save(torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False)), path)

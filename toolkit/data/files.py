@@ -1,7 +1,10 @@
 """A person's images as rows of a model, and back: find, read and write files, cut pictures into tiles."""
 
+import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -14,6 +17,8 @@ from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 CHANNELS = {"L": 1, "RGB": 3}
+MOST_PARTS = 200  # folders of a name
+DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)  # not a file on Windows, in any folder
 
 
 class Item(NamedTuple):
@@ -124,32 +129,62 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))).save(path, "PNG")
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, windows: bool = os.name == "nt") -> str:
     """Return the name of an item unchanged if writing to it below any folder stays below that folder.
 
-    Raises ValueError for absolute paths, "..", drive letters, backslashes, empty or "." parts, and NUL.
+    windows: also refuse what is a name of its own kind there, or another one's. Raises ValueError for absolute paths,
+    "..", drive letters, backslashes, empty or "." parts, NUL, names of devices, folders deeper than MOST_PARTS.
     """
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\\0]", name) or re.match(r"[A-Za-z]:", name):
+    unsafe = any(part in ("", ".", "..") or DEVICE.fullmatch(part) for part in parts) or len(parts) > MOST_PARTS
+    unsafe = unsafe or bool(re.search(r"[\\\0]", name) or re.match(r"[A-Za-z]:", name) or not _storable(name))
+    if unsafe or (windows and any(re.search(r'[<>:"|?*\x01-\x1f]|[. ]$', part) for part in parts)):
         raise ValueError(
-            f"expected a relative path like folder/picture.png, got the unsafe name {name!r}; "
+            f"expected a relative path like folder/picture.png, got the unsafe name {name[:200]!r}; "
             "do: rename the file before compressing it; if you did not make this .tkc file, do not trust it"
         )
     return name
 
 
-def output_name(item: Item, taken: set[str]) -> str:
-    """Choose the relative path that `decompress` writes an item to, and add it to `taken` (in lower case).
+def _storable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # lone surrogates other than those of file names that are not UTF-8
+        return False
+    return True
 
-    The item's own name with the suffix .png; where that is taken, the full old name + ".png". Raises ValueError for
-    an unsafe name.
+
+def output_names(items: Sequence[Item], taken: set[str]) -> list[str]:
+    """Choose the relative path that `decompress` writes each item to; all differ, in lower case too. Fills `taken`.
+
+    The item's own name with the suffix .png; where that is taken, or is a folder of another item, the full old name +
+    ".png". Raises ValueError for an unsafe name, and for two items of one name.
     """
-    path = PurePosixPath(check_name(item.name))
-    names = chain((str(path.with_suffix(".png")), f"{path}.png"), (f"{path}.{i}.png" for i in count(2)))
-    # In lower case, because some file systems take a.png and A.png for one.
-    name = next(name for name in names if name.casefold() not in taken)
-    taken.add(name.casefold())
-    return name
+    for item in items:
+        path = PurePosixPath(check_name(item.name))
+        taken.update(_same(str(folder)) for folder in path.parents)
+    if len({item.name for item in items}) < len(items):
+        name = next(name for name, n in Counter(item.name for item in items).items() if n > 1)
+        raise ValueError(
+            f"expected names that differ, got {name!r} twice; this .tkc file is damaged, or do not trust it"
+        )
+    return [new_name(item.name, taken) for item in items]
+
+
+def new_name(name: str, taken: set[str], suffix: str = ".png") -> str:
+    """A name for a picture that no other has; added to `taken`, which holds names as `_same` makes them."""
+    path = PurePosixPath(name)
+    # Soon from a number that is surely free: a hostile file may have a million names that differ in case only.
+    numbered = (f"{path}.{i}{suffix}" for i in chain(range(2, 10), count(len(taken))))
+    names = chain((str(path.with_suffix(suffix)), f"{path}{suffix}"), numbered)
+    chosen = next(name for name in names if _same(name) not in taken)
+    taken.add(_same(chosen))
+    return chosen
+
+
+def _same(name: str) -> str:
+    """Equal for names that some file systems take for one: a.png and A.png, or two ways to write an accent."""
+    return unicodedata.normalize("NFD", name.casefold())
 
 
 # Tiles. A model codes rows [channels, th, tw]; a picture becomes as many of them as cover it.
