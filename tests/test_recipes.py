@@ -1,6 +1,8 @@
 """Every recipe of configs/recipe: it trains, resumes, codes near its own bound, and refuses what is not its own."""
 
 import math
+import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 
-from tests.tiny import configure
+from tests.tiny import configure, run_folder
 from toolkit import compress, decompress
 from toolkit.data.images import digits
 from toolkit.head import Coder
@@ -146,7 +148,9 @@ def test_the_identity_is_that_of_weights_and_configuration(trained: Trained) -> 
     assert identity_of(recipe, cfg) != identity_of(again, again_cfg)
 
 
-@pytest.mark.parametrize("target", ["os.system", "recipesx.bitswap.BitSwap", "toolkit.cli.os.system"])
+@pytest.mark.parametrize(
+    "target", ["os.system", "recipesx.bitswap.BitSwap", "recipes.bitswap.torch.load", "toolkit.compress.main"]
+)
 @pytest.mark.parametrize("part", ["module", "head"])
 def test_a_run_folder_that_names_foreign_code_is_refused(
     trained: Trained, tmp_path: Path, part: str, target: str
@@ -155,7 +159,7 @@ def test_a_run_folder_that_names_foreign_code_is_refused(
     cfg.recipe[part]._target_ = target
     OmegaConf.save(cfg, tmp_path / CONFIG)
     shutil.copy(trained.run / WEIGHTS, tmp_path)
-    with pytest.raises(ValueError, match=f"expected _target_ to name something in recipes or toolkit, got '{target}'"):
+    with pytest.raises(ValueError, match=f"expected _target_ to name something in recipes, got '{target}'"):
         load(tmp_path)
 
 
@@ -188,11 +192,64 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(trained: Trained,
         load(tmp_path)
 
 
-def test_weights_that_are_no_weights_are_refused(trained: Trained, tmp_path: Path) -> None:
+class Hostile:
+    def __reduce__(self) -> Any:
+        return open, ("pwned", "w")
+
+
+def test_weights_that_are_no_weights_are_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(trained.run / CONFIG, tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(b"not a zip file")
-    with pytest.raises(ValueError, match=r"expected weights of the model that .* describes, got others"):
-        load(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    good = (trained.run / WEIGHTS).read_bytes()
+    torch.save(Hostile(), tmp_path / "hostile.pt")
+    for data in (
+        b"not a zip file", b"", good[: len(good) // 2], good[:-9], pickle.dumps(Hostile()),
+        (tmp_path / "hostile.pt").read_bytes(),
+    ):  # fmt: skip
+        (tmp_path / WEIGHTS).write_bytes(data)
+        with pytest.raises(ValueError, match=r"expected weights of the model that .* describes, got others"):
+            load(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"recipe: [", "to be the YAML file that toolkit.train wrote"),
+        (b"- a\n- b\n", "to be the YAML file that toolkit.train wrote, got a list"),
+        (b"\xff\xfe", "to be the YAML file that toolkit.train wrote"),
+        (b"a: &x [1, 2]\nb: *x\n", r"to be the YAML file that toolkit.train wrote, got an alias"),
+        (b"a: ${b}\n", "to be the YAML file that toolkit.train wrote"),
+        (b"a: !!python/object/apply:os.getcwd []\n", "to be the YAML file that toolkit.train wrote"),
+        (b"", "to describe a model"),
+        (b"recipe: 7\n", "to describe a model"),
+        (b"recipe: {module: {a: 1}}\n", "to describe a model"),
+    ],
+)
+def test_a_broken_configuration_is_one_line_of_error(
+    text: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / CONFIG).write_bytes(text)
+    (tmp_path / WEIGHTS).write_bytes(b"PK")
+    assert decompress.main([f"run={tmp_path}", f"input={tmp_path / 'x.tkc'}", f"output={tmp_path / 'y'}"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and shown.count("\n") == 1
+    assert re.search(message, shown), shown
+
+
+@pytest.mark.parametrize("change", [{"width": "many"}, {"width": -3}, {"speed": 9}, {"latent_channels": None}])
+def test_a_configuration_of_no_model_is_one_line_of_error(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", (1, 8, 8))
+    cfg = OmegaConf.load(run / CONFIG)
+    cfg.recipe.module.update(change)
+    OmegaConf.save(cfg, run / CONFIG)
+    assert decompress.main([f"run={run}", f"input={tmp_path / 'x.tkc'}", f"output={tmp_path / 'y'}"]) == 1
+    shown = capsys.readouterr().err
+    assert re.match(r"error: expected .*config.yaml to describe a model", shown) and shown.count("\n") == 1
 
 
 def test_an_unknown_wish_to_compile_is_refused(trained: Trained) -> None:

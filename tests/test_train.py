@@ -159,3 +159,17 @@ def test_a_resumed_run_cannot_change_its_recipe_or_data(tmp_path: Path, override
     (tmp_path / "checkpoints/last.ckpt").touch()
     with pytest.raises(ValueError, match=r"expected only values to change when resuming, got"):
         _resumed(configure("bitswap", f"resume={tmp_path}"), [override])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["train", "compress", "inspect"])
+def test_a_closed_pipe_does_not_end_the_help_in_a_traceback(name: str, unbuffered: str, tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        [sys.executable, "-m", f"toolkit.{name}", "--help"],
+        cwd=tmp_path, env=environment, stdout=write_end, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(write_end)
+    assert done.stderr == ""

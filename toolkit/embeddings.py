@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import vbq
-from toolkit.coding.ans import LOW, WORD, Message
+from toolkit.coding.ans import LOW, WORD, Message, check_room
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
 METHODS = ("default", "vbq")
 VOCABULARY = struct.Struct("<II")  # bytes of all words with their ends; bytes of the stored prefix lengths
 BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
+# What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
+MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
+VALUES_A_BYTE = 1 << 14  # of the whole file
+WORDS_A_BYTE, WORDS_FREE, LETTERS = 1 << 11, 1 << 20, 64  # of the vocabulary; always so many; bytes of each, on average
 _SPACES = frozenset(" \t\n\r\v\f")
 
 
@@ -191,6 +195,7 @@ def write(
     d = quantised.symbols[0].shape[1]
     lane_rows = max(1, LANE_VALUES // d)
     vocabulary = _pack_words(words)
+    _check_vocabulary(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
     header = {
         "kind": KIND,
         "values": len(words) * d,
@@ -209,6 +214,11 @@ def write(
             head = BOOK.pack(len(book.points), len(book.freqs), len(codebook), len(sizes))
             writer.write(head + codebook + sizes + body, len(symbols), _rows_crc(book.points[symbols]))
             tables, lanes = tables + len(head) + len(codebook), lanes + len(sizes) + len(body)
+        if d > MOST_DIMENSIONS or len(words) * d > VALUES_A_BYTE * writer.size:
+            raise ValueError(
+                f"expected at most {MOST_DIMENSIONS} dimensions and {VALUES_A_BYTE} values a byte of the file, got "
+                f"{len(words)} words of {d} dimensions in {writer.size} bytes; choose a smaller lambda"
+            )
     return {"vocabulary": len(vocabulary), "tables": tables, "lanes": lanes, "file": writer.size}
 
 
@@ -291,6 +301,11 @@ class Embeddings:
         if not all(type(x) is int and 0 < x < 1 << 40 for x in numbers) or header["precision"] != vbq.PRECISION:
             raise self._damaged(f"a header with counts for {', '.join(names)}", str(numbers))
         self.dimensions, self._lane_rows = int(header["dimensions"]), int(header["lane_rows"])
+        lane_values = self.dimensions * self._lane_rows
+        if self.dimensions > MOST_DIMENSIONS or (self._lane_rows > 1 and lane_values > 1 << 20):
+            raise self._damaged("stacks of few rows", f"{self._lane_rows} rows of {self.dimensions} dimensions")
+        if header["words"] * self.dimensions > VALUES_A_BYTE * self._reader.size:
+            raise self._damaged(f"at most {VALUES_A_BYTE} values a byte", f"{numbers} in {self._reader.size} bytes")
         rows = [chunk.rows for chunk in self._reader.chunks]
         if len(rows) < 2 or rows[0] or not all(rows[1:]) or sum(rows) != header["words"]:
             raise self._damaged(f"a vocabulary and groups of {header['words']} rows in all", str(rows))
@@ -305,6 +320,8 @@ class Embeddings:
         if _words_crc(self.words) != self._reader.chunks[0].rows_crc:
             raise self._damaged("a vocabulary with the stored checksum", "another")
         self._row = {word: row for row, word in enumerate(self.words)}
+        if len(self._row) != len(self.words) or "" in self._row:
+            raise self._damaged("words that differ", f"{len(self._row)} different ones of {len(self.words)}")
 
     def __enter__(self) -> Embeddings:
         return self
@@ -403,6 +420,8 @@ class _Group:
 
     def __init__(self, payload: bytes, d: int, lanes: int) -> None:
         m, tables, codebook, sizes = BOOK.unpack_from(payload)
+        if not 0 < m <= MOST_POINTS or not 0 < tables <= 256 or m * tables > MOST_TABLE:
+            raise ValueError(f"{m} code points in {tables} tables")
         at = BOOK.size
         self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
         at += codebook
@@ -497,6 +516,7 @@ def _unpack_lanes(sizes: list[np.ndarray[Any, Any]], bodies: list[bytes], compil
     """The message that `_pack_lanes` wrote, of several groups side by side."""
     size = np.concatenate(sizes)
     data = np.frombuffer(b"".join(bodies), np.uint8)
+    check_room(len(size), int(size.max() // 4 + 2), int(size.sum() // 4))
     width = 4 * int(size.max() // 4 + 2)
     lanes = np.zeros((len(size), width), np.uint8)
     lanes[np.arange(width) < size[:, None]] = data
@@ -556,15 +576,29 @@ def _common(a: bytes, b: bytes) -> int:
 def _unpack_words(payload: bytes, count: int) -> list[str]:
     size, prefixes = VOCABULARY.unpack_from(payload)
     at = VOCABULARY.size + prefixes
+    _check_vocabulary(count, size, len(payload))
     shared = bz2.BZ2Decompressor().decompress(payload[VOCABULARY.size : at], count)
     rest = bz2.BZ2Decompressor().decompress(payload[at:], size).split(b"\n")
     if len(shared) != count or len(rest) != count:
         raise ValueError(f"{len(shared)} prefixes and {len(rest)} words")
-    words, word = [], b""
+    words, word, letters = [], b"", 0
     for n, end in zip(shared, rest, strict=True):
         word = word[:n] + end
         words.append(word.decode())
+        letters += len(word)
+        if letters > size:  # words that share much with the one before may be many times as long as what is stored
+            _check_vocabulary(count, letters, len(payload))
     return words
+
+
+def _check_vocabulary(count: int, letters: int, stored: int) -> None:
+    """Raise ValueError for more words, or longer ones, than a file may declare: see WORDS_A_BYTE."""
+    most = WORDS_FREE + WORDS_A_BYTE * stored
+    if count > most or letters > LETTERS * most:
+        raise ValueError(
+            f"expected at most {most} words of {LETTERS} bytes in a vocabulary of {stored} bytes, got {count} words of "
+            f"{letters} bytes; leave some out"
+        )
 
 
 def _words_crc(words: Sequence[str]) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
@@ -41,7 +42,7 @@ def build(cfg: DictConfig) -> Recipe:
 
 def build_data(cfg: DictConfig) -> Any:
     """The data of a configuration, loaded: a LightningDataModule with train, validation, test, shape and name."""
-    data = _instantiate(cfg.data)
+    data = _instantiate(cfg.data, ["toolkit.data"])
     data.prepare_data()
     data.setup()
     return data
@@ -49,7 +50,7 @@ def build_data(cfg: DictConfig) -> Any:
 
 def evaluation(cfg: DictConfig, run: Path) -> Any:
     """The callback of a recipe without a head, which evaluates in the folder `run` what is compressed instead."""
-    return _instantiate(cfg.recipe.evaluation)(run=run)
+    return _instantiate(cfg.recipe.evaluation, ["recipes"])(run=run)
 
 
 def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
@@ -82,12 +83,25 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
                 f"expected a run folder with {CONFIG} and {WEIGHTS}, got {run} without {name}; give the folder that "
                 "toolkit.train printed (outputs/...), of a training that ran to its end"
             )
-    cfg = OmegaConf.load(run / CONFIG)
-    assert isinstance(cfg, DictConfig)
-    module, head = _module_and_head(cfg)
+    cfg = read_config(run / CONFIG)
     try:
+        module, head = _module_and_head(cfg)
+        if not isinstance(module, LightningModule) or not (head is None or callable(head)):
+            raise ValueError(f"expected a module and its head, got {type(module).__name__}, {type(head).__name__}")
+        for key in ("name", "module.shape"):
+            OmegaConf.select(cfg.recipe, key, throw_on_missing=True)
+        Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
+    except Exception as error:  # a module given nonsense fails in ways of its own
+        raise ValueError(
+            f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; give the folder of a training"
+        ) from error
+    try:
+        with open(run / WEIGHTS, "rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # torch's older formats take memory by sizes that they only declare
+                raise ValueError("a file that torch.save did not write")
         module.load_state_dict(torch.load(run / WEIGHTS, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, EOFError, UnpicklingError) as error:  # torch's ways to say broken or others
+    except Exception as error:  # torch, zipfile and pickle raise whatever they like for broken weights
         raise ValueError(
             f"expected weights of the model that {run / CONFIG} describes, got others: "
             f"{' '.join(str(error).split())[:300]}; give a run folder whose files belong together"
@@ -101,6 +115,24 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
             f"expected device to be auto, cpu, or cuda where there is one, got {device!r} "
             f"({str(error).splitlines()[0]}); leave it out"
         ) from error
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration of a run. Raises ValueError for a file that is none, or has aliases, which we never write."""
+    try:
+        text = path.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # some lines of them take all memory
+            raise ValueError("an alias (*name)")
+        cfg = OmegaConf.create(text)
+        if not isinstance(cfg, DictConfig):
+            raise ValueError("a list")
+        OmegaConf.resolve(cfg)
+    except (ValueError, OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(
+            f"expected {path} to be the YAML file that toolkit.train wrote, got {' '.join(str(error).split())[:300]}; "
+            "copy it again"
+        ) from error
+    return cfg
 
 
 def coder(
@@ -126,8 +158,8 @@ def compression(
     """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
     wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else None
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
-    # Whether what steers the coder comes out the same on every device; a recipe's module says so of itself.
-    exact = bool(getattr(recipe.module, "exact", False))
+    # Whether what steers the coder comes out the same on every device.
+    exact = bool(getattr(recipe, "exact", False))
     identity = {"recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": exact, "versions": versions}
     return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
 
@@ -147,25 +179,31 @@ def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
 
 
 def _module_and_head(cfg: DictConfig) -> tuple[LightningModule, CompressionHead | None]:
-    return _instantiate(cfg.recipe.module), _instantiate(cfg.recipe.head) if "head" in cfg.recipe else None
+    return (
+        _instantiate(cfg.recipe.module, ["recipes"]),
+        _instantiate(cfg.recipe.head, ["recipes"]) if "head" in cfg.recipe else None,
+    )
 
 
-def _instantiate(cfg: DictConfig) -> Any:
-    """hydra's instantiate, for our own targets only: a run folder must not be able to call os.system."""
+def _instantiate(cfg: DictConfig, packages: Sequence[str]) -> Any:
+    """hydra's instantiate, for what is defined in some packages only.
+
+    A run folder must be able to call neither os.system nor a command of ours, which writes where it is told to.
+    """
+
+    def ours(name: str) -> bool:
+        return any(name == package or name.startswith(f"{package}.") for package in packages)
+
     for node in _nodes(cfg):
         target = node.get("_target_")
-        # Where it is defined counts too: toolkit.cli.os.system begins as our own names do.
-        if target is not None and not (_ours(str(target)) and _ours(getattr(get_object(target), "__module__", ""))):
-            raise ValueError(f"expected _target_ to name something in recipes or toolkit, got {target!r}")
+        # Where it is defined counts too: toolkit.data.files.os.system begins as our own names do.
+        if target is not None and not (ours(str(target)) and ours(getattr(get_object(target), "__module__", ""))):
+            raise ValueError(f"expected _target_ to name something in {', '.join(packages)}, got {target!r}")
     try:
         return instantiate(cfg)
     except InstantiationException as error:
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
-
-
-def _ours(name: str) -> bool:
-    return name.split(".")[0] in ("recipes", "toolkit")
 
 
 def _nodes(cfg: Any) -> list[DictConfig]:

@@ -26,7 +26,7 @@ from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedul
 from toolkit.data.images import spread
 from toolkit.data.vectors import of_run
 from toolkit.pictures import rate_table
-from toolkit.recipe import Recipe, build, coder, evaluation, load, save_config, save_weights
+from toolkit.recipe import Recipe, build, coder, evaluation, load, read_config, save_config, save_weights
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
 QUIET = (
@@ -158,8 +158,7 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
             f"expected only values to change when resuming, got {' '.join(refused)}; leave out: recipe and data are "
             f"those of {run}"
         )
-    saved = OmegaConf.load(run / "config.yaml")
-    assert isinstance(saved, DictConfig)
+    saved = read_config(run / "config.yaml")
     saved.merge_with_dotlist(overrides)
     return saved, run
 

@@ -46,9 +46,17 @@ def of_run(run: str | Path) -> Vectors:
                 f"expected a run folder of recipe=word_embeddings with model.pt and {VOCABULARY}, got {run} without "
                 f"{path.name}; give the folder that toolkit.train printed (outputs/...)"
             )
-    state = torch.load(weights, map_location="cpu", weights_only=True)
     counts = read_counts(Path(run) / VOCABULARY)
-    mu, precision = state["net.words.mean"], state["net.words.precision"]
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        mu, precision = state["net.words.mean"], state["net.words.precision"]
+        if mu.shape != precision.shape or len(mu) != len(counts) or not bool((precision > 0).all()):
+            raise ValueError(f"{list(mu.shape)}, {list(precision.shape)} for {len(counts)} words")
+    except Exception as error:  # torch, zipfile and pickle raise whatever they like for a broken file
+        raise ValueError(
+            f"{weights}: expected means and precisions of the words in {VOCABULARY}, got "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; give another run folder"
+        ) from error
     return Vectors(list(counts), mu, precision.rsqrt(), torch.tensor(list(counts.values())), "posterior")
 
 
@@ -96,7 +104,7 @@ def read_counts(path: str | Path) -> dict[str, int]:
     table: dict[str, int] = {}
     for number, line in enumerate(_decoded(Path(path).read_bytes(), path).splitlines(), 1):
         word, _, count = line.rpartition(" ")
-        if not word or not count.isdecimal() or word in table:
+        if not word or not count.isdecimal() or len(count) > 18 or word in table:
             raise ValueError(f"{path}, line {number}: expected a new word and its count, got {line!r}; correct it")
         table[word] = int(count)
     return table
@@ -144,6 +152,9 @@ def _binary(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
         if len(sizes) != 2 or not all(size.isdigit() for size in sizes):
             raise ValueError(f"{path}: expected word2vec's binary format, got {sizes[:2]}; is it a text file?")
         count, d = map(int, sizes)
+        size = path.stat().st_size
+        if not count * d or count * (4 * d + 2) > size:  # before memory is taken
+            raise ValueError(f"{path}: expected {count} vectors of {d}, got {size} bytes; the file is cut short")
         vectors = np.empty((count, d), np.float32)
         words = []
         for row in range(count):
@@ -157,7 +168,7 @@ def _binary(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 def _until_space(file: BinaryIO) -> bytes:
     word = b""
-    while (byte := file.read(1)) not in (b" ", b""):
+    while (byte := file.read(1)) not in (b" ", b"") and len(word) < 10_000:  # none is longer
         word += byte
     return word.lstrip(b"\n")
 
