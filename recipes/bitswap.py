@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, location_scale
+from toolkit.nets.exact import Conversion, Form, converted, real
+from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
     InterlacedObservation,
     LogisticObservation,
@@ -25,6 +28,7 @@ from toolkit.nets.observation import (
 from toolkit.nets.residual import residual_stack
 
 LEAST_SCALE = 0.1  # of latents, as in the paper: bounds the precision that a latent can carry
+SCALE_REACH = 16.0  # raw outputs beyond are clamped on the exact path: scales of e^-9 and 16
 EDGE = 1e-5  # uniform noise is kept this far from 0 and 1, so that its logit is finite
 LIKELIHOODS = ("logistic", "mixture", "interlaced")
 
@@ -41,9 +45,27 @@ class Conditional(nn.Module):
     def forward(self, x: Tensor, reach: float) -> tuple[Tensor, Tensor]:
         """float [rows, inputs, h, w] -> location and scale, float32 [rows, outputs, h', w']; |location| < reach."""
         loc, raw = self.net(x).float().chunk(2, 1)
+        return self.location(loc, reach), self.scale(raw)
+
+    def location(self, raw: Tensor, reach: float) -> Tensor:
+        return reach * torch.tanh(raw / reach)
+
+    def scale(self, raw: Tensor) -> Tensor:
         # A posterior's scale lies in (0.1, 1), a prior's above 0.1 (the paper's parametrisation).
         scale = torch.sigmoid(raw + 2) if self.bounded else F.softplus(raw + math.log(math.e - 1))
-        return reach * torch.tanh(loc / reach), LEAST_SCALE + (1 - LEAST_SCALE) * scale
+        return LEAST_SCALE + (1 - LEAST_SCALE) * scale
+
+
+class ExactConditional(nn.Module):
+    """A `Conditional` in exact arithmetic, which gives integers of `frequencies`; made by `Chain.exact`."""
+
+    def __init__(self, net: nn.Module, location: nn.Module, scale: nn.Module) -> None:
+        super().__init__()
+        self.net, self.location, self.scale = net, location, scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # -> int64, int64
+        loc, raw = self.net(x).chunk(2, 1)
+        return self.location(loc).long(), self.scale(raw).long()
 
 
 class Chain(nn.Module):
@@ -137,10 +159,41 @@ class Chain(nn.Module):
     def from_bins(self, k: Tensor) -> Tensor:  # int64 [...] -> float32 [...]
         return (k.float() + 0.5) / self.bins_per_unit - self.reach
 
-    def latent_codec(self, loc: Tensor, scale: Tensor, valid: Tensor, least: int) -> Codec:
-        snapped_scale = frequencies.snap_scale(torch.log(scale * self.bins_per_unit))
-        snapped = frequencies.snap_location(self.to_bins(loc)), snapped_scale
-        return location_scale("logistic", *snapped, self.bins, least, valid=valid)
+    def snap_location(self, loc: Tensor) -> Tensor:  # float [...] -> int64 [...]
+        return frequencies.snap_location(self.to_bins(loc))
+
+    def snap_scale(self, scale: Tensor) -> Tensor:  # float [...] -> int64 [...]
+        return frequencies.snap_scale(torch.log(scale * self.bins_per_unit))
+
+    def snapped(self, net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of latents by one of the networks, as integers of `frequencies`."""
+        if isinstance(net, ExactConditional):
+            return cast(tuple[Tensor, Tensor], net(x))
+        loc, scale = net(x, 0.75 * self.reach)
+        return self.snap_location(loc), self.snap_scale(scale)
+
+    def latent_codec(self, snapped: tuple[Tensor, Tensor], valid: Tensor, least: int) -> Codec:
+        return location_scale("logistic", *snapped, self.bins, least, valid=valid.expand_as(snapped[0]))
+
+    def exact(self, conversion: Conversion) -> Chain:
+        """This chain with networks in exact arithmetic: its `layers` are integers throughout; it gives no `terms`."""
+        found = copy.deepcopy(self)
+        latents = real(0.5 / self.bins_per_unit, self.bins)
+
+        def conditional(net: Conditional, form: Form) -> ExactConditional:
+            reach = 0.75 * self.reach
+            return ExactConditional(
+                conversion.stack(net.net, form)[0],
+                conversion.table(lambda raw: self.snap_location(net.location(raw, reach)), 4 * reach),
+                conversion.table(lambda raw: self.snap_scale(net.scale(raw)), SCALE_REACH),
+            )
+
+        for i, net in enumerate(self.infer):
+            found.infer[i] = conditional(cast(Conditional, net), latents if i else PIXELS)
+        for i, net in enumerate(self.generate):
+            found.generate[i] = conditional(cast(Conditional, net), latents)
+        found.observe = observation(self.observe, latents, conversion)
+        return found
 
     def layers(self, valid: Tensor) -> tuple[Codec, list[Layer]]:
         """The prior of z_L and, for each layer, (likelihood of z_i given z_i+1, posterior of z_i+1 given z_i).
@@ -150,27 +203,24 @@ class Chain(nn.Module):
         rows, _, h, w = valid.shape
         alive = valid.flatten(1).any(1)[:, None, None, None]
 
-        def mask(like: Tensor) -> Tensor:
-            return alive.expand_as(like)
-
         def likelihood(i: int, above: Tensor) -> Codec:
             z = self.from_bins(above)
             if i == 0:
                 codec = self.observation.codec(z, valid)
                 return Codec(codec.push, lambda message: complete(codec.pop(message), valid))
-            loc, scale = self.generate[i - 1](z, 0.75 * self.reach)
-            return self.latent_codec(loc, scale, mask(loc), 1)
+            return self.latent_codec(self.snapped(self.generate[i - 1], z), alive, 1)
 
         def posterior(i: int, below: Tensor) -> Codec:
-            loc, scale = self.posterior(i, normalise(below) if i == 0 else self.from_bins(below))
-            return self.latent_codec(loc, scale, mask(loc), 0)
+            x = normalise(below) if i == 0 else self.from_bins(below)
+            return self.latent_codec(self.snapped(self.infer[i], x), alive, 0)
 
         def layer(i: int) -> Layer:
             return (lambda above: likelihood(i, above)), (lambda below: posterior(i, below))
 
         top = torch.zeros(rows, self.top_channels, h // self.stride, w // self.stride)
         top = top.to(valid.device)
-        return self.latent_codec(top, torch.ones_like(top), mask(top), 1), [layer(i) for i in range(len(self.infer))]
+        prior = self.snap_location(top), self.snap_scale(torch.ones_like(top))
+        return self.latent_codec(prior, alive, 1), [layer(i) for i in range(len(self.infer))]
 
 
 class BitSwap(LightningModule):
@@ -206,6 +256,14 @@ class BitSwap(LightningModule):
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.free_bits, self.kl_warmup = free_bits, kl_warmup
+
+    def exact(self, rows: Tensor | None = None) -> BitSwap:
+        """This model with its networks in exact arithmetic, for coding only.
+
+        rows: uint8 [n, c, h, w], training rows that show how large activations become; without them, a module of the
+        same structure, whose tensors are to be loaded.
+        """
+        return converted(self, rows)
 
     @property
     def dims(self) -> int:

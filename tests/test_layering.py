@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("toolkit", "recipes") for path in (ROOT / folder).rglob("*.py"))
 
 COMMANDS = {
-    f"toolkit.{name}" for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate")
+    f"toolkit.{name}"
+    for name in ("train", "compress", "decompress", "export_embeddings", "inspect", "evaluate", "make_exact")
 }
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
@@ -50,7 +51,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
-    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks"},
+    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",

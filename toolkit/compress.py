@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from toolkit import archive, cli
 from toolkit.data.files import CHANNELS, left_out
-from toolkit.recipe import compression, load
+from toolkit.recipe import compression, has_exact, load
 
 USAGE = """usage: python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc
 
@@ -17,6 +17,8 @@ KNOWN = {
     "output": "the .tkc file to write",
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
     "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
+    "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
+    "if the run has an exact network)",
     "device": "auto, cpu or cuda (default auto)",
 }
 
@@ -26,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
     chunk_rows = cli.positive(values, "chunk_rows", 16384)
-    recipe, cfg = load(values["run"], values.get("device", "auto"))
+    exact = cli.boolean(values, "exact") if "exact" in values else has_exact(values["run"])
+    recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     origin = archive.source(values["input"])
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
     size = archive.compress(origin, values["output"], make_coder, tuple(cfg.recipe.module.shape), identity, chunk_rows)
@@ -37,6 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(origin.items)} pictures, {count} values -> {values['output']}: {size} bytes, "
         f"{8 * size / count:.4f} bits per dimension"
     )
+    if not exact:
+        print(
+            "It decodes only where networks compute the same floats. To make files that decode anywhere: python -m "
+            f"toolkit.make_exact run={values['run']}, and compress again" * ("exact" not in values),
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from toolkit import cli, restore
+from toolkit.container import Reader
 from toolkit.recipe import compression, load
 
 USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
@@ -25,7 +26,9 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    recipe, cfg = load(values["run"], values.get("device", "auto"))
+    with Reader(values["input"]) as reader:
+        exact = reader.header.get("exact") is True
+    recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
     on_damage = values.get("on_damage", "error")
     report = restore.decompress(values["input"], values["output"], make_coder, identity, values.get("only"), on_damage)

@@ -8,7 +8,7 @@ from toolkit import baselines, cli
 from toolkit.callbacks import evaluate
 from toolkit.data.images import spread
 from toolkit.pictures import rate_bars, rate_table
-from toolkit.recipe import build_data, coder, load
+from toolkit.recipe import build_data, coder, has_exact, load
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 
@@ -18,6 +18,7 @@ KNOWN = {
     "run": "folder of the trained model (outputs/...)",
     "rows": "test rows to code, evenly spread, or all (default 1000)",
     "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
+    "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }
 
@@ -27,12 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run"}, USAGE)
     run = Path(values["run"])
-    recipe, cfg = load(run, values.get("device", "auto"))
+    device = values.get("device", "auto")
+    recipe, cfg = load(run, device)
+    exact = cli.boolean(values, "exact") if "exact" in values else has_exact(run)
+    codes = load(run, device, exact)[0] if exact else recipe
     data = build_data(cfg)
     test = data.test
     rows = test if values.get("rows") == "all" else spread(test, cli.positive(values, "rows", 1000))
     wish = values.get("compile", "auto")
-    make = coder(recipe, cfg, len(rows), None, {"true": True, "false": False}.get(wish, wish))
+    make = coder(codes, cfg, len(rows), None, {"true": True, "false": False}.get(wish, wish))
     if make.compiled:  # compiling is no part of a speed
         evaluate(recipe.module, make, rows[: cfg.coding.batch], run / "evaluation.tkc")
     result = evaluate(recipe.module, make, rows, run / "evaluation.tkc")

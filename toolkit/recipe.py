@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import yaml
@@ -14,11 +14,14 @@ from hydra.utils import get_object, instantiate
 from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+from toolkit.nets.exact import exactly, prove
 
-CONFIG, WEIGHTS = "config.yaml", "model.pt"
+CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
+CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
 class Recipe(NamedTuple):
@@ -27,6 +30,7 @@ class Recipe(NamedTuple):
     module: LightningModule
     head: CompressionHead | None  # None where it is the model itself that is compressed: see `evaluation`
     data: LightningDataModule | None  # None where only a trained model was loaded
+    exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
 
 
 def build(cfg: DictConfig) -> Recipe:
@@ -65,16 +69,44 @@ def save_config(run: Path, cfg: DictConfig) -> None:
 
 
 def save_weights(run: Path, module: LightningModule) -> None:
-    """Write the weights of a run: tensors only, no pickled code."""
-    part = run / (WEIGHTS + ".part")
+    """Write the weights of a run: tensors only, no pickled code. An exact network of other weights goes."""
+    (run / EXACT).unlink(missing_ok=True)
+    _save_state(run / WEIGHTS, module)
+
+
+def save_exact(run: Path, rows: Tensor) -> None:
+    """Make and write the exact network of a saved run, as `load` reads it, from its weights.
+
+    rows: uint8 [n, ...], training rows. Raises ValueError for a model that has no exact form.
+    """
+    module: Any = load(run, "cpu")[0].module
+    _check_convertible(module)
+    found = module.exact(rows[torch.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).long()])
+    prove(found)
+    _save_state(run / EXACT, found)
+
+
+def has_exact(run: str | Path) -> bool:
+    """Whether a run has an exact network of its weights as they are."""
+    return (Path(run) / EXACT).is_file()
+
+
+def _check_convertible(module: Any) -> None:
+    if not hasattr(module, "exact"):
+        raise ValueError(f"expected a recipe with an exact form, got {type(module).__name__}; code with exact=false")
+
+
+def _save_state(file: Path, module: LightningModule) -> None:
+    part = file.with_name(file.name + ".part")
     torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, part)
-    part.replace(run / WEIGHTS)  # never a half-written file under the final name
+    part.replace(file)  # never a half-written file under the final name
 
 
-def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
+def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Recipe, DictConfig]:
     """Load what `save` wrote, in evaluation mode, without its data; also the configuration.
 
-    Raises FileNotFoundError or ValueError that says what is missing or does not fit.
+    exact: with the networks of `save_exact` instead of those that were trained. Raises FileNotFoundError or ValueError
+    that says what is missing or does not fit.
     """
     run = Path(run)
     for name in (CONFIG, WEIGHTS):
@@ -96,25 +128,37 @@ def load(run: str | Path, device: str = "auto") -> tuple[Recipe, DictConfig]:
             f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}; give the folder of a training"
         ) from error
+    if exact:
+        if not has_exact(run):
+            raise FileNotFoundError(
+                f"expected a run with an exact network, got {run} without {EXACT}; to decode, give the run that wrote "
+                f"the file, and to compress, make one: python -m toolkit.make_exact run={run}"
+            )
+        _check_convertible(module)
+        module = cast(Any, module).exact()
+    name = EXACT if exact else WEIGHTS
     try:
-        with open(run / WEIGHTS, "rb") as file:
+        with open(run / name, "rb") as file:
             if file.read(4) != b"PK\x03\x04":  # torch's older formats take memory by sizes that they only declare
                 raise ValueError("a file that torch.save did not write")
-        module.load_state_dict(torch.load(run / WEIGHTS, map_location="cpu", weights_only=True))
+        module.load_state_dict(torch.load(run / name, map_location="cpu", weights_only=True))
     except Exception as error:  # torch, zipfile and pickle raise whatever they like for broken weights
         raise ValueError(
-            f"expected weights of the model that {run / CONFIG} describes, got others: "
+            f"expected weights of the model that {run / CONFIG} describes, got others in {name}: "
             f"{' '.join(str(error).split())[:300]}; give a run folder whose files belong together"
         ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Recipe(module.eval().to(device), head, None), cfg
+        found = Recipe(module.eval().to(device), head, None, exact)
     except (RuntimeError, AssertionError) as error:  # torch's ways to say that it has no such device
         raise ValueError(
             f"expected device to be auto, cpu, or cuda where there is one, got {device!r} "
             f"({str(error).splitlines()[0]}); leave it out"
         ) from error
+    if exact:
+        prove(found.module)
+    return found, cfg
 
 
 def read_config(path: Path) -> DictConfig:
@@ -147,9 +191,8 @@ def coder(
     symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
     make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
-    return make(
-        recipe.module, recipe.head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols)
-    )
+    head = exactly(recipe.head) if recipe.exact else recipe.head
+    return make(recipe.module, head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols))
 
 
 def compression(
@@ -158,9 +201,9 @@ def compression(
     """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
     wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else None
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
-    # Whether what steers the coder comes out the same on every device.
-    exact = bool(getattr(recipe, "exact", False))
-    identity = {"recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": exact, "versions": versions}
+    identity = {
+        "recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": recipe.exact, "versions": versions,
+    }  # fmt: skip
     return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
 
 

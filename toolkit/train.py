@@ -26,7 +26,9 @@ from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedul
 from toolkit.data.images import spread
 from toolkit.data.vectors import of_run
 from toolkit.pictures import rate_table
-from toolkit.recipe import Recipe, build, coder, evaluation, load, read_config, save_config, save_weights
+from toolkit.recipe import (
+    Recipe, build, coder, evaluation, has_exact, load, read_config, save_config, save_exact, save_weights,
+)  # fmt: skip
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
 QUIET = (
@@ -78,14 +80,21 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
         save_weights(run, module)
     if trainer.interrupted:
         raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
-    return report(cfg, run, data.test) if codes_rows else report_embeddings(cfg, run)
+    if not codes_rows:
+        return report_embeddings(cfg, run)
+    try:
+        save_exact(run, data.train)
+    except ValueError as error:  # the training is none the worse for it
+        print(f"\nfiles will decode only where networks compute the same floats: {error}", file=sys.stderr)
+    return report(cfg, run, data.test)
 
 
 def report(cfg: DictConfig, run: Path, test: Tensor) -> dict[str, float]:
     """Print what the saved model does on held-out rows, beside the usual codecs, and what to do next."""
     recipe, saved = load(run)
+    codes = load(run, exact=True)[0] if has_exact(run) else recipe
     rows = test if cfg.evaluation.test_rows is None else spread(test, cfg.evaluation.test_rows)
-    result = evaluate(recipe.module, coder(recipe, saved, len(rows)), rows, run / "test.tkc")
+    result = evaluate(recipe.module, coder(codes, saved, len(rows)), rows, run / "test.tkc")
     others = baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
     print("\n" + rate_table(f"{len(rows)} held-out test rows", result, others))
     print(

@@ -28,7 +28,7 @@ _REACH = {"logistic": 22, "gaussian": 7}  # standardised distance at which less 
 _CELLS = {"logistic": 7, "gaussian": 8}  # log2 of the table's cells a unit
 _FRACTION = 16  # bits of linear interpolation inside a cell
 _INVERSE = 28  # fraction bits of 1 / scale
-_LOGIT_STEPS = 32  # mixture logits are integers in units of 1/32 nat
+LOGIT_STEPS = 32  # mixture logits are integers in units of 1/32 nat
 _LOGIT_REACH = 16  # nats below the largest logit at which a weight is as small as it gets
 
 
@@ -47,7 +47,7 @@ def snap_scale(log_scale: Tensor) -> Tensor:
 def snap_logits(logits: Tensor) -> Tensor:
     """Mixture logits in nats, float [k, ...], to steps below the largest, int64 [k, ...] in [0, 512]."""
     below = _finite(logits, "logit").amax(0) - logits
-    return (below * _LOGIT_STEPS).round().clamp(0, _LOGIT_STEPS * _LOGIT_REACH).long()
+    return (below * LOGIT_STEPS).round().clamp(0, LOGIT_STEPS * _LOGIT_REACH).long()
 
 
 def snap_coupling(coupling: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def exponentials(device: torch.device) -> Tensor:  # int64 [513]
     """exp(-i / 32) in 2**-30, rounded: the weights' steps as masses."""
     with localcontext() as context:
         context.prec = 50
-        table = [round((-Decimal(i) / _LOGIT_STEPS).exp() * (1 << 30)) for i in range(_LOGIT_STEPS * _LOGIT_REACH + 1)]
+        table = [round((-Decimal(i) / LOGIT_STEPS).exp() * (1 << 30)) for i in range(LOGIT_STEPS * _LOGIT_REACH + 1)]
     return torch.tensor(table, device=device)
 
 

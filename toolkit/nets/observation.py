@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -72,6 +72,7 @@ class Mixture(nn.Module):
         self.sizes = [components, channels * components, channels * components, self.pairs * components]
         self.head = nn.Conv2d(width, sum(self.sizes) * up**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(up)
+        self.snap = SNAP
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
         # Components start apart, else they get the same gradients.
@@ -79,12 +80,15 @@ class Mixture(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
-        raw = self.shuffle(self.head(features)).float().transpose(0, 1)
-        logits, *parts = raw.split(self.sizes)
+        return self.split(self.shuffle(self.head(features)).float(), lambda raw: 2 * torch.tanh(raw))
+
+    def split(self, raw: Tensor, coupled: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """[rows, channels, h, w] -> logits, loc, raw log-scale, and `coupled` of what is left."""
+        logits, *parts = raw.transpose(0, 1).split(self.sizes)
         loc, log_scale, coupling = (
             part.unflatten(0, (len(part) // self.components, self.components)) for part in parts
         )
-        return [logits, loc, log_scale, 2 * torch.tanh(coupling)]
+        return [logits, loc, log_scale, coupled(coupling)]
 
     def bits(self, x: Tensor, features: Tensor, base: Tensor | None = None) -> Tensor:
         """x: normalised pixels [rows, c, h, w] -> bits [rows].
@@ -110,12 +114,16 @@ class Mixture(nn.Module):
         for part in raw:
             frequencies.check_finite(part, "parameter")
         if base is not None:
-            base = frequencies.snap_location(base.float() * HALF).transpose(0, 1) + int(HALF * frequencies.LOC_STEPS)
-        inner = drawn_mixture("logistic", *raw, LEVELS, valid.transpose(0, 1), base, SNAP)
+            base = self.base_of(base).transpose(0, 1)
+        inner = drawn_mixture("logistic", *raw, LEVELS, valid.transpose(0, 1), base, self.snap)
         return Codec(
             lambda message, x: inner.push(message, x.transpose(0, 1)),
             lambda message: inner.pop(message).transpose(0, 1),
         )
+
+    def base_of(self, base: Tensor) -> Tensor:
+        """A first guess on the axis of normalised pixels as integers in 1/LOC_STEPS level: int64 of its shape."""
+        return frequencies.snap_location(base.float() * HALF) + int(HALF * frequencies.LOC_STEPS)
 
 
 def log_scales(raw: Tensor) -> Tensor:
@@ -157,22 +165,33 @@ class LogisticObservation(nn.Module):
         self.raw_scale = nn.Parameter(torch.zeros(*shape))
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        loc = self.net(z).float()
-        if loc.shape[1:] != self.raw_scale.shape:
+        loc = self.fitting(self.net(z).float(), self.raw_scale)
+        return loc, self.log_scale(self.raw_scale).expand_as(loc)
+
+    @staticmethod
+    def log_scale(raw: Tensor) -> Tensor:
+        return torch.log(2 / 255 / 8 + F.softplus(raw))
+
+    @staticmethod
+    def fitting(loc: Tensor, scale: Tensor) -> Tensor:
+        """The locations, if there is a scale for each: [rows, c, h, w], [c, h, w]."""
+        if loc.shape[1:] != scale.shape:
             raise ValueError(
-                f"likelihood=logistic learns a scale for each pixel of {list(self.raw_scale.shape)} images, got "
+                f"likelihood=logistic learns a scale for each pixel of {list(scale.shape)} images, got "
                 f"{list(loc.shape[1:])}; use tiles of that size, or likelihood=mixture"
             )
-        log_scale = torch.log(2 / 255 / 8 + F.softplus(self.raw_scale))
-        return loc, log_scale.expand_as(loc)
+        return loc
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         return -log_discretised_logistic(x, *self.parameters_of(z)).sum((1, 2, 3)) / math.log(2)
 
     def codec(self, z: Tensor, valid: Tensor) -> Codec:
+        return location_scale("logistic", *self.snapped(z), LEVELS, 1, valid=valid)
+
+    def snapped(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations and scales as integers of `frequencies`."""
         loc, log_scale = self.parameters_of(z)
-        snapped = frequencies.snap_location(loc * HALF + HALF), frequencies.snap_scale(log_scale + math.log(HALF))
-        return location_scale("logistic", *snapped, LEVELS, 1, valid=valid)
+        return frequencies.snap_location(loc * HALF + HALF), frequencies.snap_scale(log_scale + math.log(HALF))
 
 
 class MixtureObservation(nn.Module):

@@ -1,0 +1,28 @@
+"""python -m toolkit.make_exact run=RUN: give a trained model the exact networks with which files decode anywhere."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit import cli
+from toolkit.recipe import EXACT, build_data, load, save_exact
+
+USAGE = """usage: python -m toolkit.make_exact run=RUN
+
+Write the exact form of a run's networks into its folder. toolkit.train does so at its end; this is for runs of earlier
+versions. It calibrates on the training rows of the run's data set."""
+KNOWN = {"run": "folder of the trained model (outputs/...)"}
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    run = Path(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
+    _, cfg = load(run, "cpu")
+    save_exact(run, build_data(cfg).train)
+    print(f"{run / EXACT}: files of this run now decode on any machine")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

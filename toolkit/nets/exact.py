@@ -1,0 +1,383 @@
+"""Networks in exact arithmetic: the same numbers on any device, with any library, compiler, batch size and threads.
+
+Every layer multiplies small integers by integers times a power of two of its output channel's own, in ordinary floating
+point, where products and sums of integers are exact while they stay below 2**24, whatever their order. Between layers
+tensors hold integers too, in units of 2**-STREAM; nonlinearities are tables. Nothing rounds but where it is asked to.
+(Integer networks for coding: Balle, Johnston, Minnen 2019, ICLR; that floats can carry them is our own way.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import platform
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.nets.residual import Residual
+
+STREAM = 8  # bits after the point of what layers pass on
+LIMIT = 1 << 24  # sums of integers are exact below, in float32
+PERMUTATIONS = (nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten, nn.Unflatten, nn.Identity)
+
+
+class Form(NamedTuple):
+    """What a tensor holds between two layers."""
+
+    unit: float = 2.0**-STREAM  # what a 1 in it means
+    step: float | None = None  # its values are integers of at most `most` times this; None: as calibration finds
+    most: int = 0
+    silu: bool = False  # a SiLU is still to be applied: the next layer's table does
+
+    def plus(self, other: Form) -> Form:
+        """The form of a sum."""
+        return _checked(self._replace(most=self.most + other.most))
+
+
+def real(step: float | None, most: int) -> Form:
+    """The form of what a network is given: real numbers, near to integers of at most `most` times `step`."""
+    return Form(1.0, step, most)
+
+
+class ExactLayer(nn.Module):
+    """A convolution or a linear layer, with what makes its input small integers: a table, or scaling and rounding.
+
+    Its output is rounded to integers: of 2**-STREAM, or of whatever `Conversion.layer` was told.
+    """
+
+    weight: Tensor  # float32, integers times a power of two for each output
+    bias: Tensor
+    table: Tensor  # float32 [n], integers at low, low + 1, ...; empty if inputs are only scaled and rounded
+    span: Tensor  # float64 [3]: factor, low, high
+
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, table: Tensor, span: list[float]
+    ) -> None:
+        super().__init__()
+        self.padding = cast(tuple[int, ...], layer.padding) if isinstance(layer, nn.Conv2d) else ()
+        self.register_buffer("weight", weight.view_as(layer.weight).float())
+        self.register_buffer("bias", bias.float())
+        self.register_buffer("table", table.float())
+        self.register_buffer("span", torch.tensor(span, dtype=torch.float64))
+        self._read()
+
+    def forward(self, x: Tensor) -> Tensor:  # float [rows, inputs, ...] -> float [rows, outputs, ...]
+        return self.multiply(self.inputs(x.to(self.weight.dtype))).round_()
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The integers that are multiplied."""
+        if len(self.table):
+            return lookup(self.table, x, self.low, self.high)
+        return (x * self.factor).round_().clamp_(self.low, self.high)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 4:
+            return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+        return F.linear(x, self.weight, self.bias)
+
+    def _read(self) -> None:
+        self.factor, self.low, self.high = self.span.tolist()
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        _take(self, state, prefix)
+        super()._load_from_state_dict(state, prefix, *args)
+        self._read()
+
+
+class Table(nn.Module):
+    """A function of integers, clamped to those that it is defined for, as integers."""
+
+    values: Tensor  # float32 [n], at low, low + 1, ...
+    first: Tensor  # float64 [1]: low
+
+    def __init__(self, values: Tensor, low: int) -> None:
+        super().__init__()
+        self.register_buffer("values", values.float())
+        self.register_buffer("first", torch.tensor([low], dtype=torch.float64))
+        self._read()
+
+    def forward(self, x: Tensor) -> Tensor:  # float [...] -> float [...]
+        return lookup(self.values, x, self.low, self.high)
+
+    def _read(self) -> None:
+        self.low = float(self.first)
+        self.high = self.low + len(self.values) - 1
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        _take(self, state, prefix)
+        super()._load_from_state_dict(state, prefix, *args)
+        self._read()
+
+
+class ExactResidual(nn.Module):
+    """A residual block of exact layers, whose tables are its nonlinearities."""
+
+    def __init__(self, first: ExactLayer, last: ExactLayer) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.last(self.first(x))).add_(x)
+
+
+class Conversion:
+    """Makes exact modules of trained ones.
+
+    seen: of each layer, the largest magnitude and the mean square of its inputs on training rows, by `watch`; layers
+    that are not in it get some range, for a module whose tensors are loaded afterwards.
+    """
+
+    def __init__(self, seen: dict[nn.Module, tuple[float, float]] | None = None) -> None:
+        self.seen = seen or {}
+
+    def stack(
+        self, modules: nn.Module, form: Form, gain: Tensor | float = 2.0**STREAM, shift: Tensor | float = 0.0
+    ) -> tuple[nn.Sequential, Form]:
+        """A sequence of layers; gain, shift: of the last one. A SiLU at the end is left to the next layer."""
+        parts = list(_flat(modules))
+        last = max(i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d | nn.Linear | Residual))
+        found: list[nn.Module] = []
+        for i, part in enumerate(parts):
+            if isinstance(part, nn.SiLU):
+                form = form._replace(silu=True)
+            elif isinstance(part, Residual):
+                first, middle = self.layer(part.first, form._replace(silu=True))
+                second, end = self.layer(part.last, middle._replace(silu=True))
+                form = form.plus(end)
+                found.append(ExactResidual(first, second))
+            elif isinstance(part, nn.Conv2d | nn.Linear):
+                layer, form = self.layer(part, form, *((gain, shift) if i == last else ()))
+                found.append(layer)
+            elif isinstance(part, PERMUTATIONS):
+                found.append(copy.deepcopy(part))
+            else:
+                raise TypeError(f"expected layers that have an exact form, got {type(part).__name__}; add it here")
+        return nn.Sequential(*found), form
+
+    def layer(
+        self, layer: nn.Module, form: Form, gain: Tensor | float = 2.0**STREAM, shift: Tensor | float = 0.0
+    ) -> tuple[ExactLayer, Form]:
+        """One layer, whose output is round(gain x + shift) for the real output x; gain, shift: a number an output."""
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        if isinstance(layer, nn.Conv2d) and (layer.stride, layer.dilation, layer.groups) != ((1, 1), (1, 1), 1):
+            raise TypeError(f"expected a convolution of stride, dilation and groups 1, got {layer}")
+        weight = layer.weight.detach().double().cpu().flatten(1)
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu()
+        gain = torch.as_tensor(gain, dtype=torch.float64).expand(len(weight))
+        weight, bias = weight * gain[:, None], bias * gain + shift
+        largest, power = self.seen.get(layer, (1.0, 1.0))
+        if form.step is not None and form.most < 1 << 11 and not form.silu:
+            step, most = form.step, form.most
+        else:
+            step, most = _choose_step(weight, bias, largest, power)
+        table, low, high = torch.zeros(0), float(-most), float(most)
+        if form.silu:
+            table, low = _silu_table(form.unit, step, most)
+            high = low + len(table) - 1
+        weight, bias, bound = _integers(weight * step, bias, most)
+        found = ExactLayer(layer, weight, bias, table, [form.unit / step, low, high])
+        return found, _checked(Form(most=math.ceil(bound) + 1))
+
+    @staticmethod
+    def table(function: Callable[[Tensor], Tensor], reach: float, bits: int = STREAM) -> Table:
+        """A function of real numbers in [-reach, reach], given in units of 2**-bits: float64 [n] -> integers [n]."""
+        most = round(reach * 2**bits)
+        return Table(function(torch.arange(-most, most + 1).double() / 2**bits), -most)
+
+
+def watch(net: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, tuple[float, float]]:
+    """Largest magnitude and mean square of the inputs of all layers of a network while `run` calls it."""
+    found: dict[nn.Module, list[tuple[float, float]]] = {}
+
+    def note(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        x = arguments[0].detach().float()
+        found.setdefault(layer, []).append((float(x.abs().max()), float(x.square().mean())))
+
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        layer: (max(most for most, _ in pairs), sum(power for _, power in pairs) / len(pairs))
+        for layer, pairs in found.items()
+    }
+
+
+def converted(module: Any, rows: Tensor | None, batch: int = 64) -> Any:
+    """A module whose `net` is exact: `net.exact(Conversion)` of it, calibrated with `bits` of rows if there are any."""
+    was = module.training
+    module.eval()
+
+    def run() -> None:
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            for part in rows.split(batch) if rows is not None else ():
+                module.bits(part.to(module.device))
+
+    exact = module.net.exact(Conversion(watch(module.net, run)))
+    module.train(was)
+    # Without the float networks, which would only be copied.
+    net, module.net = module.net, None
+    try:
+        found = copy.deepcopy(module)
+    finally:
+        module.net = net
+    found.net = exact.to(module.device, memory_format=torch.channels_last)
+    return found.eval()
+
+
+@contextlib.contextmanager
+def arithmetic() -> Iterator[None]:
+    """Switch off what is not a sum of float32 products while the block runs.
+
+    Winograd's and Fourier's algorithms (NNPACK, cuDNN, oneDNN on ARM), products of shortened inputs (TF32, bfloat16).
+    """
+    backends: Any = torch.backends  # the stubs know only some of these
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, precision)
+        stack.enter_context(backends.nnpack.flags(enabled=False))
+        stack.enter_context(backends.cudnn.flags(enabled=False, allow_tf32=False))
+        by_products = backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+        if not by_products:
+            stack.enter_context(backends.mkldnn.flags(enabled=False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def exactly(head: Callable[..., Any]) -> Callable[..., Any]:
+    """A head whose networks run in `arithmetic`: (module, ...) -> codec."""
+
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        with arithmetic():
+            codec = head(*arguments, **options)
+        return codec._replace(push=_within(codec.push), pop=_within(codec.pop))
+
+    return guarded
+
+
+def _within(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        with arithmetic():
+            return function(*arguments)
+
+    return call
+
+
+@torch.inference_mode()
+def prove(module: nn.Module) -> None:
+    """Compare each exact layer of a module with integer arithmetic, on inputs that reach its bounds.
+
+    Raises ValueError where this machine's float arithmetic is not exact.
+    """
+    rng = torch.Generator().manual_seed(0)
+    for name, layer in module.named_modules():
+        if isinstance(layer, ExactLayer):
+            most = float(layer.table.abs().max()) if len(layer.table) else layer.high
+            _, inputs, *sides = layer.weight.shape
+            x = torch.randint(-1, 2, (16, inputs, *(4 * side for side in sides)), generator=rng) * most
+            # In one window all products of the first output add up.
+            window = (slice(0, 1), slice(None), *(slice(side, 2 * side) for side in sides))
+            x[window] = layer.weight[0].cpu().sign() * most
+            weight, bias = (t.cpu().double() for t in (layer.weight, layer.bias))
+            with arithmetic():
+                got = layer.multiply(x.to(layer.weight)).cpu().double()
+            if sides:
+                columns = F.unfold(x.double(), (sides[0], sides[1]), padding=layer.padding).transpose(1, 2)
+                got = got.flatten(2).transpose(1, 2)
+            else:
+                columns = x.double()
+            wrong = float((got - (columns @ weight.flatten(1).T + bias)).abs().max())  # float64 is exact to 2**53
+            if wrong:
+                raise ValueError(
+                    f"expected float products and sums of integers to be exact, got numbers up to {wrong:g} away in "
+                    f"{name} on {layer.weight.device}; use device=cpu"
+                )
+
+
+def lookup(table: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """table[x - low] for x clamped to [low, high]: integers in floats, [n] and [...] -> [...]."""
+    i = (x.clamp(low, high) - low).int()
+    # In the order of memory: index_select of one dimension is several times as fast as any other way to look up.
+    if i.dim() == 4 and i.is_contiguous(memory_format=torch.channels_last):
+        i = i.permute(0, 2, 3, 1)
+        return table.index_select(0, i.flatten()).view(i.shape).permute(0, 3, 1, 2)
+    return table.index_select(0, i.flatten()).view(i.shape)
+
+
+def _choose_step(weight: Tensor, bias: Tensor, largest: float, power: float) -> tuple[float, int]:
+    """Step of the inputs, and their largest number of steps: coarse inputs leave room for fine weights."""
+    norm = weight.square().sum(1)
+    used = norm > 0
+    best, choice = math.inf, (2.0**-6, 1 << 10)
+    for exponent in range(-16, 9):
+        step = 2.0**exponent
+        most = max(math.ceil(largest / step), 1)
+        if most > LIMIT >> 6:
+            continue
+        unit = (weight.abs().sum(1) * step * most + bias.abs()) / (LIMIT / 1.5)  # of the sums; a power of two below
+        error = step**2 * norm + (unit / step) ** 2 * weight.shape[1] * power
+        total = float((error[used] / norm[used]).mean()) if bool(used.any()) else math.inf
+        if total < best:
+            best, choice = total, (step, most)
+    return choice
+
+
+def _integers(weight: Tensor, bias: Tensor, most: int) -> tuple[Tensor, Tensor, float]:
+    """Weights and biases on the finest grids that keep all sums exact, and the largest output.
+
+    float64 [outputs, inputs], [outputs] -> the same, integers times a power of two for each output.
+    """
+    room = (weight.abs().sum(1) * most + bias.abs()).clamp(min=2.0**-30)
+    grid = torch.exp2(torch.floor(torch.log2(LIMIT / room)))
+    while True:
+        whole, rest = (weight * grid[:, None]).round(), (bias * grid).round()
+        total = whole.abs().sum(1) * most + rest.abs()
+        if bool((total < LIMIT).all()):
+            return whole / grid[:, None], rest / grid, float((total / grid).max())
+        grid = torch.where(total < LIMIT, grid, grid / 2)
+
+
+def _silu_table(unit: float, step: float, most: int) -> tuple[Tensor, float]:
+    """SiLU in steps, from where it is all but 0 to where it is `most`: integers [n], and where it begins."""
+    low, high = math.floor(-20 / unit), math.ceil((most * step + 1) / unit)
+    values = (F.silu(torch.arange(low, high + 1).double() * unit) / step).round().clamp(-most, most)
+    first = max(int((values != 0).nonzero()[0]) - 1, 0) if bool(values.any()) else len(values) - 1
+    last = int((values == values[-1]).nonzero()[0])
+    return values[first : last + 1], float(low + first)
+
+
+def _flat(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            yield from _flat(part)
+    else:
+        yield module
+
+
+def _checked(form: Form) -> Form:
+    if form.most >= LIMIT:
+        raise ValueError(
+            f"expected sums below {LIMIT}, got {form.most}: the network's weights are too large for exact arithmetic; "
+            "train with more weight decay, or code with exact=false"
+        )
+    return form
+
+
+def _take(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    """Make a module's buffers as large as the stored ones."""
+    for name, value in list(module._buffers.items()):
+        stored = state.get(prefix + name)
+        if value is not None and stored is not None and stored.dtype == value.dtype:
+            module._buffers[name] = torch.empty_like(stored, device=value.device)

@@ -1,0 +1,127 @@
+"""Observation models in exact arithmetic: `observation` makes one of a trained one, with the same codec."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.coding import frequencies
+from toolkit.coding.mixtures import Snap
+from toolkit.nets.exact import Conversion, Form, real
+from toolkit.nets.observation import (
+    HALF,
+    LOG_SCALES,
+    FirstPhase,
+    InterlacedObservation,
+    LogisticObservation,
+    Mixture,
+    MixtureObservation,
+    Observation,
+    log_scales,
+)
+
+PIXELS = real(1 / 255, 255)  # what `normalise` makes of them
+LOCATION = HALF * frequencies.LOC_STEPS  # steps of `frequencies.snap_location` in a unit of normalised pixels
+SCALE = frequencies.SCALE_STEPS / math.log(2)  # levels of `frequencies.snap_scale` in a natural logarithm
+COUPLING_REACH = 8.0  # raw couplings whose tanh is 1
+
+
+def scale_shift(offset: float) -> float:
+    """Of the scale level of normalised pixels for a raw output 0, which means a natural logarithm of `offset`."""
+    return (offset + math.log(HALF)) * SCALE - frequencies.SCALE_STEPS * frequencies.SCALE_OCTAVES[0]
+
+
+def _levels_at(log_scale: float) -> float:
+    return float(frequencies.snap_scale(torch.tensor(log_scale + math.log(HALF), dtype=torch.float64)))
+
+
+LEVEL_RANGE = _levels_at(LOG_SCALES[0]), _levels_at(LOG_SCALES[1])
+LOC_RANGE = frequencies.LOC_LIMIT * frequencies.LOC_STEPS
+
+
+def _weights(logits: Tensor, table: Tensor) -> Tensor:
+    below = (logits.amax(0) - logits).clamp(0, len(table) - 1)
+    return frequencies.weights(below.long(), table)
+
+
+def _rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return loc.clamp(-LOC_RANGE, LOC_RANGE).long(), log_scale.clamp(*LEVEL_RANGE).long(), coupling.long()
+
+
+EXACT = Snap(_weights, _rest)  # of integers in floats
+
+
+class ExactMixture(Mixture):
+    """A mixture whose parameters are integers when they leave the network, as `frequencies` wants them."""
+
+    def __init__(self, of: Mixture, form: Form, conversion: Conversion) -> None:
+        nn.Module.__init__(self)
+        self.channels, self.components, self.pairs, self.sizes = of.channels, of.components, of.pairs, of.sizes
+        self.shuffle = copy.deepcopy(of.shuffle)
+        gains = torch.tensor([frequencies.LOGIT_STEPS, LOCATION, SCALE, 256.0], dtype=torch.float64)
+        shifts = torch.tensor([0, 0, scale_shift(float(log_scales(torch.zeros(())))), 0], dtype=torch.float64)
+        count = torch.tensor(of.sizes) * of.shuffle.upscale_factor**2
+        head, _ = conversion.layer(of.head, form, gains.repeat_interleave(count), shifts.repeat_interleave(count))
+        self.head = head  # type: ignore[assignment]  # not a Conv2d
+        self.tanh = conversion.table(
+            lambda raw: frequencies.snap_coupling(2 * torch.tanh(raw)), COUPLING_REACH, 8
+        )  # fmt: skip
+        self.snap = EXACT
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Integers in floats: steps of logits, locations, levels of scales, steps of couplings; see `Mixture`."""
+        return self.split(self.shuffle(self.head(features)), self.tanh)
+
+    def base_of(self, base: Tensor) -> Tensor:
+        return base.clamp(-LOC_RANGE, LOC_RANGE).long()
+
+
+class ExactLogistic(LogisticObservation):
+    """Locations in integers, and a level of scale for each pixel."""
+
+    level: Tensor  # float64 [c, h, w]
+
+    def __init__(self, of: LogisticObservation, form: Form, conversion: Conversion) -> None:
+        nn.Module.__init__(self)
+        self.net, _ = conversion.stack(of.net, form, LOCATION, LOCATION)
+        log_scale = self.log_scale(of.raw_scale.detach().double().cpu())
+        self.register_buffer("level", frequencies.snap_scale(log_scale + math.log(HALF)).double())
+
+    def snapped(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        loc = self.fitting(self.net(z), self.level)
+        return loc.clamp(-LOC_RANGE, LOC_RANGE).long(), self.level.long().expand_as(loc)
+
+
+def observation(of: nn.Module, form: Form, conversion: Conversion) -> nn.Module:
+    """The exact form of an observation model whose input has the form `form`."""
+    if isinstance(of, LogisticObservation):
+        return ExactLogistic(of, form, conversion)
+    found = copy.deepcopy(of)
+    if isinstance(found, FirstPhase):
+        found.mixture = ExactMixture(cast(FirstPhase, of).mixture, form, conversion)
+    elif isinstance(found, MixtureObservation):
+        found.net, form = conversion.stack(cast(MixtureObservation, of).net, form)
+        found.mixture = ExactMixture(cast(MixtureObservation, of).mixture, form, conversion)
+    elif isinstance(found, InterlacedObservation):
+        _interlaced(found, cast(InterlacedObservation, of), form, conversion)
+    else:
+        raise TypeError(f"expected an observation model that has an exact form, got {type(of).__name__}; add it here")
+    return found
+
+
+def _interlaced(found: InterlacedObservation, of: InterlacedObservation, form: Form, conversion: Conversion) -> None:
+    found.trunk, trunk = conversion.stack(of.trunk, form)
+    for g in range(3):
+        found.context[g], context = conversion.layer(of.context[g], PIXELS)
+        found.guess[g], _ = conversion.layer(of.guess[g], PIXELS, LOCATION, LOCATION)
+        found.refine[g], features = conversion.stack(of.refine[g], trunk.plus(context))
+        found.mixture[g] = ExactMixture(cast(Mixture, of.mixture[g]), features, conversion)
+    silu = isinstance(of.below, nn.SiLU)
+    found.below = nn.Identity() if silu else copy.deepcopy(of.below)
+    found.first = cast(
+        InterlacedObservation, observation(cast(nn.Module, of.first), trunk._replace(silu=silu), conversion)
+    )
