@@ -20,7 +20,6 @@ from toolkit.nets.observation import (
     LogisticObservation,
     Mixture,
     MixtureObservation,
-    Observation,
     log_scales,
 )
 
