@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from recipes.bitswap import head
 from tests import tiny
 from tests.mixed import Setting, decode, encode
-from toolkit import archive, compress, decompress
+from toolkit import compress, decompress, restore
 from toolkit.coding import frequencies
-from toolkit.container import DamagedFile
+from toolkit.container import DamagedFile, Reader
 from toolkit.head import Coder, Settings
 from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, arithmetic, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
 from toolkit.recipe import EXACT, WEIGHTS, compression, load, save_exact
 
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of switching oneDNN off and on
 HEAD = functools.partial(head, scheme="bitswap")
 SETTINGS = Settings(16, 16, 0)
 # Each way to run a model differs from the first in one respect; the last in all that a CPU has at once.
@@ -89,7 +90,7 @@ def test_an_exact_network_computes_what_the_trained_one_does() -> None:
     net, x = small_net(), torch.randn(64, 3, 8, 8)
     want, got = net(x).detach(), exact_net(net, x, gain=2.0**14)(x) / 2**14
     error = float(((got - want).square().mean() / want.var()).sqrt())
-    assert 0 < error < 0.01  # measured: MEASURED
+    assert 0 < error < 0.01  # measured: 0.005
 
 
 @pytest.mark.parametrize("gain", [1000.0, 0.1])
@@ -98,7 +99,7 @@ def test_the_last_layers_outputs_are_scaled_and_shifted_before_they_are_rounded(
     gains, shifts = gain * torch.arange(1, 6).double(), torch.arange(5).double() + 7
     got = exact_net(net, x, gain=gains, shift=shifts)(x)
     assert torch.equal(got, got.round())
-    want = net(x) * gains.float()[:, None, None] + shifts.float()[:, None, None]
+    want = net(x).detach() * gains.float()[:, None, None] + shifts.float()[:, None, None]
     assert float((got - want).abs().mean()) < 0.01 * float(want.std()) + 0.5
 
 
@@ -303,7 +304,7 @@ def test_compress_writes_exact_files_by_default_and_says_so(run: Path, tmp_path:
     for name, argument in (("exact", []), ("float", ["exact=false"])):
         file, back = tmp_path / f"{name}.tkc", tmp_path / f"{name}.pt"
         assert compress.main([f"run={run}", f"input={rows}", f"output={file}", *argument]) == 0
-        with archive.Reader(file) as reader:
+        with Reader(file) as reader:
             assert reader.header["exact"] is (name == "exact")
         assert decompress.main([f"run={run}", f"input={file}", f"output={back}"]) == 0
         assert torch.equal(torch.load(back), torch.load(rows))
@@ -328,9 +329,9 @@ def test_float_networks_that_are_off_make_an_error_that_names_the_chunk(run: Pat
     make_coder, identity = compression(recipe, cfg)
     off = recipe._replace(module=disturbed(recipe.module, (nn.Conv2d,), 1e-6, outputs=True))
     with pytest.raises(DamagedFile, match=r"chunk [01] of 2 (does not decode|decodes to other rows)"):
-        archive.decompress(file, tmp_path / "back.pt", compression(off, cfg)[0], identity, progress=False)
+        restore.decompress(file, tmp_path / "back.pt", compression(off, cfg)[0], identity, progress=False)
     assert not (tmp_path / "back.pt").exists()
-    assert archive.decompress(file, tmp_path / "back.pt", make_coder, identity, progress=False) == 40
+    assert restore.decompress(file, tmp_path / "back.pt", make_coder, identity, progress=False).restored == 40
 
 
 def test_new_weights_make_an_old_exact_network_go(run: Path, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    with Reader(values["input"]) as reader:
+    on_damage = values.get("on_damage", "error")
+    with Reader(values["input"], salvage=on_damage == "skip") as reader:
         exact = reader.header.get("exact") is True
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
-    on_damage = values.get("on_damage", "error")
     report = restore.decompress(values["input"], values["output"], make_coder, identity, values.get("only"), on_damage)
     for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):
         for line in lines:
