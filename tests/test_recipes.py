@@ -235,7 +235,7 @@ def test_a_broken_configuration_is_one_line_of_error(
 ) -> None:
     (tmp_path / CONFIG).write_bytes(text)
     (tmp_path / WEIGHTS).write_bytes(b"PK")
-    assert decompress.main([f"run={tmp_path}", f"input={tmp_path / 'x.tkc'}", f"output={tmp_path / 'y'}"]) == 1
+    assert compress.main([f"run={tmp_path}", f"input={tmp_path}", f"output={tmp_path / 'y.tkc'}"]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("error: ") and shown.count("\n") == 1
     assert re.search(message, shown), shown
@@ -249,7 +249,7 @@ def test_a_configuration_of_no_model_is_one_line_of_error(
     cfg = OmegaConf.load(run / CONFIG)
     cfg.recipe.module.update(change)
     OmegaConf.save(cfg, run / CONFIG)
-    assert decompress.main([f"run={run}", f"input={tmp_path / 'x.tkc'}", f"output={tmp_path / 'y'}"]) == 1
+    assert compress.main([f"run={run}", f"input={tmp_path}", f"output={tmp_path / 'y.tkc'}"]) == 1
     shown = capsys.readouterr().err
     assert re.match(r"error: expected .*config.yaml to describe a model", shown) and shown.count("\n") == 1
 

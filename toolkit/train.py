@@ -27,7 +27,16 @@ from toolkit.data.images import spread
 from toolkit.data.vectors import of_run
 from toolkit.pictures import rate_table
 from toolkit.recipe import (
-    Recipe, build, coder, evaluation, has_exact, load, read_config, save_config, save_exact, save_weights,
+    Recipe,
+    build,
+    coder,
+    evaluation,
+    has_exact,
+    load,
+    read_config,
+    save_config,
+    save_exact,
+    save_weights,
 )  # fmt: skip
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
