@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -15,6 +16,8 @@ from toolkit.coding import beta_binomial, frequencies, rec
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale
 from toolkit.coding.mixtures import mixture
+from toolkit.nets.exact import Conversion, converted, real
+from toolkit.nets.exact_observation import LEVEL_RANGE, LOC_RANGE, LOCATION, SCALE, observation, scale_shift
 from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
 from toolkit.nets.observation import (
     HALF,
@@ -23,7 +26,6 @@ from toolkit.nets.observation import (
     Mixture,
     complete,
     log_discretised_logistic,
-    log_scales,
     normalise,
 )
 from toolkit.nets.residual import residual_stack, residual_trunk
@@ -39,6 +41,9 @@ CODES = ("learned", "zeta", "fixed")
 LEARN_ROWS = 1024  # training rows whose nodes the tables are learned from
 EXPECTED = 10.0  # rows' worth of nodes as expected beforehand that a table of nodes starts with and keeps
 BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
+LATENTS = real(2.0**-7, 1 << 10)  # on the exact path: finer than posteriors are
+# Scale and shift of the two raw outputs of a pixel to the integers, or halves and sixteenths, that are coded.
+PAIRS = {"logistic": ((LOCATION, LOCATION / 2), (SCALE, scale_shift(-1.5))), "beta_binomial": ((16, -32), (2, 4))}
 DENSE = 8  # channels at full resolution of network=dense
 
 
@@ -68,6 +73,7 @@ class Net(nn.Module):
                 f"expected kappa above 0 and at most 7 bits a latent, got {kappa}; use more latents instead"
             )
         self.posterior, self.likelihood, self.latents = posterior, likelihood, latents
+        self.is_exact = False  # whether `exact` made it
         if network == "conv":
             up, last, small = 2, width, (width, height // 4, breadth // 4)
             size = math.prod(small)
@@ -135,15 +141,46 @@ class Net(nn.Module):
     def pixels(self, z: Tensor, valid: Tensor) -> Codec:
         """The same distribution as a codec of int64 [1, h, w, rows]; valid: bool, the same shape: one lane a row."""
         if self.likelihood == "mixture":
-            logits, loc, log_scale, _ = cast(Mixture, self.observe)(self.features(z))
-            logits, loc, log_scale = (p.movedim(1, -1) for p in (logits, loc[0], log_scales(log_scale[0])))
-            weight = frequencies.weights(frequencies.snap_logits(logits))
-            inner = mixture("logistic", weight, _bins(loc), _levels(log_scale), LEVELS, PRECISION, valid[0])
+            logits, *rest = cast(Mixture, self.observe)(self.features(z))
+            snap = cast(Mixture, self.observe).snap
+            weight = snap.weights(logits, frequencies.exponentials(z.device)).movedim(1, -1)
+            loc, scale = (part[0].movedim(1, -1) for part in snap.rest(*rest)[:2])
+            inner = mixture("logistic", weight, loc + int(LOCATION), scale, LEVELS, PRECISION, valid[0])
             return Codec(lambda message, x: inner.push(message, x[0]), lambda message: inner.pop(message)[None])
-        loc, log_scale = (p.movedim(0, -1) for p in self.pair(z))
+        first, *second = (part.movedim(0, -1) for part in self.snapped(z))
         if self.likelihood == "beta_binomial":
-            return beta_binomial.beta_binomial(beta_binomial.snap(loc, log_scale), LEVELS, PRECISION, valid)
-        return location_scale("logistic", _bins(loc), _levels(log_scale), LEVELS, 1, PRECISION, valid)
+            return beta_binomial.beta_binomial(first, LEVELS, PRECISION, valid)
+        return location_scale("logistic", first, second[0], LEVELS, 1, PRECISION, valid)
+
+    def snapped(self, z: Tensor) -> tuple[Tensor, ...]:
+        """`pair` as int64 [rows, 1, h, w]: locations and levels of scales, or beta-binomials' tables alone."""
+        first, second = self.observe(self.features(z)).chunk(2, 1) if self.is_exact else self.pair(z)
+        if self.likelihood == "beta_binomial":
+            return (beta_binomial.snap(*((first / 16, second / 2) if self.is_exact else (first, second))),)
+        if self.is_exact:
+            return first.clamp(-LOC_RANGE, LOC_RANGE).long(), second.clamp(*LEVEL_RANGE).long()
+        return _bins(first), _levels(second)
+
+    def exact(self, conversion: Conversion) -> Net:
+        """This network with a decoder in exact arithmetic: `pixels` is integers throughout; there is no `nll`."""
+        found = copy.deepcopy(self)
+        found.is_exact = True
+        found.features, form = conversion.stack(self.features, LATENTS)
+        if isinstance(self.observe, nn.Sequential):
+            pair = PAIRS[self.likelihood]
+            count = cast(nn.Conv2d, self.observe[0]).out_channels // 2  # phases of PixelShuffle
+            gain, shift = (torch.tensor(values).double().repeat_interleave(count) for values in zip(*pair, strict=True))
+            found.observe, _ = conversion.stack(self.observe, form, gain, shift)
+        else:
+            found.observe = observation(self.observe, form, conversion)
+        found.register_buffer("limit", torch.tensor(self.depth_limit()))
+        return found
+
+    def depth_limit(self) -> int:
+        """Of DAD*: one level more than the KL budget."""
+        if self.is_exact:
+            return int(cast(Tensor, self.limit))
+        return math.ceil(float(self.kappa().max()) - 1e-6) + 1
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [rows, 1, h, w] -> bits of x given one sample of z, float32 [rows], and KL in bits [rows, latents]."""
@@ -187,6 +224,14 @@ class IKVAE(LightningModule):
     def dims(self) -> int:
         """Coded values in a row: bits per dimension are bits over this."""
         return math.prod(self.shape)
+
+    def exact(self, rows: Tensor | None = None) -> IKVAE:
+        """This model with a decoder in exact arithmetic, for coding only.
+
+        rows: uint8 [n, 1, h, w], training rows that show how large activations become; without them, a module of the
+        same structure, whose tensors are to be loaded.
+        """
+        return converted(self, rows)
 
     def bits(self, x: Tensor) -> Tensor:
         """The negative ELBO with one sample of the latents: uint8 [rows, 1, h, w] -> float32 [rows] bits."""
@@ -280,11 +325,7 @@ class IKVAE(LightningModule):
             return rec.shortest(target, keys, self.frequencies(sampler), which)
         if sampler == "codebook":
             return rec.shortest_shared(target, SEED, self.book())
-        return rec.ad_star(target, keys, self.depth_limit()).node
-
-    def depth_limit(self) -> int:
-        """Of DAD*: one level more than the KL budget."""
-        return math.ceil(float(self.net.kappa().max()) - 1e-6) + 1
+        return rec.ad_star(target, keys, self.net.depth_limit()).node
 
     @torch.inference_mode()
     def diagnose(self, rows: Tensor, result: dict[str, float]) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -360,7 +401,7 @@ def head(
     if sampler == "codebook":
         names = rec.codebook(module.book(), table_of, coded)
     elif code == "fixed":
-        names = rec.fixed_length(module.depth_limit(), coded, coded)
+        names = rec.fixed_length(module.net.depth_limit(), coded, coded)
     else:
         # The literature's code knows nothing of a latent but one exponent.
         table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, latents)

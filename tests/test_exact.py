@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.bitswap import head
-from tests import tiny
+from tests import test_ikvae, tiny
 from tests.mixed import Setting, decode, encode
 from toolkit import compress, decompress, restore
+from toolkit.alone import AloneCoder
 from toolkit.coding import frequencies
 from toolkit.container import DamagedFile, Reader
 from toolkit.head import Coder, Settings
@@ -43,6 +44,13 @@ def models(channels: int = 1, name: str = "interlaced") -> tuple[Any, Any]:
     """An untrained model and its exact form."""
     module = tiny.bitswap((channels, 8, 8), **LIKELIHOODS[name])
     return module, module.exact(tiny.images(64, (channels, 8, 8), seed=5))
+
+
+@functools.cache
+def alone(likelihood: str, network: str) -> tuple[Any, Any]:
+    """The same of a model whose rows are coded alone."""
+    module = test_ikvae.model(likelihood=likelihood, network=network)
+    return module, module.exact(tiny.images(64, seed=5))
 
 
 def small_net(width: int = 24) -> nn.Sequential:
@@ -214,6 +222,32 @@ def test_a_file_is_the_same_and_decodes_whatever_runs_the_networks(channels: int
     for way in ways:
         assert encode(way, exact, HEAD, SETTINGS, rows) == payload, way
         assert torch.equal(decode(way, exact, HEAD, SETTINGS, payload, rows), rows), way
+
+
+ALONE = [("mixture", "conv"), ("mixture", "dense"), ("logistic", "conv"), ("beta_binomial", "conv")]
+
+
+@pytest.mark.parametrize(("likelihood", "network"), ALONE)
+def test_rows_coded_alone_decode_whatever_runs_the_decoder(likelihood: str, network: str) -> None:
+    """The encoder's network stays in floats: ways need not write the same bytes, but each must decode all."""
+    (module, exact), rows = alone(likelihood, network), tiny.images(20)
+    code = functools.partial(test_ikvae.head, sampler="ad_star", code="learned")
+    valid = torch.ones(rows.shape, dtype=torch.bool)
+    net = [AloneCoder(model, code, SETTINGS).encode(rows, valid)[1].net for model in (module, exact)]
+    assert net[0] != net[1] < 1.01 * net[0]
+    for writer, *readers in ((WAYS[0], *WAYS), (WAYS[-1], WAYS[0])):
+        payload = encode(writer, exact, code, SETTINGS, rows)
+        for reader in readers:
+            assert torch.equal(decode(reader, exact, code, SETTINGS, payload, rows), rows), (writer, reader)
+
+
+def test_the_limit_of_a_limited_tree_is_stored_not_computed() -> None:
+    module = test_ikvae.model(posterior="isokl", kappa=2.5)
+    exact = module.exact(tiny.images(16))
+    assert exact.net.depth_limit() == module.net.depth_limit() == 4
+    with torch.no_grad():
+        exact.net.raw_kappa.add_(10)
+    assert exact.net.depth_limit() == 4
 
 
 def test_a_compiled_network_computes_the_same() -> None:

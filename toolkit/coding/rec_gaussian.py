@@ -14,7 +14,7 @@ from torch import Tensor
 
 REACH = 8.2  # standard deviations of the proposal
 MAX_KL = 40.0  # bits: nodes of a search then stay within the 61 bits that an int64 name and float64 positions allow
-_LOG2 = math.log(2)
+_LOG2 = 0.6931471805599453  # natural logarithm of 2; as a literal, the same everywhere
 
 
 class Target(NamedTuple):
@@ -102,15 +102,15 @@ def target(
 def quantile(lower: Tensor, upper: Tensor) -> Tensor:
     """Standard normal quantile from both tails' masses, lower + upper = 1: float64 [...], clipped to +-REACH.
 
-    Only additions, multiplications, divisions and square roots, each rounded as IEEE 754 says, so that any device gives
-    the same bits; not to be compiled, because fused multiply-adds round otherwise. Relative error about 1e-15 (the
-    rational functions of algorithm AS 241: Wichura 1988, Applied Statistics 37, 477-484).
+    Only additions, multiplications and divisions, each rounded as IEEE 754 says, so that any device gives the same
+    bits; not to be compiled, because fused multiply-adds round otherwise. Relative error about 1e-15 (the rational
+    functions of algorithm AS 241: Wichura 1988, Applied Statistics 37, 477-484).
     """
     p = torch.minimum(lower, upper).clamp(min=2.0**-80)
     q = 0.5 * (lower - upper)
     r = 0.180625 - q * q
     middle = q * _horner(_MIDDLE[0], r) / _horner(_MIDDLE[1], r)
-    r = torch.sqrt(-_log(p))
+    r = _sqrt(-_log(p))
     tail = _horner(_TAIL[0], r - 1.6) / _horner(_TAIL[1], r - 1.6)
     tail = torch.where(r <= 5, tail, _horner(_FAR[0], r - 5) / _horner(_FAR[1], r - 5))
     return torch.where(q.abs() <= 0.425, middle, torch.where(q < 0, -tail, tail)).clamp(-REACH, REACH)
@@ -132,6 +132,14 @@ def _log(x: Tensor) -> Tensor:
     t = (mantissa - 1) / (mantissa + 1)
     series = _horner([1 / k for k in range(1, 23, 2)], t * t)
     return exponent.double() * _LOG2 + 2 * t * series  # a float32 product if left as integers
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Square root of float64 in [0.5, 60] by Heron's steps; libraries' own may be wrong in the last bit (MKL's is)."""
+    root = 0.5 * (1 + x)
+    for _ in range(9):
+        root = 0.5 * (root + x / root)
+    return root
 
 
 def _horner(coefficients: list[float], x: Tensor) -> Tensor:

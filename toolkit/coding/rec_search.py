@@ -128,7 +128,7 @@ def rebuild_dyadic(node: Tensor, keys: Keys) -> Tensor:
     u, _ = keys.uniforms(node)
     count = torch.ones_like(node) << d
     offset = node - count
-    scale = torch.ldexp(torch.ones_like(u), -d)
+    scale = (1023 - d << 52).view(torch.float64)  # 2^-d by its bits: a library's pow may round
     return quantile((offset + u) * scale, (count - 1 - offset + (1 - u)) * scale)
 
 

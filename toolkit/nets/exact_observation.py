@@ -99,6 +99,8 @@ def observation(of: nn.Module, form: Form, conversion: Conversion) -> nn.Module:
     """The exact form of an observation model whose input has the form `form`."""
     if isinstance(of, LogisticObservation):
         return ExactLogistic(of, form, conversion)
+    if isinstance(of, Mixture):
+        return ExactMixture(of, form, conversion)
     found = copy.deepcopy(of)
     if isinstance(found, FirstPhase):
         found.mixture = ExactMixture(cast(FirstPhase, of).mixture, form, conversion)
