@@ -37,7 +37,7 @@ VOCABULARY = struct.Struct("<II")  # bytes of all words with their ends; bytes o
 BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
 MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
-VALUES_A_BYTE = 1 << 14  # of the whole file
+VALUES_A_BYTE, MOST_LANE_VALUES = 1 << 14, 1 << 13  # of the whole file; of a stack of more than one row
 WORDS_A_BYTE, WORDS_FREE, LETTERS = 1 << 11, 1 << 20, 64  # of the vocabulary; always so many; bytes of each, on average
 _SPACES = frozenset(" \t\n\r\v\f")
 
@@ -301,8 +301,8 @@ class Embeddings:
         if not all(type(x) is int and 0 < x < 1 << 40 for x in numbers) or header["precision"] != vbq.PRECISION:
             raise self._damaged(f"a header with counts for {', '.join(names)}", str(numbers))
         self.dimensions, self._lane_rows = int(header["dimensions"]), int(header["lane_rows"])
-        lane_values = self.dimensions * self._lane_rows
-        if self.dimensions > MOST_DIMENSIONS or (self._lane_rows > 1 and lane_values > 1 << 20):
+        long = self._lane_rows > 1 and self._lane_rows * self.dimensions > MOST_LANE_VALUES
+        if self.dimensions > MOST_DIMENSIONS or long:
             raise self._damaged("stacks of few rows", f"{self._lane_rows} rows of {self.dimensions} dimensions")
         if header["words"] * self.dimensions > VALUES_A_BYTE * self._reader.size:
             raise self._damaged(f"at most {VALUES_A_BYTE} values a byte", f"{numbers} in {self._reader.size} bytes")

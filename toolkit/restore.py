@@ -164,9 +164,10 @@ def _valid(about: Contents, i: int) -> Tensor:
     """Which values of chunk i are coded: bool [rows, c, h, w]."""
     begin, end = about.chunk(i)
     low, high = bisect_right(about.ends, begin), bisect_right(about.ends, end - 1)
-    masks = [files.valid_of(about.items[j], about.shape[0], about.size) for j in range(low, high + 1)]
+    items = [about.items[j]._replace(name="") for j in range(low, high + 1)]
+    masks = {item: files.valid_of(item, about.shape[0], about.size) for item in set(items)}
     skip = begin - about.rows(low)[0]
-    return torch.cat(masks)[skip : skip + end - begin]
+    return torch.cat([masks[item] for item in items])[skip : skip + end - begin]
 
 
 def _wanted(about: Contents, only: str) -> int:

@@ -1,0 +1,487 @@
+"""Mutated files for every reader, and a judge: the right rows or a clear error, in bounded time and memory.
+
+tests/test_fuzz.py takes a few hundred of them, scripts/fuzz_files.py 100,000.
+"""
+
+import contextlib
+import errno
+import functools
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.tiny import configure, images, run_folder
+from toolkit import archive, embeddings, restore
+from toolkit.container import (
+    END,
+    INDEX_ENTRY,
+    INDEX_START,
+    MAGIC,
+    PREAMBLE,
+    TRAILER,
+    Chunk,
+    ContainerError,
+    Reader,
+    _chunk_header,
+    _sealed,
+)
+from toolkit.recipe import CONFIG, WEIGHTS, build, compression, load, save
+
+SECONDS = 20.0  # of processor time, the most that a reader may take: a hang takes longer
+MEMORY = 1 << 30  # most bytes more than the process had when it began
+
+Rows = dict[str, np.ndarray]  # by name, what a reader gave
+
+
+class Subject(NamedTuple):
+    """A file, what it decodes to, and a reader of such files."""
+
+    name: str
+    data: bytes
+    read: Callable[
+        [Path, Path, str], tuple[Rows, bool]
+    ]  # file, output, mode -> rows, whether it says that some are lost
+    rows: Rows
+    modes: tuple[str, ...]
+
+
+class Case(NamedTuple):
+    """One mutated file."""
+
+    what: str
+    data: bytes
+    forged: bool  # its header says something else under right checksums, so other rows than the original's may be right
+
+
+# Subjects
+
+
+def subjects(folder: Path) -> list[Subject]:
+    """A small file of each kind, made in `folder` with models that are not trained."""
+    pictures = folder / "pictures"
+    (pictures / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (8, 8), "b.png": (9, 16), "deep/c.png": (8, 3), "d.png": (16, 8)}.items():
+        Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name)
+    np.save(folder / "x.npy", images(3)[:, 0].numpy().astype("<i2"))
+    runs = {"bitswap": run_folder(folder / "bitswap", (1, 8, 8), latent_channels=[2], downscale=[2], blocks=[1])}
+    torch.manual_seed(0)
+    cfg = configure("ikvae")
+    (folder / "ikvae").mkdir()
+    save(folder / "ikvae", cfg, build(cfg).module)
+    runs["ikvae"] = folder / "ikvae"
+    found = [words_of(folder)]
+    for name, run in runs.items():
+        recipe, cfg = load(run, "cpu")
+        make_coder, identity = compression(recipe, cfg, "false")
+        for source, rows in ((pictures, 3), (folder / "x.npy", 2)):
+            file = folder / f"{name}.{source.stem}.tkc"
+            shape = tuple(cfg.recipe.module.shape)
+            archive.compress(archive.source(source), file, make_coder, shape, identity, rows, progress=False)
+            read = functools.partial(unpacked, make_coder=make_coder, identity=identity, suffix=source.suffix)
+            modes = ("error", "skip") if source.suffix else ("error", "skip", "only")
+            data = file.read_bytes()
+            found.append(Subject(file.stem, data, read, read(file, folder / "out", "error")[0], modes))
+            remove(folder / "out")
+            remove(folder / "out.npy")
+        found.append(
+            Subject(f"{name} weights", (run / WEIGHTS).read_bytes(), functools.partial(loaded, run=run), {}, ("",))
+        )
+    return found
+
+
+def unpacked(
+    file: Path, output: Path, mode: str, make_coder: Any, identity: dict[str, Any], suffix: str
+) -> tuple[Rows, bool]:
+    """Restore a file of pictures or of an array."""
+    output = output.with_suffix(suffix)
+    only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
+    report = restore.decompress(file, output, make_coder, identity, only, on_damage, progress=False)
+    if suffix:
+        values = np.load(output)
+        lost = {int(line.split(" ")[0]) for line in report.lost + report.partly}
+        return {str(i): value for i, value in enumerate(values) if i not in lost}, bool(report.damage)
+    paths = [path for path in output.rglob("*") if path.is_file() and not path.name.endswith(".damaged.png")]
+    assert len(paths) == report.restored
+    return {path.relative_to(output).as_posix(): np.array(Image.open(path)) for path in paths}, bool(report.damage)
+
+
+def words_of(folder: Path) -> Subject:
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(40, 6, generator=rng)
+    words = [f"w{'ä' * (i % 3)}{i}" for i in range(40)]
+    embeddings.write(folder / "words.tkc", words, embeddings.quantise(vectors, torch.full((40, 6), 0.1), 0.5, rounds=2))
+
+    def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
+        with embeddings.open(file) as opened:
+            if mode == "all":
+                return dict(zip(opened.words, opened.vectors().numpy(), strict=True)), False
+            return {word: opened[word] for word in opened.words[::9]}, False
+
+    rows = read(folder / "words.tkc", folder, "all")[0]
+    return Subject("words", (folder / "words.tkc").read_bytes(), read, rows, ("all", "single"))
+
+
+def loaded(file: Path, output: Path, mode: str, run: Path) -> tuple[Rows, bool]:
+    """Load a run with other weights. Wrong ones are no error here: their fingerprint fits no file."""
+    folder = file.parent / "run"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(run / CONFIG, folder)
+    shutil.copy(file, folder / WEIGHTS)
+    load(folder, "cpu")
+    return {}, False
+
+
+# Mutations. Each takes a subject and a random generator.
+
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    255,
+    256,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
+NAMES = (
+    "../x.png", "../../../../../../tmp/x.png", "/x.png", "a/../../x.png", "..", ".", "", "a//b", "a/", "C:x.png",
+    "C:\\x.png", "..\\x.png", "\\\\host\\share\\x.png", "a\0.png", "NUL", "com1.png", "a/" * 500 + "b", "x" * 300,
+    "\ud800.png", "\udcff.png", "~/x.png", "$HOME/x.png", "a.png", "A.PNG", "deep", "deep/c.png/d.png", "result",
+    "about.txt", "\x1b[2J.png", "a\n.png", "-rf", "{box}/escaped.png", "e\u0301.png", "\u202egnp.exe",
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (
+    *NUMBERS, *(-n for n in NUMBERS[1:]), *NAMES, None, True, False, 0.5, 1e308, -0.0, 10**400, [], {}, [[]], [0] * 50,
+    {"_target_": "os.system"}, "<i8", "V1000000", "O", "nchw", "RGB", "L", "pt", ["a.png", "L", 8, 8], "9" * 5000,
+)  # fmt: skip
+
+
+def cut(subject: Subject, at: int) -> Case:
+    return Case(f"cut at {at}", subject.data[:at], False)
+
+
+def flip(subject: Subject, bit: int) -> Case:
+    data = bytearray(subject.data)
+    data[bit // 8] ^= 1 << bit % 8
+    return Case(f"bit {bit} flipped", bytes(data), False)
+
+
+def spliced(subject: Subject, rng: random.Random) -> Case:
+    return Case("spliced", noisy(subject.data, rng), False)
+
+
+def swapped(subject: Subject, rng: random.Random) -> Case:
+    """Whole chunks in another order, twice, or left out; files one after the other."""
+    with opened(subject) as reader:
+        edges = [reader.header_size, *(chunk.offset + chunk.size for chunk in reader.chunks)]
+    parts = [subject.data[a:b] for a, b in itertools.pairwise(edges)]
+    rng.shuffle(parts)
+    parts = rng.choice((parts, parts[1:], parts + parts[:1]))
+    data = subject.data[: edges[0]] + b"".join(parts) + subject.data[edges[-1] :]
+    return Case("chunks moved", rng.choice((data, data, subject.data + data, data[:40] + subject.data)), False)
+
+
+def forged_header(subject: Subject, rng: random.Random) -> Case:
+    """Another header under right checksums."""
+    header, chunks = taken_apart(subject)
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        change(header, rng)
+    text = json.dumps(header).encode()
+    if rng.random() < 0.1:
+        text = noisy(text, rng)
+    return Case("another header", put_together(text, chunks, rng.choice((2, 2, 2, 2, 1, 3, 0))), True)
+
+
+def forged_names(subject: Subject, rng: random.Random) -> Case:
+    """Hostile names under right checksums."""
+    header, chunks = taken_apart(subject)
+    for item in header.get("items", []):
+        if rng.random() < 0.5:
+            item[0] = rng.choice(NAMES)
+    if "array" in header:
+        header["array"]["name"] = rng.choice(NAMES)
+    return Case("other names", put_together(json.dumps(header).encode(), chunks), True)
+
+
+def forged_payload(subject: Subject, rng: random.Random) -> Case:
+    """Other payloads under right checksums; those of the rows stay."""
+    header, chunks = taken_apart(subject)
+    i = rng.randrange(len(chunks))
+    payload, rows, rows_crc = chunks[i]
+    kind = rng.randrange(5)
+    if kind == 0:
+        payload = noisy(payload, rng)
+    elif kind == 1:  # sizes that the first bytes declare
+        at = rng.randrange(min(16, len(payload)))
+        size = rng.choice((1, 2, 4, 8))
+        payload = payload[:at] + (rng.choice(NUMBERS) % 2 ** (8 * size)).to_bytes(size, "little") + payload[at + size :]
+    elif kind == 2:
+        payload = rng.choice(chunks)[0]
+    elif kind == 3:
+        payload = bomb(payload, rng)
+    else:
+        bits = rng.randrange(8 * len(payload))
+        payload = flip(subject._replace(data=payload), bits).data
+    chunks[i] = (payload, rows, rows_crc)
+    return Case("another payload", put_together(json.dumps(header).encode(), chunks), False)
+
+
+def forged_sizes(subject: Subject, rng: random.Random) -> Case:
+    """Other numbers of rows, another checksum of them, or another order of chunks, under right checksums."""
+    header, chunks = taken_apart(subject)
+    i = rng.randrange(len(chunks))
+    payload, rows, rows_crc = chunks[i]
+    kind = rng.randrange(4)
+    if kind == 0:
+        chunks[i] = (payload, rng.choice(NUMBERS) % 2**64, rows_crc)
+    elif kind == 1:
+        chunks[i] = (payload, rows, rows_crc ^ 1 << rng.randrange(32))
+    elif kind == 2:
+        rng.shuffle(chunks)
+    else:
+        chunks = [chunk for chunk in chunks for _ in range(rng.choice((0, 1, 2)))]
+    return Case("other sizes", put_together(json.dumps(header).encode(), chunks), False)
+
+
+def forged_bomb(subject: Subject, rng: random.Random) -> Case:
+    """Consistent sizes that are far too large for the file."""
+    header, chunks = taken_apart(subject)
+    huge = rng.choice((10**5, 10**6, 10**8, 10**10, 2**31 - 1, 2**62))
+    rows = huge
+    if "array" in header:
+        header["array"]["shape"][0] = huge
+    elif "items" in header:
+        header["items"] = [["a.png", "L", 8 * huge, 8]]
+    else:
+        header.update(rng.choice(({"words": huge}, {"dimensions": huge}, {"lane_rows": huge})))
+        rows = header["words"]
+    if rng.random() < 0.7:
+        header["chunk_rows"] = huge
+    keep = 2 if "words" in header else 1
+    chunks = [*chunks[: keep - 1], (chunks[keep - 1][0], rows, chunks[keep - 1][2])]
+    return Case("a bomb", put_together(json.dumps(header).encode(), chunks), True)
+
+
+SEALED = (forged_header, forged_header, forged_names, forged_payload, forged_payload, forged_sizes, forged_bomb)
+RAW = (spliced, swapped)
+
+
+def change(value: Any, rng: random.Random) -> None:
+    """Change one place of a JSON value."""
+    while True:
+        places = list(value) if isinstance(value, dict) else list(range(len(value)))
+        if not places:
+            return
+        place = rng.choice(places)
+        if isinstance(value[place], dict | list) and value[place] and rng.random() < 0.75:
+            value = value[place]
+            continue
+        kind = rng.random()
+        if kind < 0.15:
+            del value[place]
+        elif kind < 0.25 and isinstance(value, list):
+            value.insert(rng.randrange(len(value) + 1), value[place])
+        elif kind < 0.35 and isinstance(value, dict):
+            value[rng.choice(NAMES)] = value[place]
+        elif kind < 0.5 and type(value[place]) is int:
+            value[place] += rng.choice((-1, 1, 2**32))
+        else:
+            value[place] = rng.choice(VALUES)
+        return
+
+
+def noisy(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, moved, inserted or taken away."""
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        a, b, at = (rng.randrange(len(data) + 1) for _ in range(3))
+        a, b = min(a, b), max(a, b)
+        data = rng.choice((
+            data[:a] + data[b:], data[:at] + data[a:b] + data[at:], data[:a] + bytes(b - a) + data[b:],
+            data[:a] + rng.randbytes(min(b - a, 16)) + data[a + 16 :], data[:at] + b"\xff" * 8 + data[at + 8 :],
+            data[:at] + rng.randbytes(rng.randrange(40)),
+        ))[: 1 << 16]  # fmt: skip
+    return data
+
+
+def bomb(payload: bytes, rng: random.Random) -> bytes:
+    """Compressed zeros in the place of every zlib or bzip2 stream that a payload may hold."""
+    zeros = zlib.compress(bytes(1 << 24), 9)
+    rows = rng.choice(NUMBERS) % 2**32
+    return rng.choice((
+        struct.pack("<IIB", rows, len(zeros), rng.choice((1, 2, 4))) + zeros,
+        struct.pack("<HHII", rows % 2**16, rng.choice((1, 16, 256, 65535)), len(zeros), 20) + zeros + payload[12:],
+        payload[:12] + zeros, struct.pack("<II", rows, len(zeros)) + zeros + zeros,
+    ))  # fmt: skip
+
+
+@contextlib.contextmanager
+def opened(subject: Subject) -> Iterator[Reader]:
+    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"subject.{os.getpid()}.tkc"
+    path.write_bytes(subject.data)
+    try:
+        with Reader(path) as reader:
+            yield reader
+    finally:
+        path.unlink()
+
+
+def taken_apart(subject: Subject) -> tuple[dict[str, Any], list[tuple[bytes, int, int]]]:
+    with opened(subject) as reader:
+        return reader.header, [(reader.read(i), c.rows, c.rows_crc) for i, c in enumerate(reader.chunks)]
+
+
+def put_together(header: bytes, chunks: list[tuple[bytes, int, int]], version: int = 2) -> bytes:
+    """A file with right checksums, whatever is in it."""
+    stored = zlib.compress(header)
+    data = _sealed(PREAMBLE.pack(MAGIC, version, len(stored), zlib.crc32(stored))) + stored
+    entries = []
+    for i, (payload, rows, rows_crc) in enumerate(chunks):
+        entry = (len(payload), rows, zlib.crc32(payload), rows_crc)
+        entries.append(INDEX_ENTRY.pack(*entry))
+        data += _chunk_header(i, Chunk(0, *entry)) + payload
+    index = _sealed(INDEX_START.pack(b"INDX", len(entries)) + b"".join(entries))
+    return data + index + _sealed(TRAILER.pack(len(data), len(data) + len(index) + TRAILER.size + 4 + len(END))) + END
+
+
+def cases(
+    all_subjects: list[Subject], count: int, seed: int, which: range | None = None
+) -> Iterator[tuple[int, Subject, Case, str]]:
+    """Of `count` cases those with the numbers `which`, default all: number, subject, case, mode.
+
+    Every cut and every flipped bit as far as they fit into half of the cases, then random ones.
+    """
+    systematic = [
+        (subject, make, at)
+        for subject in all_subjects
+        if not subject.name.endswith("weights")
+        for make, places in ((cut, len(subject.data)), (flip, 8 * len(subject.data)))
+        for at in range(places)
+    ]
+    if len(systematic) > count // 2:
+        systematic = random.Random(seed).sample(systematic, count // 2)
+    for i in which or range(count):
+        rng = random.Random(f"{seed} {i}")
+        if i < len(systematic):
+            subject, make, at = systematic[i]
+            case = make(subject, at)
+        else:
+            subject = rng.choice(all_subjects)
+            if subject.name.endswith("weights") and rng.random() < 0.7:  # they take time to load
+                subject = all_subjects[0]
+            raw = subject.name.endswith("weights") or rng.random() < 0.2
+            mutate = spliced if subject.name.endswith("weights") else rng.choice(RAW if raw else SEALED)
+            case = mutate(subject, rng)
+        yield i, subject, case, rng.choice(subject.modes)
+
+
+# The judge
+
+
+class Hang(BaseException):
+    """A reader took too long."""
+
+
+def judge(subject: Subject, case: Case, mode: str, box: Path) -> tuple[str, str]:
+    """Read one mutated file in the empty folder `box`: the verdict, and why.
+
+    Verdicts: right (the original's rows, or a part of them and a word of what is lost), forged (a header that says
+    something else, followed), refused; and what must not be: silent, outside, left, unclear, other, hang.
+    """
+    file, output = box / "in.tkc", box / "out/put"
+    output.parent.mkdir()
+    data = case.data.replace(b"{box}", str(box).encode())
+    file.write_bytes(data)
+    before = set(tree(box))
+    verdict, why = "refused", ""
+    rows: Rows = {}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        rows, lost = subject.read(file, output, mode)
+        verdict = "right"
+    except Hang:
+        verdict, why = "hang", f"longer than {SECONDS} s"
+    except ValueError as error:
+        if not isinstance(error, ContainerError) and "expected" not in str(error):
+            verdict, why = "unclear", f"{type(error).__name__}: {error}"
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG and "expected" not in str(error):
+            verdict, why = "other", f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        verdict, why = "other", f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    after = set(tree(box)) - before
+    outside = [path for path in after if not path.startswith(("out/put", "run"))]
+    if outside or os.path.exists(box.parent / "x.png") or os.path.exists("/x.png"):
+        verdict, why = "outside", str(outside)
+    elif verdict == "refused" and any(path.startswith("out/put") for path in after):
+        verdict, why = "left", str(sorted(after)[:5])
+    elif verdict == "right" and not subject.name.endswith("weights"):
+        expected = {name: value for name, value in subject.rows.items() if name in rows}
+        whole = lost or mode in ("only", "single") or len(rows) == len(subject.rows)
+        same = rows.keys() == expected.keys() and all(np.array_equal(rows[name], expected[name]) for name in rows)
+        if not (whole and same):
+            verdict, why = (
+                ("forged", "") if case.forged else ("silent", f"{list(rows)[:5]} of {list(subject.rows)[:5]}")
+            )
+    for path in box.iterdir():
+        remove(path)
+    return verdict, why
+
+
+GOOD = ("right", "forged", "refused")
+
+
+def tree(folder: Path) -> list[str]:
+    return [
+        os.path.relpath(os.path.join(top, name), folder)
+        for top, dirs, names in os.walk(folder)
+        for name in names + dirs
+    ]
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Within the block a hang is an exception, and so is memory beyond MEMORY."""
+
+    def hang(*_: Any) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGPROF, hang)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        signal.signal(signal.SIGPROF, before)

@@ -1,0 +1,51 @@
+"""A short run of scripts/fuzz_files.py: mutated files give the right rows or a clear error, and no more happens."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import fuzz
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> list[fuzz.Subject]:
+    return fuzz.subjects(tmp_path_factory.mktemp("subjects"))
+
+
+def test_mutated_files_give_the_right_rows_or_a_clear_error(subjects: list[fuzz.Subject], tmp_path: Path) -> None:
+    seen = set()
+    with fuzz.limited():
+        for i, subject, case, mode in fuzz.cases(subjects, 160, seed=1):
+            verdict, why = fuzz.judge(subject, case, mode, tmp_path)
+            assert verdict in fuzz.GOOD, f"case {i}, {subject.name}, {case.what}, {mode}: {verdict}: {why}"
+            seen.add(verdict)
+    assert {"right", "refused"} <= seen
+
+
+@pytest.mark.parametrize("verdict", ["silent", "outside", "left", "unclear", "other", "hang"])
+def test_the_judge_sees_what_a_bad_reader_does(
+    verdict: str, subjects: list[fuzz.Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = next(subject for subject in subjects if subject.name == "bitswap.x")
+    monkeypatch.setattr(fuzz, "SECONDS", 1.0)
+
+    def bad(file: Path, output: Path, mode: str) -> tuple[fuzz.Rows, bool]:
+        if verdict == "silent":
+            return {name: value + (name == "1") for name, value in good.rows.items()}, False
+        if verdict == "outside":
+            (output.parent.parent / "escaped.png").touch()
+        if verdict == "left":
+            output.mkdir()
+            raise ValueError("expected another file")
+        if verdict == "unclear":
+            raise ValueError("no")
+        if verdict == "other":
+            raise KeyError("items")
+        while verdict == "hang":
+            pass
+        return good.rows, False
+
+    case = fuzz.Case("none", good.data, False)
+    with fuzz.limited():
+        assert fuzz.judge(good._replace(read=bad), case, "error", tmp_path)[0] == verdict
+        assert fuzz.judge(good, case, "error", tmp_path)[0] == "right"
