@@ -255,6 +255,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rows of no whole numbers": (lambda h: h.update(rows=[3, 8.0, 8]), "expected 3 whole numbers above 0"),
     "a rows that is no list": (lambda h: h.update(rows={"c": 3}), "expected 3 whole numbers above 0"),
     "another chunk_rows": (lambda h: h.update(chunk_rows=8), "expected 8 rows in chunk 0, got 7"),
+    "no exact": (lambda h: h.pop("exact"), "KeyError: 'exact'"),
+    "an exact that is a word": (lambda h: h.update(exact="false"), "expected exact to be true or false"),
     "no chunk_rows": (lambda h: h.pop("chunk_rows"), "KeyError: 'chunk_rows'"),
     "a batch of all memory": (lambda h: h["settings"].update(batch=2**40), "expected batch to be a whole number"),
     "a batch of no whole number": (lambda h: h["settings"].update(batch=1.5), "expected batch to be a whole number"),

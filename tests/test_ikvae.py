@@ -14,14 +14,15 @@ from torch import Tensor
 
 import toolkit.alone
 from recipes.ikvae import IKVAE, SAMPLERS, head
+from tests.test_archive import rewritten
 from tests.test_rec_search import channel
 from tests.tiny import configure, images
-from toolkit import compress, decompress
+from toolkit import compress, restore
 from toolkit.alone import AloneCoder
 from toolkit.coding import rec
 from toolkit.head import Settings
 from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
-from toolkit.recipe import build, save
+from toolkit.recipe import build, compression, load, save
 
 SMALL: dict[str, Any] = {
     "posterior": "gaussian", "likelihood": "mixture", "components": 2, "latents": 5, "network": "conv", "width": 8,
@@ -227,30 +228,37 @@ def test_a_row_alone_calls_the_decoder_on_one_batch_only() -> None:
     assert calls == [8]
 
 
-def test_only_one_picture_of_a_file_is_decoded_for_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_picture_of_an_exact_file_is_decoded_for_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configure("ikvae")
     run = tmp_path / "run"
     run.mkdir()
-    recipe = build(cfg)
-    save(run, cfg, recipe.module)
+    save(run, cfg, build(cfg).module)
     (tmp_path / "in").mkdir()
     for i, image in enumerate(images(20)):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"in/{i:02}.png")
-    assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'f.tkc'}"]) == 0
-    decoded = []
-    inner = AloneCoder.decode_range
+    floats, exact = tmp_path / "f.tkc", tmp_path / "e.tkc"
+    assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={floats}", "exact=false"]) == 0
+    rewritten(floats, exact, lambda header: header.update(exact=True))  # as one of exact networks would be
+    make_coder, identity = compression(*load(run, "cpu"))
+    calls: list[tuple[int, ...]] = []
+    one, all_of_them = AloneCoder.decode_range, AloneCoder.decode
 
-    def recorded(self: AloneCoder, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
-        decoded.append((first, len(valid)))
-        return inner(self, payload, valid, first, count)
+    def part(self: AloneCoder, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
+        calls.append((first, len(valid)))
+        return one(self, payload, valid, first, count)
 
-    monkeypatch.setattr(AloneCoder, "decode_range", recorded)
-    monkeypatch.setattr(AloneCoder, "decode", lambda *_: pytest.fail("all rows were decoded"))
-    out = tmp_path / "out"
-    assert decompress.main([f"run={run}", f"input={tmp_path / 'f.tkc'}", f"output={out}", "only=13.png"]) == 0
-    assert decoded == [(13, 1)]
-    with Image.open(out / "13.png") as back:
-        assert torch.equal(torch.from_numpy(np.asarray(back).copy()), images(20)[13, 0])
+    def whole(self: AloneCoder, payload: bytes, valid: Tensor, **options: Any) -> Tensor:
+        calls.append((len(valid),))
+        return all_of_them(self, payload, valid, **options)
+
+    monkeypatch.setattr(AloneCoder, "decode_range", part)
+    monkeypatch.setattr(AloneCoder, "decode", whole)
+    for file, expected in ((exact, [(13, 1)]), (floats, [(20,)])):  # floats: just the whole chunk has a checksum
+        restore.decompress(file, tmp_path / file.stem, make_coder, identity, "13.png", progress=False)
+        assert calls == expected
+        calls.clear()
+        with Image.open(tmp_path / file.stem / "13.png") as back:
+            assert torch.equal(torch.from_numpy(np.asarray(back).copy()), images(20)[13, 0])
 
 
 def test_diagnostics_say_what_the_latents_cost() -> None:

@@ -103,6 +103,7 @@ class Contents(NamedTuple):
 
     shape: tuple[int, int, int]  # of a row: channels, height, width
     settings: Settings
+    exact: bool  # whether its networks compute the same numbers everywhere
     array: arrays.Array | None
     items: list[Item]
     ends: Sequence[int]  # row behind the last one of each item
@@ -163,6 +164,9 @@ def _contents(reader: Reader, header: dict[str, Any]) -> Contents:
     shape = _whole(header["rows"], 3)
     [chunk_rows] = _whole([header["chunk_rows"]], 1)
     settings = Settings(**header["settings"]).check()
+    exact = header["exact"]
+    if type(exact) is not bool:
+        raise ValueError(f"expected exact to be true or false, got {str(exact)[:40]!r}")
     array = None if header["kind"] == "images" else arrays.described(**header["array"])
     items = [array.item] if array else [_item(*fields) for fields in header["items"]]
     per_item = [files.count_tiles(item, shape[0], shape[1:]) for item in items]
@@ -173,7 +177,7 @@ def _contents(reader: Reader, header: dict[str, Any]) -> Contents:
     if rows * values > CHEAPEST * reader.size or min(rows, chunk_rows) * values > MOST_VALUES:
         raise ValueError(f"{rows} rows of {shape}, {chunk_rows} a chunk, in a file of {reader.size} bytes")
     ends = range(per_item[0], rows + 1, per_item[0]) if array else list(accumulate(per_item))
-    about = Contents(shape, settings, array, items * number, ends, chunk_rows)
+    about = Contents(shape, settings, exact, array, items * number, ends, chunk_rows)
     for i, chunk in reader.found.items():
         first, last = about.chunk(i)
         if chunk.rows != last - first:

@@ -125,8 +125,9 @@ def _decode(
     payload, rows, where = reader.read(i), reader.found[i].rows, f"{reader.path}: chunk {i} of {about.chunk_count}"
     valid = _valid(about, i)
     try:
-        if isinstance(coder, AloneCoder) and high - low < rows:
-            # Just these rows; the checksum is that of the whole chunk, but each row must end as it began.
+        if isinstance(coder, AloneCoder) and about.exact and high - low < rows:
+            # Just these rows: exact networks make no mistake. Floats on another machine may, and of the wrong rows
+            # about one in a hundred ends as it began, so that only the checksum of the whole chunk would tell.
             decoded = torch.zeros(valid.shape, dtype=torch.uint8)
             decoded[low:high] = coder.decode_range(payload, valid[low:high], low, rows)
             return decoded
