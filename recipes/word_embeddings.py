@@ -253,6 +253,8 @@ class Evaluation(Callback):
     the vocabulary into the run's folder.
     """
 
+    monitor = "validation/bits_per_pair"
+
     def __init__(
         self, run: Path, lambdas: Sequence[float], questions: int, every_n_epochs: int, projected: int
     ) -> None:

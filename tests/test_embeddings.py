@@ -11,6 +11,7 @@ from gensim.models import KeyedVectors
 from torch import Tensor
 
 from toolkit import embeddings, export_embeddings
+from toolkit.coding import lanes
 from toolkit.container import ContainerError, Writer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -100,14 +101,14 @@ def test_heads_of_every_length_come_back_from_lanes() -> None:
     low = (1 << 31) - 1
     message.tail = torch.arange(64 * 3, dtype=torch.int32).view(64, 3) - 100
     message.size = torch.where(message.head > low, torch.arange(64) % 4, 0)
-    sizes, body = embeddings._pack_lanes(message)
-    again = embeddings._unpack_lanes([sizes], [body], False)
+    sizes, body = lanes.pack_lanes(message)
+    again = lanes.unpack_lanes([sizes], [body], False)
     assert torch.equal(again.head, message.head) and torch.equal(again.size, message.size)
     at = 0
     for lane, size in enumerate(sizes.tolist()):
         n = int(message.size[lane])
         assert torch.equal(again.tail[lane, :n], message.tail[lane, :n])
-        head, words = embeddings._lane(body[at : at + size])
+        head, words = lanes.read_lane(body[at : at + size])
         assert head == int(message.head[lane])
         assert words == [int(w) & 0xFFFFFFFF for w in message.tail[lane, :n]]
         at += size

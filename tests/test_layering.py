@@ -15,6 +15,7 @@ COMMANDS = {
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
     "toolkit.archive", "toolkit.restore", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
+    "toolkit.lossy", "toolkit.rate_distortion",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
@@ -36,6 +37,9 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
     "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", *SEARCH},
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
+    "toolkit.coding.lanes": {"toolkit.coding.ans"},
+    "toolkit.coding.lattice": {"toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS},
+    "toolkit.coding.lattice_fit": {"toolkit.coding.lattice", "toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS},
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
     "toolkit.baselines": set(),
@@ -46,16 +50,19 @@ TABLE: dict[str, set[str]] = {
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
     "toolkit.restore": {"toolkit.archive", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
+    "toolkit.lossy": {"toolkit.coding", "toolkit.container", "toolkit.data"},
+    "toolkit.rate_distortion": {"toolkit.lossy", "toolkit.container", "toolkit.data"},
     "toolkit.word_tests": set(),
     "toolkit.vector_baselines": set(),
     "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
-    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact"},
+    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact", "toolkit.lossy"},
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
-        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines",
+        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines", "toolkit.lossy",
+        "toolkit.rate_distortion",
     },
 }  # fmt: skip
 

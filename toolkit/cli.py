@@ -71,6 +71,14 @@ def positive(values: dict[str, str], key: str, default: int) -> int:
     return int(value)
 
 
+def number(values: dict[str, str], key: str) -> float:
+    """Return a number. Raises SystemExit for anything else."""
+    try:
+        return float(values[key])
+    except ValueError:
+        raise SystemExit(f"error: expected {key}= a number, got {values[key]!r}; give one") from None
+
+
 def command(main: Callable[P, int]) -> Callable[P, int]:
     """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback.
 

@@ -1,20 +1,26 @@
 """python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc: pictures or arrays into one file."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 
-from toolkit import archive, cli
+from toolkit import archive, cli, lossy
 from toolkit.data.files import CHANNELS, left_out
-from toolkit.recipe import compression, has_exact, load
+from toolkit.recipe import Recipe, compression, has_exact, load, lossy_coder
 
 USAGE = """usage: python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc
 
-Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt), losslessly, with a model that
-toolkit.train made. Grey and RGB, 8 bits a value, any size."""
+Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that
+toolkit.train made: losslessly, or with a lossy one (recipe=vae) at the rate that lambda=, bpp= or psnr= asks for. Grey
+and RGB, 8 bits a value, any size."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...)",
     "input": "an image, a folder, or an array file (.npy, .pt)",
     "output": "the .tkc file to write",
+    "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
+    "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
+    "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
     "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
@@ -30,12 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     chunk_rows = cli.positive(values, "chunk_rows", 16384)
     exact = cli.boolean(values, "exact") if "exact" in values else has_exact(values["run"])
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
+    ways = [way for way in lossy.WAYS if way in values]
     origin = archive.source(values["input"])
+    if recipe.lossy:
+        return _compress_lossy(recipe, origin, values, ways)
+    if ways:
+        raise ValueError(
+            f"expected no {ways[0]}= for {cfg.recipe.name}, which is lossless; leave it out, or give a run "
+            "of recipe=vae"
+        )
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
     size = archive.compress(origin, values["output"], make_coder, tuple(cfg.recipe.module.shape), identity, chunk_rows)
     count = sum(CHANNELS[item.mode] * item.height * item.width for item in origin.items)
-    for file in left_out(values["input"]) if origin.array is None else []:
-        print(f"left out, not an image: {file}", file=sys.stderr)
+    _name_left_out(origin, values)
     print(
         f"{len(origin.items)} pictures, {count} values -> {values['output']}: {size} bytes, "
         f"{8 * size / count:.4f} bits per dimension"
@@ -47,6 +60,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _compress_lossy(recipe: Recipe, origin: archive.Source, values: dict[str, str], ways: list[str]) -> int:
+    if len(ways) != 1:
+        raise ValueError(
+            f"expected one of lambda=, bpp= and psnr=, got {' and '.join(ways) or 'none'}; give one, "
+            "for instance bpp=0.5"
+        )
+    if origin.array:
+        raise ValueError(
+            f"expected pictures for a lossy model, got the array {values['input']}; save them as PNG files"
+        )
+    target = lossy.Target(ways[0], cli.number(values, ways[0]))
+    lossy.check(target)
+    coder, identity = lossy_coder(recipe, values.get("compile"), sum(i.height * i.width for i in origin.items))
+    size = lossy.compress(coder, origin.items, origin.read, values["output"], target, identity)
+    _name_left_out(origin, values)
+    pixels = sum(item.height * item.width for item in origin.items)
+    print(
+        f"{len(origin.items)} pictures, {pixels} pixels -> {values['output']}: {size} bytes, "
+        f"{8 * size / pixels:.4f} bits per pixel"
+    )
+    return 0
+
+
+def _name_left_out(origin: archive.Source, values: dict[str, str]) -> None:
+    for file in left_out(values["input"]) if origin.array is None else []:
+        print(f"left out, not an image: {file}", file=sys.stderr)
 
 
 if __name__ == "__main__":

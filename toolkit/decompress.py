@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from toolkit import cli, restore
+from toolkit import cli, lossy, restore
 from toolkit.container import Reader
-from toolkit.recipe import compression, load
+from toolkit.recipe import compression, load, lossy_coder
 
 USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
 
@@ -30,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
         exact = reader.header.get("exact") is True
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
+    if recipe.lossy:
+        if on_damage != "error":
+            raise ValueError(f"expected no on_damage= for files of {cfg.recipe.name}, got {on_damage}; leave it out")
+        coder, identity = lossy_coder(recipe, values.get("compile"))
+        lossy.check_model(values["input"], identity)
+        count = lossy.decompress(values["input"], values["output"], coder, values.get("only"))
+        print(f"{count} pictures restored to {values['output']}")
+        return 0
     make_coder, identity = compression(recipe, cfg, values.get("compile"))
     report = restore.decompress(values["input"], values["output"], make_coder, identity, values.get("only"), on_damage)
     for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import vbq
-from toolkit.coding.ans import LOW, WORD, Message, check_room
+from toolkit.coding.ans import LOW, WORD, Message
+from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 if TYPE_CHECKING:
@@ -391,7 +392,7 @@ class Embeddings:
         valid = torch.cat(
             [_arrange(torch.ones(n, self.dimensions, dtype=torch.bool), self._lane_rows, False) for n in rows], 1
         )
-        message = _unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
+        message = unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
         symbols = vbq.conditional(freqs, context, valid).pop(message)
         if bool(message.head.any()) or bool(message.size.any()):
             raise self._damaged("stacks that end where they began", "bits that are left")
@@ -441,7 +442,7 @@ class _Group:
         """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
         lane, place = divmod(row, lane_rows)
         end = int(self._ends[lane])
-        head, words = _lane(self.body[end - int(self.sizes[lane]) : end])
+        head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
         mask = (1 << vbq.PRECISION) - 1
         tables = [(self._starts[t], self._freqs[t]) for t in self._context]
         symbols: list[int] = []
@@ -471,71 +472,9 @@ def _encode_lanes(book: vbq.Codebook, symbols: Tensor, lane_rows: int) -> tuple[
     valid = _arrange(torch.ones_like(symbols, dtype=torch.bool), lane_rows, 0)
     message = Message.empty(x.shape[1], small=True)
     book.codec(context, valid).push(message, torch.where(valid, x, 0))
-    sizes, body = _pack_lanes(message)
+    sizes, body = pack_lanes(message)
     # Bytes of one significance together: the high ones are all alike.
     return zlib.compress(sizes.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 9), body
-
-
-def _pack_lanes(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
-    """The bytes of each lane: int64 [lanes] sizes, and all lanes: words, oldest first, then the head's bytes.
-
-    A head of 8 significant bytes gives its low word to the others, so that the size alone tells where it begins.
-    """
-    head, size = message.head.numpy().copy(), message.size.numpy().copy()
-    tail = np.concatenate([message.tail.numpy(), np.zeros((len(head), 1), np.int32)], 1)
-    long = head >= 1 << 56
-    tail[long, size[long]] = (head[long] & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
-    head[long] >>= WORD
-    size += long
-    head_bytes = sum((head >> (8 * i) > 0).astype(np.int64) for i in range(7))
-    sizes = 4 * size + head_bytes
-    width = 4 * tail.shape[1] + 8
-    lanes = np.zeros((len(head), width), np.uint8)
-    lanes[:, : 4 * tail.shape[1]] = np.ascontiguousarray(tail.astype("<i4")).view(np.uint8)
-    column = np.arange(8)
-    np.put_along_axis(lanes, 4 * size[:, None] + column, head.astype("<i8").view(np.uint8).reshape(-1, 8), 1)
-    return sizes, lanes[np.arange(width) < sizes[:, None]].tobytes()
-
-
-def _split(size: int) -> tuple[int, int]:
-    """Words and head bytes of a lane of so many bytes: where there are words, a head has 4 to 7 bytes."""
-    return (0, size) if size < 8 else ((size - 4) // 4, 4 + size % 4)
-
-
-def _lane(data: bytes) -> tuple[int, list[int]]:
-    """Head and words, the top last, of the bytes of one lane."""
-    count, _ = _split(len(data))
-    words = list(struct.unpack_from(f"<{count}I", data))
-    head = int.from_bytes(data[4 * count :], "little")
-    if head < LOW and words:
-        head = head << WORD | words.pop()
-    return head, words
-
-
-def _unpack_lanes(sizes: list[np.ndarray[Any, Any]], bodies: list[bytes], compiled: bool) -> Message:
-    """The message that `_pack_lanes` wrote, of several groups side by side."""
-    size = np.concatenate(sizes)
-    data = np.frombuffer(b"".join(bodies), np.uint8)
-    check_room(len(size), int(size.max() // 4 + 2), int(size.sum() // 4))
-    width = 4 * int(size.max() // 4 + 2)
-    lanes = np.zeros((len(size), width), np.uint8)
-    lanes[np.arange(width) < size[:, None]] = data
-    count = np.where(size < 8, 0, (size - 4) // 4)
-    raw = np.take_along_axis(lanes, np.minimum(4 * count[:, None] + np.arange(8), width - 1), 1)
-    raw[np.arange(8) >= (size - 4 * count)[:, None]] = 0
-    head = np.ascontiguousarray(raw).view("<i8")[:, 0].astype(np.int64)
-    tail = lanes.view("<i4").astype(np.int32)
-    spilled = (head < LOW) & (count > 0)
-    count = count - spilled
-    low = np.take_along_axis(tail, count[:, None], 1)[:, 0].astype(np.int64) & 0xFFFFFFFF
-    head = np.where(spilled, head << WORD | low, head)
-    if (head < 0).any():
-        raise ValueError("a head above 2**63")
-    left = torch.from_numpy(count)
-    bound = int(count.max(initial=0))
-    return Message(
-        torch.from_numpy(head), torch.from_numpy(tail), left, left.clone(), 0, bound, compiled=compiled, small=True
-    )
 
 
 def _pack_book(book: vbq.Codebook) -> bytes:

@@ -3,19 +3,22 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from toolkit import baselines, cli
+from toolkit import baselines, cli, rate_distortion
 from toolkit.callbacks import evaluate
 from toolkit.data.images import spread
 from toolkit.pictures import rate_bars, rate_table
-from toolkit.recipe import build_data, coder, has_exact, load
+from toolkit.recipe import build_data, coder, compiles, evaluation, has_exact, load
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 
 Encode the test rows of a run's data set to a real file, decode and compare them; print bits per dimension, where they
-went, and speeds; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder."""
+went, and speeds; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossy model
+(recipe=vae): its rate-distortion curve on held-out pictures, beside other codecs."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...)",
+    "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
     "rows": "test rows to code, evenly spread, or all (default 1000)",
     "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
@@ -30,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Path(values["run"])
     device = values.get("device", "auto")
     recipe, cfg = load(run, device)
+    if recipe.lossy:
+        return _evaluate_lossy(recipe.module, cfg, run, values)
     exact = cli.boolean(values, "exact") if "exact" in values else has_exact(run)
     codes = load(run, device, exact)[0] if exact else recipe
     data = build_data(cfg)
@@ -45,6 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     (run / "evaluation.txt").write_text(text + "\n")
     rate_bars(result, others).savefig(run / "evaluation.png", dpi=150)
+    return 0
+
+
+def _evaluate_lossy(module: Any, cfg: Any, run: Path, values: dict[str, str]) -> int:
+    if "pictures" in values:
+        cfg.recipe.evaluation.pictures = values["pictures"]
+    held_out = evaluation(cfg, run)
+    pictures = held_out.pictures()
+    wish = values.get("compile", "auto")
+    compiled = compiles({"true": True, "false": False}.get(wish, wish), 5 * sum(p[0].numel() for p in pictures))
+    curves, differences = held_out.curves(module, compiled=compiled)
+    text = f"{len(pictures)} pictures\n{rate_distortion.table(curves, differences)}"
+    print(text)
+    (run / "evaluation.txt").write_text(text + "\n")
+    rate_distortion.figure(curves, f"{len(pictures)} held-out pictures").savefig(run / "evaluation.png", dpi=150)
     return 0
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+from toolkit.lossy import PictureCoder
 from toolkit.nets.exact import exactly, prove
 
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
@@ -31,6 +32,11 @@ class Recipe(NamedTuple):
     head: CompressionHead | None  # None where it is the model itself that is compressed: see `evaluation`
     data: LightningDataModule | None  # None where only a trained model was loaded
     exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the module codes pictures at any rate: see `toolkit.lossy.LossyModel`."""
+        return self.head is None and hasattr(self.module, "latents")
 
 
 def build(cfg: DictConfig) -> Recipe:
@@ -205,6 +211,15 @@ def compression(
         "recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": recipe.exact, "versions": versions,
     }  # fmt: skip
     return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
+
+
+def lossy_coder(recipe: Recipe, compiled: str | None = None, pixels: int = 0) -> tuple[PictureCoder, dict[str, Any]]:
+    """A coder of pictures of a loaded lossy run, and what a header says about the model."""
+    module: Any = recipe.module
+    wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else "auto"
+    # A short name of the model: a small picture takes a few hundred bytes.
+    identity = {"recipe": type(module).__name__.lower(), "model": fingerprint(module, {})[:16]}
+    return PictureCoder(module, module.device, compiles(wish, pixels)), identity
 
 
 def compiles(wish: str | bool, symbols: int) -> bool:

@@ -56,10 +56,10 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     if cfg.compile:
         cast(nn.Module, module.net).compile()  # in place: the names of the weights stay
     codes_rows = recipe.head is not None
-    codec = _codec_evaluation(recipe, cfg, run) if codes_rows else evaluation(cfg, run)
+    codec: Any = _codec_evaluation(recipe, cfg, run) if codes_rows else evaluation(cfg, run)
     max_steps = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else cfg.max_steps
     schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.warmup)
-    bound = "validation/elbo_bpd" if codes_rows else "validation/bits_per_pair"
+    bound = "validation/elbo_bpd" if codes_rows else codec.monitor
     best = ModelCheckpoint(run / "checkpoints", "best", monitor=bound, enable_version_counter=False)
     last = ModelCheckpoint(run / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
     bars = [Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []
@@ -90,7 +90,8 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     if trainer.interrupted:
         raise SystemExit(f"interrupted; go on with: python -m toolkit.train resume={run}")
     if not codes_rows:
-        return report_embeddings(cfg, run)
+        pictures = hasattr(codec, "curves")
+        return report_pictures(cfg, run, codec, module, data) if pictures else report_embeddings(cfg, run)
     try:
         save_exact(run, data.train)
     except ValueError as error:  # the training is none the worse for it
@@ -139,6 +140,22 @@ def report_embeddings(cfg: DictConfig, run: Path) -> dict[str, float]:
     return {"file_bytes": size, "file_bpd": 8 * size / found.vectors.numel()}
 
 
+def report_pictures(cfg: DictConfig, run: Path, evaluation: Any, module: Any, data: Any) -> dict[str, float]:
+    """Fit the coder of a trained lossy model; print its curve beside other codecs, and what to do next."""
+    text = evaluation.report(module.eval(), data.train)
+    save_weights(run, module)
+    print(
+        f"\n{text}\n"
+        f"\nNext:\n"
+        f"  tensorboard --logdir {run}\n"
+        f"  python -m toolkit.compress run={run} input=PICTURE_OR_FOLDER output=small.tkc bpp=0.5   # or psnr=32\n"
+        f"  python -m toolkit.decompress run={run} input=small.tkc output=restored\n"
+        f"  python -m toolkit.evaluate run={run} pictures=FOLDER\n"
+        f"  python -m toolkit.train recipe=vae data=folder data.splits.path=FOLDER minutes=120   # train on your own"
+    )
+    return {"pictures": float(len(evaluation.pictures()))}
+
+
 def _codec_evaluation(recipe: Recipe, cfg: DictConfig, run: Path) -> CodecEvaluation:
     data: Any = recipe.data
     rows = spread(data.validation, cfg.evaluation.rows)
@@ -153,6 +170,8 @@ def _averaging(decay: float) -> WeightAveraging:
     """Exponential moving average of the weights that forgets the first steps' weights faster than `decay` would."""
 
     def average(mean: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        if not mean.is_floating_point():  # integer tables are no weights
+            return new
         return mean.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
 
     return WeightAveraging(avg_fn=average)

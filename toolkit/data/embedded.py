@@ -67,6 +67,11 @@ def photos(size: int = 32, train_rows: int = 20_000, seed: int = 0) -> Splits:
     return Splits(train, grid_crops(validation, size), grid_crops(test, size), "photos")
 
 
+def held_out() -> list[Tensor]:
+    """The two photographs that no training on `photos` sees, whole: uint8 [3, h, w] each."""
+    return [_read(VALIDATION), _read(TEST)]
+
+
 def _read(photo: Photo) -> Tensor:  # uint8 [3, h, w]
     # The file itself and not skimage.data or sklearn.datasets: the former may ask the network for what it misses, the
     # latter costs a second of imports.

@@ -1,0 +1,279 @@
+"""Lossy image VAE with variational Bayesian quantisation: one model, every bitrate (Yang, Bamler, Mandt 2020,
+arXiv:2002.08158)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from toolkit import lossy, rate_distortion
+from toolkit.coding import lattice, lattice_fit
+from toolkit.data.embedded import held_out
+from toolkit.data.files import find, read_image
+from toolkit.data.images import spread
+from toolkit.nets.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
+from toolkit.rate_distortion import Curve
+
+BANDS = [len(band) for band in bands()]
+DEEP = 2  # bands of averages, whose means are predicted
+DEAD_ZONE = 0.18  # of the rounding that stands for the search in training: (0.5 + this) steps go to zero
+
+
+def step_of(lam: Tensor, noise: float) -> Tensor:
+    """Distance between code points at which a step finer saves as much distortion as it costs bits; both float.
+
+    A uniform grid of step s has the distortion s^2 / 12, which falls by 2 ln 2 of itself for each bit; the objective
+    (z - mu)^2 / (2 sigma^2) + lambda R of the paper's section 3, with sigma = noise, balances at
+    s^2 = 12 lambda sigma^2 / ln 2.
+    """
+    return noise * (12 / math.log(2) * lam).sqrt()
+
+
+def rounded_to_zero(x: Tensor) -> Tensor:
+    """The nearest integers, with a dead zone around each: what the search by rate and distortion does to most."""
+    return (x.abs() + (0.5 - DEAD_ZONE)).floor() * x.sign()
+
+
+class Prior(nn.Module):
+    """A mixture of zero-mean Gaussians for each channel, known with additional noise of any variance."""
+
+    def __init__(self, components: int, noise: float) -> None:
+        super().__init__()
+        spread = torch.linspace(-1, 6, components)
+        self.log_scale = nn.Parameter(math.log(noise) + spread.repeat(CHANNELS, 1))
+        self.logits = nn.Parameter(-0.5 * spread.repeat(CHANNELS, 1))
+
+    def log_prob(self, z: Tensor, noise: Tensor) -> Tensor:
+        """log p of float [rows, channels, h, w] with noise of standard deviations float [rows], nats."""
+        variance = (2 * self.log_scale).exp() + noise.square()[:, None, None]  # [rows, channels, components]
+        constant = self.logits.log_softmax(1) - 0.5 * (2 * math.pi * variance).log()
+        terms = [
+            constant[..., i, None, None] - 0.5 * z.square() / variance[..., i, None, None]
+            for i in range(variance.shape[-1])
+        ]
+        return torch.logsumexp(torch.stack(terms), 0)
+
+
+class Net(nn.Module):
+    """Encoder, prior and decoder."""
+
+    def __init__(self, width: int, encoder_blocks: int, decoder_blocks: int, components: int, noise: float) -> None:
+        super().__init__()
+        self.noise = noise
+        self.analysis = Analysis(width, encoder_blocks, noise * math.sqrt(12))
+        self.synthesis = Synthesis(width, decoder_blocks)
+        self.prior = Prior(components, noise)
+
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of the latents, float32 [rows, channels, h / 8, w / 8] each."""
+        mu, log_scale = self.analysis(pixels)
+        return mu, self.noise * log_scale.exp()
+
+    def forward(self, x: Tensor, lam: Tensor, rounded: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared error in units of the likelihood's variance, and KL in nats, both float32 [rows].
+
+        x: uint8 [rows, 3, h, w]; lam: float [rows]; rounded: bool [rows], rows whose latents are quantised instead of
+        drawn from the posterior, which shows the decoder what it will see.
+        """
+        pixels = x.float() / 255
+        mu, sigma = self.posterior(pixels)
+        # lambda ln 2 times the objective of the ELBO: the posterior is that much wider.
+        heat = (lam / math.log(2)).sqrt()
+        wide = sigma * heat[:, None, None, None]
+        drawn = mu + wide * torch.randn_like(mu)
+        log_q = -0.5 * ((drawn - mu) / wide).square() - wide.log() - 0.5 * math.log(2 * math.pi)
+        kl = (log_q - self.prior.log_prob(drawn, heat * self.noise)).sum((1, 2, 3))
+        step = step_of(lam, self.noise)
+        unit = step[:, None, None, None]
+        near = rounded_to_zero(mu / unit) * unit
+        z = torch.where(rounded[:, None, None, None], mu + (near - mu).detach(), drawn)
+        error = (self.synthesis(z, step) - pixels).square().sum((1, 2, 3))
+        return error / (self.noise * heat).square(), torch.where(rounded, 0.0, kl)
+
+
+class VAE(LightningModule):
+    """The model as a LightningModule, and what `toolkit.lossy` asks of one.
+
+    shape: (3, h, w), sides multiples of 8; width: channels of the networks; noise: standard deviation of the
+    likelihood, grey levels; lambdas: least and largest lambda of training; learning_rate: at its peak; warmup: steps.
+    """
+
+    coder_weights: Tensor
+    coder_freqs: Tensor
+
+    def __init__(
+        self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,
+        noise: float, lambdas: Sequence[float], learning_rate: float, warmup: int, weight_decay: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if shape[0] != 3 or shape[1] % STRIDE or shape[2] % STRIDE:
+            raise ValueError(
+                f"expected RGB rows with sides that are multiples of {STRIDE}, got {list(shape)}; set "
+                "data.splits.size, and data.splits.channels=3"
+            )
+        self.net = Net(width, encoder_blocks, decoder_blocks, components, noise / 255)
+        # Of the latents' coder, made after training by `fit_tables`; zeros before.
+        blank = lattice_fit.blank(BANDS, DEEP)
+        self.register_buffer("coder_weights", torch.zeros_like(blank.weights))
+        self.register_buffer("coder_freqs", torch.zeros_like(blank.freqs))
+        self.halo = 2 * max(encoder_blocks, decoder_blocks)
+        self.lambdas, self.learning_rate, self.weight_decay = tuple(lambdas), learning_rate, weight_decay
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        low, high = map(math.log, self.lambdas)
+        lam = (low + (high - low) * torch.rand(len(batch), device=self.device)).exp()
+        loss = self._objective("train", batch, lam, torch.arange(len(batch), device=self.device) % 2 == 1)
+        return loss
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        low, high = map(math.log, self.lambdas)
+        lam = torch.linspace(low, high, len(batch), device=self.device).exp()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(index)
+            for rounded in (False, True):
+                self._objective("validation", batch, lam, torch.full_like(lam, rounded, dtype=torch.bool))
+
+    def _objective(self, stage: str, x: Tensor, lam: Tensor, rounded: Tensor) -> Tensor:
+        """The negative ELBO at temperature lambda / ln 2, bits a pixel; of rounded rows the distortion alone."""
+        error, kl = self.net(x, lam, rounded)
+        pixels = x.shape[2] * x.shape[3]
+        # Bits fall about as the root of lambda rises: each lambda gets the same say.
+        weight = (lam / math.log(2)).sqrt()
+        loss = (weight / weight.mean() * (0.5 * error + kl)).mean() / pixels / math.log(2)
+        if stage == "train" or not bool(rounded.any()):
+            self.log(f"{stage}/objective_bpp", loss, batch_size=len(x))
+            drawn = (~rounded).float()
+            self.log(f"{stage}/kl_bpp", (kl * drawn).sum() / drawn.sum() / pixels / math.log(2), batch_size=len(x))
+        if bool(rounded.any()):
+            mse = error * (lam / math.log(2)) * self.net.noise**2 / (3 * pixels)
+            psnr = -10 * mse[rounded].log10().mean()
+            self.log(f"{stage}/psnr", psnr, prog_bar=stage == "train", batch_size=len(x))
+        return loss
+
+    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of the latents of float32 [1, 3, h, w] pixels in [0, 1]."""
+        return self.net.posterior(pixels)
+
+    def step(self, lam: float) -> float:
+        """Distance between code points."""
+        return float(step_of(torch.tensor(lam), self.net.noise))
+
+    def pixels(self, k: Tensor, lam: float) -> Tensor:
+        """The pixels of int64 [rows, channels, h, w] code points."""
+        step = torch.full((len(k),), self.step(lam), device=k.device)
+        return self.net.synthesis(k.float() * step[:, None, None, None], step)
+
+    def tables(self) -> lattice.Model:
+        """The coder of the latents. Raises ValueError before `fit_tables`."""
+        return lattice.Model(BANDS, DEEP, lattice.Tables(self.coder_weights.cpu(), self.coder_freqs.cpu()))
+
+    @torch.inference_mode()
+    def fit_tables(self, rows: Tensor, steps: int, rounds: int = 2, seed: int = 0) -> float:
+        """Fit the coder to the latents of uint8 [rows, 3, h, w], each at a lambda of its own; returns bits a pixel.
+
+        steps: of gradient descent for each predictor; rounds: of search with the tables and fitting them anew.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        low, high = lossy.level_of(self.lambdas[0]), lossy.level_of(self.lambdas[1])
+        levels = low + (torch.rand(len(rows), generator=generator) * (high - low)).long()
+        lam = torch.tensor([lossy.lambda_of(level) for level in levels.tolist()])
+        rate = torch.tensor([lossy.rate_index(level) for level in levels.tolist()])
+        parts = [self.latents(part.to(self.device).float() / 255) for part in rows.split(16)]
+        mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
+        step = step_of(lam, self.net.noise)[:, None, None, None]
+        mu, weight = mu / step, step.square() / (2 * lam[:, None, None, None]) / sigma.square()
+        k = rounded_to_zero(mu).long()
+        tables = lattice_fit.fit(BANDS, DEEP, k, rate, None, steps)
+        for n in range(rounds):
+            coded = lattice.search(lattice.Model(BANDS, DEEP, tables), mu, weight, rate)
+            tables = lattice_fit.fit(BANDS, DEEP, coded.k, rate, tables, 0 if n else steps // 2)
+        self.coder_weights.copy_(tables.weights)
+        self.coder_freqs.copy_(tables.freqs)
+        return float(coded.bits.sum()) / rows[:, 0].numel()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+
+class Evaluation(Callback):
+    """Each n epochs, and at the end: rate-distortion curves of real files, decoded, beside other codecs.
+
+    run: folder of the files; pictures: folder of whole held-out pictures, or None for two photographs that no training
+    on embedded data sees; lambdas: of the curve; fit_rows, fit_steps, final_*: see `VAE.fit_tables`.
+    """
+
+    monitor = "validation/objective_bpp"
+
+    def __init__(
+        self, run: Path, pictures: str | None, lambdas: Sequence[float], fit_rows: int, fit_steps: int,
+        final_fit_rows: int, final_fit_steps: int, every_n_epochs: int,
+    ) -> None:  # fmt: skip
+        self.run, self.folder, self.lambdas, self.every_n_epochs = run, pictures, list(lambdas), every_n_epochs
+        self.fit = fit_rows, fit_steps
+        self.final_fit = final_fit_rows, final_fit_steps
+        self.codecs: dict[str, Curve] = {}
+
+    def pictures(self) -> list[Tensor]:
+        """The held-out pictures, uint8 [c, h, w] each."""
+        if self.folder is None:
+            return held_out()
+        return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if (trainer.current_epoch + 1) % self.every_n_epochs and not trainer.should_stop:
+            return
+        assert isinstance(module, VAE)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        training = module.training
+        module.eval()
+        module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
+        board = getattr(trainer.logger, "experiment", None)
+        curves, differences = self.curves(module, board, trainer.global_step)
+        module.train(training)
+        module.log("validation/bd_rate_jpeg", differences["JPEG"], rank_zero_only=True)
+        for point in curves["this model"]:
+            module.log(f"validation/psnr_at_{point.bpp:.2f}_bpp", point.psnr, rank_zero_only=True)
+
+    def curves(
+        self, module: VAE, board: Any = None, step: int = 0, compiled: bool = False
+    ) -> tuple[dict[str, Curve], dict[str, float]]:
+        """Curves of the model's files, of other ways to quantise its latents, and of other codecs; BD-rates."""
+        pictures = self.pictures()
+        coder = lossy.PictureCoder(module, module.device, compiled)
+        self.run.mkdir(parents=True, exist_ok=True)
+        mine, restored = rate_distortion.of_files(coder, pictures, self.lambdas, self.run, {"recipe": "vae"})
+        lower = [max(lam / 2, lossy.lambda_of(0)) for lam in self.lambdas]
+        uniform = rate_distortion.of_quantiser(coder, pictures, [*lower, *self.lambdas], search=False)
+        self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
+        curves = {"this model": mine, "its latents, rounded": uniform, **self.codecs}
+        anchors = {
+            "JPEG": rate_distortion.envelope([c for name, c in curves.items() if name.startswith("JPEG 4")]),
+            **{name: c for name, c in curves.items() if not name.startswith(("JPEG 4", "this"))},
+        }
+        differences = {name: rate_distortion.bd_rate(mine, anchor, 0.2, 1.2) for name, anchor in anchors.items()}
+        if board is not None:
+            board.add_figure("validation/curve", rate_distortion.figure(curves, f"{len(pictures)} pictures"), step)
+            board.add_image("images/original", pictures[0], step)
+            for lam in self.lambdas[:: max(1, len(self.lambdas) // 3)][-3:]:
+                board.add_image(f"images/lambda_{lam:g}", restored[lam][0], step)
+            coded = coder.quantise(
+                coder.latents(pictures[0], lossy.tiles(pictures[0].shape[1], pictures[0].shape[2], module.halo)[0]),
+                4 * 64,
+            )
+            board.add_histogram("validation/bits_of_bands_at_lambda_4", coded.band_bits[0], step)
+        return curves, differences
+
+    def report(self, module: VAE, train: Tensor) -> str:
+        """Fit the tables of the trained model; the table that a training ends with."""
+        module.fit_tables(spread(train, self.final_fit[0]), self.final_fit[1])
+        curves, differences = self.curves(module)
+        return rate_distortion.table(curves, differences)

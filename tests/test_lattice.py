@@ -1,0 +1,159 @@
+"""Coefficients on a lattice: what is coded comes back, costs what the tables say, and the search beats rounding."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.coding import lattice, lattice_fit
+from toolkit.coding.ans import Message
+from toolkit.coding.lanes import pack, unpack
+
+BANDS, DEEP = [1, 2, 3], 2
+RATE = torch.tensor([40])
+
+
+def field(rows: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Means float [rows, 6, h, w] with smooth magnitudes, as of a picture: rough in some places, flat in others."""
+    rng = torch.Generator().manual_seed(seed)
+    rough = torch.nn.functional.interpolate(
+        torch.randn(rows, 1, 4, 4, generator=rng).exp(), size=(height, width), mode="bilinear"
+    )
+    slope = 0.3 * torch.arange(width) + 0.2 * torch.arange(height)[:, None]
+    scale = torch.tensor([3.0, 1.5, 1.5, 0.8, 0.5, 0.3])[:, None, None]
+    x = rough * scale * torch.randn(rows, 6, height, width, generator=rng)
+    x[:, 0] += slope
+    return x
+
+
+@pytest.fixture(scope="module")
+def model() -> lattice.Model:
+    k = field(8, 24, 24).round().long()
+    return lattice.Model(BANDS, DEEP, lattice_fit.fit(BANDS, DEEP, k, torch.full((8,), 40), None, steps=10))
+
+
+def test_symbols_and_raw_bits_undo_to_every_coefficient() -> None:
+    r = torch.arange(-lattice.LIMIT, lattice.LIMIT + 1)
+    symbol, bits, raw = lattice.tokens(r)
+    assert int(symbol.min()) == 0 and int(symbol.max()) == lattice.TOKENS - 1
+    assert bool((raw < 1 << bits).all())
+    assert torch.equal(lattice.raw_bits(symbol), bits)
+    assert torch.equal(lattice.coefficients(symbol, raw), r)
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 9), (7, 3), (16, 16), (33, 18)])
+def test_passes_visit_each_coefficient_once(height: int, width: int) -> None:
+    seen = torch.zeros(sum(BANDS), height, width)
+    for p in lattice.passes(BANDS, DEEP):
+        seen[p.first : p.last, p.y :: p.stride, p.x :: p.stride] += 1
+    assert bool((seen == 1).all())
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 9), (7, 3), (33, 18)])
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_a_lattice_of_any_size_comes_back_and_costs_what_the_tables_say(
+    model: lattice.Model, height: int, width: int, lanes: int
+) -> None:
+    mu = field(1, height, width, seed=3)
+    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    data = lattice.encode(model, coded, lanes)
+    found = lattice.decode(model, data, RATE, (height, width), coded.silent)
+    assert torch.equal(found, coded.k)
+    assert 8 * len(data) <= float(coded.bits.sum()) + 8 * 7 + 40 * lanes
+    assert 8 * len(data) >= float(coded.bits.sum())
+
+
+def test_coefficients_far_out_come_back(model: lattice.Model) -> None:
+    k = torch.zeros(1, 6, 5, 5, dtype=torch.int64)
+    k[0, 3, 2, 2], k[0, 5, 1, 4], k[0, 0, 4, 4] = lattice.LIMIT, -lattice.LIMIT, 300
+    coded = lattice.given(model, k, RATE)
+    assert torch.equal(coded.k, k)
+    data = lattice.encode(model, coded, 2)
+    assert torch.equal(lattice.decode(model, data, RATE, (5, 5), False), k)
+
+
+def test_compiled_and_eager_coders_write_the_same_bytes(model: lattice.Model) -> None:
+    mu = field(1, 9, 11, seed=5)
+    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    assert lattice.encode(model, coded, 4) == lattice.encode(model, coded, 4, compiled=True)
+
+
+def test_the_search_has_a_lower_objective_than_rounding_and_a_higher_weight_keeps_more(model: lattice.Model) -> None:
+    mu = field(1, 32, 32, seed=7)
+
+    def objective(coded: lattice.Coded, weight: float) -> float:
+        return weight * float((coded.k - mu).square().sum()) + float(coded.bits.sum())
+
+    weight = torch.full_like(mu, 2.0)
+    found, rounded = lattice.search(model, mu, weight, RATE), lattice.search(model, mu, weight, RATE, rounding=True)
+    assert torch.equal(rounded.k, mu.round().long()) or rounded.silent
+    assert objective(found, 2.0) < objective(rounded, 2.0)
+    assert float(lattice.search(model, mu, 0.05 * weight, RATE).bits.sum()) < 0.8 * float(found.bits.sum())
+
+
+def test_predictions_save_bits(model: lattice.Model) -> None:
+    k = field(4, 24, 24, seed=11).round().long()
+    rate = torch.full((4,), 40)
+    blind = lattice_fit.fit(BANDS, DEEP, k, rate, lattice_fit.blank(BANDS, DEEP), steps=0)
+    blind = blind._replace(weights=torch.zeros_like(blind.weights))
+    blind = lattice_fit.fit(BANDS, DEEP, k, rate, blind, steps=0)
+    with_tables, without = (
+        float(lattice.given(m, k, rate).bits.sum()) for m in (model, lattice.Model(BANDS, DEEP, blind))
+    )
+    assert with_tables < 0.95 * without
+
+
+def test_a_pattern_that_training_never_showed_is_kept() -> None:
+    quiet = torch.zeros(4, 6, 24, 24, dtype=torch.int64)  # tables that expect nothing but zeros
+    fitted = lattice.Model(BANDS, DEEP, lattice_fit.fit(BANDS, DEEP, quiet, torch.full((4,), 40), None, steps=10))
+    mu = torch.zeros(1, 6, 16, 16)
+    mu[:, 5] = 9.0
+    coded = lattice.search(fitted, mu, torch.full_like(mu, 2.0), RATE)
+    assert not coded.silent
+    assert torch.equal(coded.k, mu.long())
+    data = lattice.encode(fitted, coded, 1)
+    assert torch.equal(lattice.decode(fitted, data, RATE, (16, 16), False), coded.k)
+
+
+def test_frequencies_have_room_for_every_symbol() -> None:
+    freqs = lattice_fit.frequencies(torch.tensor([[0.0, 1, 0], [1, 1, 1]]))
+    assert freqs.sum(1).tolist() == [1 << lattice.PRECISION] * 2
+    assert int(freqs.min()) >= 1
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    blank = lattice_fit.blank(BANDS, DEEP)
+    with pytest.raises(ValueError, match=r"expected \d+ weights .* the tables are of other bands"):
+        lattice.Model([1, 2, 4], DEEP, blank)
+    with pytest.raises(ValueError, match="fit the tables first"):
+        lattice.Model(BANDS, DEEP, blank._replace(freqs=torch.zeros_like(blank.freqs)))
+
+
+def test_damaged_lanes_are_refused(model: lattice.Model) -> None:
+    mu = field(1, 9, 9)
+    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    data = lattice.encode(model, coded, 2)
+    with pytest.raises(ValueError, match="damaged"):
+        lattice.decode(model, data[:-1], RATE, (9, 9), coded.silent)
+    with pytest.raises(ValueError, match="damaged"):
+        lattice.decode(model, data[:3], RATE, (9, 9), coded.silent)
+    with pytest.raises(ValueError, match="nothing left"):
+        lattice.decode(model, data, RATE, (8, 9), coded.silent)
+
+
+def test_lanes_without_anything_take_a_byte_each() -> None:
+    data = pack(Message.empty(5, small=True))
+    assert len(data) == 7 + 5
+    assert unpack(data).lanes == 5
+
+
+def test_bits_agree_with_the_frequencies(model: lattice.Model) -> None:
+    k = field(2, 12, 12, seed=1).round().long()
+    coded = lattice.given(model, k, torch.tensor([40, 50]))
+    by_symbol = sum(
+        float((math.log2(1 << lattice.PRECISION) - model.freqs[t, s].double().log2() + lattice.raw_bits(s)).sum())
+        for s, _, t in coded.symbols
+    )
+    assert float(coded.bits.sum()) == pytest.approx(by_symbol, rel=1e-5)
+    assert torch.allclose(coded.band_bits.sum(1), coded.bits)

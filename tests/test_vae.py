@@ -1,0 +1,343 @@
+"""The lossy recipe: its start as a DCT, files at any rate, targets, tiles, odd pictures, and every refusal."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from recipes.vae import VAE, Prior, step_of
+from tests.tiny import images
+from toolkit import compress, decompress, evaluate, inspect, lossy, rate_distortion
+from toolkit.container import DamagedFile, Reader, Writer
+from toolkit.data.files import item_of, read_image
+from toolkit.nets.transform import CHANNELS, bands, block_transform
+from toolkit.rate_distortion import Point, bd_rate
+from toolkit.recipe import load, save
+from toolkit.train import train
+
+SMALL = [
+    "data=digits", "trainer.accelerator=cpu", "recipe.module.width=8", "recipe.module.encoder_blocks=1",
+    "recipe.module.decoder_blocks=1", "recipe.module.warmup=2", "recipe.evaluation.fit_rows=4",
+    "recipe.evaluation.fit_steps=2", "recipe.evaluation.final_fit_rows=4", "recipe.evaluation.final_fit_steps=2",
+    "recipe.evaluation.lambdas=[8,64]", "trainer.log_every_n_steps=1", "trainer.precision=32-true",
+]  # fmt: skip
+
+
+def configuration(*overrides: str) -> DictConfig:
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", ["recipe=vae", *SMALL, *overrides])
+    OmegaConf.set_struct(cfg, False)
+    cfg.recipe.module.shape = [3, 64, 64]
+    return cfg
+
+
+def photo(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
+    """A smooth picture with edges and a little noise, uint8 [channels, h, w]."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, channels, height // 24 + 3, width // 24 + 3, generator=rng) * 255
+    x = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0]
+    x = torch.where(x > 128, x + 30, x) + 4 * torch.randn(x.shape, generator=rng)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an untrained model, which is a DCT, with fitted tables."""
+    folder = tmp_path_factory.mktemp("vae")
+    cfg = configuration()
+    torch.manual_seed(0)
+    module = VAE(**{k: v for k, v in OmegaConf.to_container(cfg.recipe.module).items() if k != "_target_"})  # type: ignore[union-attr, misc]
+    with torch.no_grad():  # networks that do something
+        module.net.analysis.head.weight.normal_(std=0.01)
+        module.net.synthesis.head.weight.normal_(std=0.01)
+    module.eval().fit_tables(torch.stack([photo(64, 64, seed) for seed in range(8)]), steps=8)
+    save(folder, cfg, module)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coder(run: Path) -> lossy.PictureCoder:
+    module: Any = load(run, "cpu")[0].module
+    return lossy.PictureCoder(module)
+
+
+def file_of(coder: lossy.PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
+    item = item_of("a.png", picture)
+    size = lossy.compress(coder, [item], lambda i: picture, path, lossy.Target(way, value), {}, progress=False)
+    with Reader(path) as reader:
+        [found], [level] = lossy.described(reader)
+        return size, lossy.picture_of(reader, coder, found, level, 0)
+
+
+def test_the_transform_starts_as_an_orthonormal_one_whose_first_channel_is_the_mean() -> None:
+    matrix = block_transform().double()
+    assert torch.allclose(matrix @ matrix.T, torch.eye(CHANNELS, dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(matrix[0], torch.full((CHANNELS,), 1 / math.sqrt(CHANNELS), dtype=torch.float64), atol=1e-6)
+    assert sum(map(len, bands())) == CHANNELS
+    assert len({channel for band in bands() for channel in band}) == CHANNELS
+
+
+def test_the_prior_is_a_density_at_every_amount_of_noise() -> None:
+    prior = Prior(3, 0.01)
+    z = torch.linspace(-30, 30, 30_001)
+    for noise in (0.01, 0.3):
+        density = prior.log_prob(z.expand(1, CHANNELS, 1, -1), torch.tensor([noise])).exp()
+        assert torch.allclose(density.sum(-1) * (z[1] - z[0]), torch.ones(1, CHANNELS, 1), atol=2e-3)
+
+
+def test_steps_balance_bits_and_distortion() -> None:
+    sigma, lam = 0.02, 3.0
+    step = float(step_of(torch.tensor(lam), sigma))
+    distortion = step**2 / 12 / (2 * sigma**2)
+    assert 2 * math.log(2) * distortion == pytest.approx(lam)
+
+
+def test_it_trains_evaluates_and_saves_what_compress_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(20)]).numpy())
+    (tmp_path / "held_out").mkdir()
+    Image.fromarray(photo(72, 90, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
+    cfg = configuration(
+        "data=array", f"data.splits.train={tmp_path / 'rows.npy'}", "data.splits.validation_rows=4",
+        "data.batch_size=4", "max_steps=4", f"recipe.evaluation.pictures={tmp_path / 'held_out'}",
+    )  # fmt: skip
+    run = tmp_path / "run"
+    run.mkdir()
+    train(cfg, run)
+    text = capsys.readouterr().out
+    for part in ("this model:", "bits/pixel", "JPEG 4:4:4", "against JPEG", "toolkit.compress run=", "bpp=0.5"):
+        assert part in text, part
+    arguments = [f"run={run}", f"input={tmp_path / 'held_out'}", f"output={tmp_path / 'a.tkc'}", "lambda=16"]
+    assert compress.main(arguments) == 0
+    assert evaluate.main([f"run={run}"]) == 0
+    assert "against JPEG" in (run / "evaluation.txt").read_text()
+    assert (run / "evaluation.png").stat().st_size > 10_000
+
+
+def test_a_folder_comes_back_under_its_names_near_its_pixels(run: Path, tmp_path: Path) -> None:
+    sizes = {"a.png": (40, 56), "sub/b.png": (9, 7), "sub/c.png": (1, 1), "d.png": (3, 130)}
+    for i, (name, (h, w)) in enumerate(sizes.items()):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(h, w, i).permute(1, 2, 0).numpy()).save(tmp_path / "in" / name)
+    Image.fromarray(photo(30, 20, 9, channels=1)[0].numpy()).save(tmp_path / "in/grey.png")
+    file = tmp_path / "a.tkc"
+    assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={file}", "lambda=0.5"]) == 0
+    assert inspect.main([f"input={file}"]) == 0
+    assert decompress.main([f"run={run}", f"input={file}", f"output={tmp_path / 'out'}"]) == 0
+    for name in (*sizes, "grey.png"):
+        a, b = (torch.from_numpy(read_image(tmp_path / folder / name)) for folder in ("in", "out"))
+        assert a.shape == b.shape
+        assert rate_distortion.psnr(a, b) > 36, name
+    assert decompress.main([f"run={run}", f"input={file}", f"output={tmp_path / 'one'}", "only=sub/b.png"]) == 0
+    assert [p.name for p in (tmp_path / "one").rglob("*.png")] == ["b.png"]
+    assert (tmp_path / "one/sub/b.png").read_bytes() == (tmp_path / "out/sub/b.png").read_bytes()
+
+
+def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+    picture = photo(64, 80)
+    points = []
+    for lam in (1, 16, 256):
+        size, restored = file_of(coder, picture, tmp_path / "a.tkc", "lambda", lam)
+        points.append((size, rate_distortion.psnr(picture, restored)))
+    assert points == sorted(points, reverse=True)
+
+
+@pytest.mark.parametrize("bpp", [0.6, 1.5])
+def test_a_file_has_the_size_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, bpp: float) -> None:
+    picture = photo(160, 200)
+    size, _ = file_of(coder, picture, tmp_path / "a.tkc", "bpp", bpp)
+    assert 8 * size / picture[0].numel() == pytest.approx(bpp, rel=0.03)
+
+
+@pytest.mark.parametrize("psnr", [30.0, 38.0])
+def test_a_picture_has_the_quality_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, psnr: float) -> None:
+    picture = photo(96, 120)
+    _, restored = file_of(coder, picture, tmp_path / "a.tkc", "psnr", psnr)
+    assert rate_distortion.psnr(picture, restored) == pytest.approx(psnr, abs=0.1)
+
+
+def test_a_rate_out_of_reach_is_refused_with_the_range(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+    picture = photo(64, 64)
+    for way, value in (("bpp", 90.0), ("bpp", 0.0001), ("psnr", 90.0), ("psnr", 1.0)):
+        with pytest.raises(ValueError, match=rf"a.png: expected {way} from [\d.]+ to [\d.]+( dB)? for this picture"):
+            file_of(coder, picture, tmp_path / "a.tkc", way, value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tiles_leave_no_seams(coder: lossy.PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Latents and pixels are those of the whole picture; only what the contexts of the coder know ends at a border."""
+    picture = photo(70, 150)
+    _, whole = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
+    mu = coder.latents(picture, lossy.tiles(70, 150, coder.model.halo)[0])[0]
+    monkeypatch.setattr(lossy.tiles, "__defaults__", (5,))
+    grid = lossy.tiles(70, 150, coder.model.halo)
+    assert len(grid) == 8
+    for tile in grid:
+        expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+        assert torch.allclose(coder.latents(picture, tile)[0], expected, atol=1e-5)
+    _, tiled = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
+    assert rate_distortion.psnr(whole, tiled) > 40
+    k = torch.randint(-3, 4, (1, CHANNELS, 9, 19))
+    together = coder.restore(k, item_of("", picture), 300)
+    monkeypatch.setattr(lossy.tiles, "__defaults__", (128,))
+    assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
+
+
+def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: lossy.PictureCoder) -> None:
+    picture = photo(96, 120)
+    latents = coder.latents(picture, lossy.tiles(96, 120, 0)[0])
+    level = lossy.level_of(32)
+    step = coder.model.step(32.0)
+    scores = []
+    for search in (True, False):
+        coded = coder.quantise(latents, level, search=search)
+        distortion = ((coded.k * step - latents[0]) / latents[1]).square().sum() / 2
+        scores.append(float(distortion) + 32 * float(coded.bits.sum()))
+    assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lambda=0"], "expected lambda from 0.25 .* to 1024 .* got 0"),
+        (["lambda=-3"], "expected lambda from 0.25"),
+        (["lambda=nan"], "expected lambda from 0.25"),
+        (["lambda=5000"], "expected lambda from 0.25"),
+        (["bpp=0"], "expected bpp above 0, got 0"),
+        (["psnr=-1"], "expected psnr above 0, got -1"),
+        ([], "expected one of lambda=, bpp= and psnr=, got none"),
+        (["bpp=1", "psnr=30"], "expected one of lambda=, bpp= and psnr=, got bpp and psnr"),
+    ],
+)
+def test_a_wrong_target_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    output = tmp_path / "a.tkc"
+    assert compress.main([f"run={run}", f"input={tmp_path / 'a.png'}", f"output={output}", *arguments]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not output.exists()
+
+
+def test_a_target_that_is_no_number_is_refused(run: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match="expected bpp= a number, got 'half'"):
+        compress.main([f"run={run}", f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'a.tkc'}", "bpp=half"])
+
+
+def bad_picture(folder: Path, kind: str) -> Path:
+    path = folder / ("a.jpg" if kind == "cmyk" else "a.gif" if kind == "animated" else "a.png")
+    if kind == "cmyk":
+        Image.new("CMYK", (16, 16)).save(path)
+    elif kind == "alpha":
+        Image.new("RGBA", (16, 16), (1, 2, 3, 4)).save(path)
+    elif kind == "deep":
+        Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(path)
+    elif kind == "animated":
+        frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    else:
+        Image.fromarray(photo(64, 64).permute(1, 2, 0).numpy()).save(path)
+        path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cmyk", "expected grey, RGB or palette, got CMYK"),
+        ("alpha", "expected no transparency"),
+        ("deep", "expected 8 bits a value"),
+        ("animated", "expected one frame, got 2"),
+        ("truncated", "expected an image that can be read"),
+    ],
+)
+def test_a_picture_that_cannot_be_kept_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, message: str
+) -> None:
+    path, output = bad_picture(tmp_path, kind), tmp_path / "a.tkc"
+    assert compress.main([f"run={run}", f"input={path}", f"output={output}", "lambda=8"]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_an_array_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(images(2, (3, 8, 8)), tmp_path / "a.pt")
+    output = tmp_path / "a.tkc"
+    assert compress.main([f"run={run}", f"input={tmp_path / 'a.pt'}", f"output={output}", "lambda=8"]) == 1
+    assert "expected pictures for a lossy model, got the array" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_fit_the_blocks_are_refused() -> None:
+    cfg = configuration()
+    arguments: Any = {k: v for k, v in OmegaConf.to_container(cfg.recipe.module).items() if k != "_target_"}  # type: ignore[union-attr]
+    for shape in ([3, 60, 64], [1, 64, 64]):
+        with pytest.raises(ValueError, match="expected RGB rows with sides that are multiples of 8"):
+            VAE(**{**arguments, "shape": shape})
+
+
+def test_a_model_without_tables_is_refused() -> None:
+    cfg = configuration()
+    module = VAE(**{k: v for k, v in OmegaConf.to_container(cfg.recipe.module).items() if k != "_target_"})  # type: ignore[union-attr, misc]
+    with pytest.raises(ValueError, match="fit the tables first"):
+        lossy.PictureCoder(module)
+
+
+def test_a_file_of_another_model_or_kind_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, header in enumerate(({"kind": "lossy", "recipe": "vae", "model": "0" * 16}, {"kind": "images"})):
+        with Writer(tmp_path / f"{i}.tkc", header):
+            pass
+        assert decompress.main([f"run={run}", f"input={tmp_path / f'{i}.tkc'}", f"output={tmp_path / 'out'}"]) == 1
+        assert "expected a file of the model vae" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_damage_inside_a_chunk_or_header_is_refused(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+    picture, path = photo(40, 40), tmp_path / "a.tkc"
+    file_of(coder, picture, path, "lambda", 8)
+    with Reader(path) as reader:
+        header, payload, crc = reader.header, reader.read(0), reader.chunks[0].rows_crc
+    for changed, found in (({}, payload[:-3]), ({}, b""), ({}, b"\x07" + payload[1:])):
+        with Writer(path, {**header, **changed}) as writer:
+            writer.write(found, 1, crc)
+        with pytest.raises(DamagedFile, match="chunk 0 does not decode"):
+            lossy.decompress(path, tmp_path / "out", coder, progress=False)
+    with Writer(path, header) as writer:
+        writer.write(payload, 1, crc ^ 1)
+    with pytest.raises(DamagedFile, match="decodes to other numbers"):
+        lossy.decompress(path, tmp_path / "out", coder, progress=False)
+    for changes in ({"levels": [9999]}, {"levels": []}, {"items": [["a", "RGB", 0, 4]]}, {"items": 3}):
+        with Writer(path, {**header, **changes}) as writer:
+            writer.write(payload, 1, crc)
+        with pytest.raises(DamagedFile, match="expected items and levels in the header"):
+            lossy.decompress(path, tmp_path / "out", coder, progress=False)
+    with Writer(path, header):
+        pass
+    with pytest.raises(DamagedFile, match="expected 1 tiles, got 0 chunks"):
+        lossy.decompress(path, tmp_path / "out", coder, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:
+    anchor = [Point(0.2 * 2**i, 28.0 + 3 * i, 0.9) for i in range(4)]
+    half = [p._replace(bpp=p.bpp / 2) for p in anchor]
+    assert bd_rate(half, anchor) == pytest.approx(-50)
+    assert bd_rate(anchor, half) == pytest.approx(100)
+    assert bd_rate(anchor, anchor, 0.3, 0.7) == pytest.approx(0)
+    assert math.isnan(bd_rate(half, [p._replace(psnr=p.psnr + 50) for p in anchor]))
+
+
+def test_the_envelope_is_the_better_curve_at_each_rate() -> None:
+    a, b = [Point(0.2, 20, 0.5), Point(2.0, 40, 0.9)], [Point(0.2, 26, 0.6), Point(2.0, 34, 0.8)]
+    best = rate_distortion.envelope([a, b])
+    assert best[0].psnr == pytest.approx(26) and best[-1].psnr == pytest.approx(40)
+    assert all(p.psnr >= 29.9 for p in best[100:])

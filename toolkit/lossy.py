@@ -1,0 +1,386 @@
+"""Pictures in a .tkc file at any rate: tiles of quantised latents, found for a lambda, a file size or a PSNR.
+
+docs/format.md, section "Pictures at a chosen rate", is the specification.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from toolkit.coding import lattice
+from toolkit.container import DamagedFile, Reader, Writer, atomic_folder
+from toolkit.data.files import CHANNELS, Item, output_name, write_image
+
+KIND = "lossy"
+STRIDE = 8  # pixels a side of a block
+TILE = 128  # blocks a side of a tile, which is coded by itself
+OCTAVE = 64  # levels of lambda to a factor of two
+LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
+PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
+EMPTY, CHUNK = 64, 60  # bytes of a file without header and chunks, and of a chunk without payload
+OVERHEAD = CHUNK + 8  # of a tile beside its stacks
+HEADER = EMPTY + 80  # bytes of a file of one picture beside its chunks, about
+SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
+WAYS = ("lambda", "bpp", "psnr")
+
+
+class LossyModel(Protocol):
+    """What a recipe offers: networks for pixels and latents, and the tables that code the latents."""
+
+    halo: int  # blocks around a tile that its latents, or pixels, depend on
+
+    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
+
+    def step(self, lam: float) -> float:
+        """Distance between code points."""
+
+    def pixels(self, k: Tensor, lam: float) -> Tensor:
+        """int64 [1, channels, h, w] -> float32 [1, 3, 8 h, 8 w], about 0 to 1."""
+
+    def tables(self) -> lattice.Model:
+        """Of the latents. Raises ValueError if they were not fitted."""
+
+
+class Target(NamedTuple):
+    """What a person asks for: way is "lambda", "bpp" (bits of the file a pixel) or "psnr" (dB, of all channels)."""
+
+    way: str
+    value: float
+
+
+def lambda_of(level: int) -> float:
+    return 2.0 ** (level / OCTAVE - 2)
+
+
+def level_of(lam: float) -> int:
+    """The level nearest to a lambda. Raises ValueError outside of their range."""
+    low, high = lambda_of(0), lambda_of(LEVELS)
+    if not (math.isfinite(lam) and low <= lam <= high):
+        raise ValueError(f"expected lambda from {low:g} (finest) to {high:g} (smallest file), got {lam:g}; choose one")
+    return round((math.log2(lam) + 2) * OCTAVE)
+
+
+def rate_index(level: int) -> int:
+    """The rate that predictors know."""
+    return level * lattice.RATE_STEPS // LEVELS
+
+
+class Tile(NamedTuple):
+    """A rectangle of blocks, and the one around it that the networks see."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    top: int  # blocks of the halo
+    left: int
+    bottom: int
+    right: int
+
+    def around(self) -> tuple[slice, slice]:
+        return (
+            slice(self.y - self.top, self.y + self.height + self.bottom),
+            slice(self.x - self.left, self.x + self.width + self.right),
+        )
+
+
+def tiles(height: int, width: int, halo: int, size: int = TILE) -> list[Tile]:
+    """Tiles of a picture of so many pixels, row by row."""
+    down, across = -(-height // STRIDE), -(-width // STRIDE)
+    found = []
+    for y in range(0, down, size):
+        for x in range(0, across, size):
+            h, w = min(size, down - y), min(size, across - x)
+            rest = min(halo, down - y - h), min(halo, across - x - w)
+            found.append(Tile(y, x, h, w, min(halo, y), min(halo, x), *rest))
+    return found
+
+
+class PictureCoder:
+    """Codes pictures with a model; compiled: the entropy coder, the same bytes either way."""
+
+    def __init__(self, model: LossyModel, device: torch.device | str = "cpu", compiled: bool = False) -> None:
+        self.model, self.device, self.compiled = model, device, compiled
+        self.tables = model.tables()
+
+    @torch.inference_mode()
+    def latents(self, picture: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w]: float32 [1, channels, h, w] each, on the host."""
+        rows, columns = tile.around()
+        block = picture[:, rows.start * STRIDE : rows.stop * STRIDE, columns.start * STRIDE : columns.stop * STRIDE]
+        short = (
+            (columns.stop - columns.start) * STRIDE - block.shape[2],
+            (rows.stop - rows.start) * STRIDE - block.shape[1],
+        )
+        pixels = F.pad(block[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
+        inner = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
+        mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
+        return mu, sigma
+
+    def quantise(
+        self, latents: tuple[Tensor, Tensor], level: int, search: bool = True, blind: bool = False
+    ) -> lattice.Coded:
+        """The cheapest code points near a tile's latents, for the objective (z - mu)^2 / (2 sigma^2) + lambda bits.
+
+        search=False rounds to the nearest instead; blind=True takes one sigma for all.
+        """
+        mu, sigma = latents
+        lam = lambda_of(level)
+        step = self.model.step(lam)
+        if blind:
+            sigma = sigma.log().mean().exp().expand_as(sigma)
+        weight = step**2 / (2 * lam) / sigma.square()
+        return lattice.search(self.tables, mu / step, weight, torch.tensor([rate_index(level)]), not search)
+
+    def write(self, coded: lattice.Coded) -> bytes:
+        """The payload of a tile."""
+        expected = float(coded.bits.sum()) / 8
+        lanes = min(256, 1 << max(0, int(expected / 400).bit_length() - 1))
+        return PREAMBLE.pack(coded.silent) + lattice.encode(self.tables, coded, lanes, self.compiled)
+
+    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor:
+        """The coefficients of a tile: int64 [1, channels, height, width]. Raises ValueError for damaged bytes."""
+        if len(payload) < PREAMBLE.size or payload[0] > 1:
+            raise ValueError("expected a tile's preamble, got another; the data are damaged")
+        rate = torch.tensor([rate_index(level)])
+        return lattice.decode(self.tables, payload[PREAMBLE.size :], rate, size, payload[0] == 1, self.compiled)
+
+    @torch.inference_mode()
+    def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
+        """The picture uint8 [c, h, w] of all its coefficients int [1, channels, h / 8, w / 8]."""
+        grey = CHANNELS[item.mode] == 1
+        picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
+        for tile in tiles(item.height, item.width, self.model.halo):
+            rows, columns = tile.around()
+            pixels = self.model.pixels(k[..., rows, columns].long().to(self.device), lambda_of(level))
+            y, x = tile.top * STRIDE, tile.left * STRIDE
+            inner = pixels[0, :, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE].float().cpu()
+            inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
+            y, x = tile.y * STRIDE, tile.x * STRIDE
+            place = picture[:, y : y + inner.shape[1], x : x + inner.shape[2]]
+            place.copy_(inner[:, : place.shape[1], : place.shape[2]])
+        return picture
+
+    def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> tuple[int, list[tuple[bytes, int]]]:
+        """The level of lambda that meets a target, and for each tile its payload and the checksum of its coefficients.
+
+        overhead: bytes of the file that are the picture's beside its tiles. Raises ValueError for a target out of
+        reach, with the range that is in reach.
+        """
+        grid = tiles(picture.shape[1], picture.shape[2], self.model.halo)
+        level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
+        wanted = target.value * picture.shape[1] * picture.shape[2] / 8
+        for attempt in range(4):
+            found = []
+            for tile in grid:
+                coded = self.quantise(self.latents(picture, tile), level)
+                found.append((self.write(coded), checksum(coded.k)))
+            size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
+            # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
+            miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
+            if attempt == 3 or abs(size / wanted - 1) < 0.01 or not round(miss):
+                break
+            level = min(max(level + round(miss), 0), LEVELS)
+        return level, found
+
+    def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float) -> int:
+        """The level at which a picture meets its target, by the secant rule on what levels that were tried gave."""
+        if len(grid) > SAMPLE_TILES:
+            grid = [grid[(2 * i + 1) * len(grid) // (2 * SAMPLE_TILES)] for i in range(SAMPLE_TILES)]
+        latents = [self.latents(picture, tile) for tile in grid]
+        area = sum(_area(picture, tile) for tile in grid)
+        whole = picture.shape[1] * picture.shape[2]
+
+        def measure(level: int) -> float:
+            """log2 of bits a pixel, or the PSNR, each falling with the level."""
+            coded = [self.quantise(x, level) for x in latents]
+            if target.way == "bpp":
+                bits = sum(file_bits(float(c.bits)) for c in coded)
+                return math.log2(bits / area + 8 * overhead / whole)
+            error = 0.0
+            for c, tile in zip(coded, grid, strict=True):
+                item = Item("", "L" if len(picture) == 1 else "RGB", *_size(picture, tile))
+                part = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, : item.height, : item.width]
+                error += float((self.restore(c.k, item, level).float() - part.float()).square().sum())
+            return 10 * math.log10(255**2 * area * len(picture) / max(error, 1e-9))
+
+        wanted = math.log2(target.value) if target.way == "bpp" else target.value
+        tolerance = math.log2(1.01) if target.way == "bpp" else 0.04
+        slope = -0.6 if target.way == "bpp" else -1.0  # a factor of two in lambda
+        low, high, level, tried = 0, LEVELS, LEVELS // 2, dict[int, float]()
+        while level not in tried:
+            tried[level] = measure(level)
+            if abs(tried[level] - wanted) <= tolerance:
+                break
+            low, high = (level, high) if tried[level] > wanted else (low, level)
+            if level == (LEVELS if tried[level] > wanted else 0):
+                raise self._out_of_reach(target, measure, tried)
+            if low in tried and high in tried:
+                slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
+            step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE
+            level = min(max(round(level + step), low + (low in tried)), high - (high in tried))
+        return min(tried, key=lambda i: abs(tried[i] - wanted))
+
+    def _out_of_reach(self, target: Target, measure: Callable[[int], float], tried: dict[int, float]) -> ValueError:
+        ends = [tried.get(level) or measure(level) for level in (LEVELS, 0)]
+        low, high = (2**end if target.way == "bpp" else end for end in ends)
+        unit = "" if target.way == "bpp" else " dB"
+        return ValueError(
+            f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
+            f"{target.value:g}; choose one in that range"
+        )
+
+
+def file_bits(bits: float) -> float:
+    """Bits of a tile in a file: its symbols, about two and a half bytes for each stack, chunk and preamble."""
+    lanes = min(256, 1 << max(0, int(bits / 8 / 400).bit_length() - 1))
+    return bits + 8 * (2.7 * lanes + OVERHEAD)
+
+
+def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:
+    """Pixels of a tile that belong to the picture."""
+    return (
+        min(tile.height * STRIDE, picture.shape[1] - tile.y * STRIDE),
+        min(tile.width * STRIDE, picture.shape[2] - tile.x * STRIDE),
+    )
+
+
+def _area(picture: Tensor, tile: Tile) -> int:
+    height, width = _size(picture, tile)
+    return height * width
+
+
+def compress(
+    coder: PictureCoder, items: Sequence[Item], read: Callable[[int], Tensor], output: str | Path, target: Target,
+    identity: dict[str, Any], progress: bool = True,
+) -> int:  # fmt: skip
+    """Write pictures to a .tkc file, each at the target; returns the file's size in bytes."""
+    check(target)
+    header = {
+        **identity,
+        "kind": KIND,
+        "values": sum(CHANNELS[item.mode] * item.height * item.width for item in items),
+        "items": [list(item) for item in items],
+    }
+    stored = zlib.compress(
+        json.dumps({**header, "levels": [LEVELS // 2] * len(items)}, separators=(",", ":")).encode(), 9
+    )
+    share = (len(stored) + EMPTY) / len(items)
+    chunks: list[tuple[bytes, int]] = []
+    levels = []
+    with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
+        for i, item in enumerate(items):
+            picture = read(i)
+            if tuple(picture.shape) != (CHANNELS[item.mode], item.height, item.width):
+                raise ValueError(f"{item.name}: changed while it was compressed; compress again")
+            try:
+                level, found = coder.encode(picture, target, share)
+            except ValueError as error:
+                raise ValueError(f"{item.name}: {error}") from error
+            levels.append(level)
+            chunks += found
+            bar.update()
+    with Writer(output, {**header, "levels": levels}) as writer:
+        for payload, crc in chunks:
+            writer.write(payload, 1, crc)
+    return writer.size
+
+
+def decompress(
+    path: str | Path, output: str | Path, coder: PictureCoder, only: str | None = None, progress: bool = True
+) -> int:
+    """Restore the pictures of a .tkc file as PNG files below the new folder `output`; returns how many.
+
+    only: the name of one picture. Nothing is left behind on an error. Raises ContainerError for damage, ValueError for
+    a name that is not in the file.
+    """
+    with Reader(path) as reader, ExitStack() as stack:
+        items, levels = described(reader)
+        counts = [len(tiles(item.height, item.width, 0)) for item in items]
+        if sum(counts) != len(reader.chunks):
+            raise DamagedFile(f"{path}: expected {sum(counts)} tiles, got {len(reader.chunks)} chunks")
+        names = [item.name for item in items]
+        if only is not None and only not in names:
+            raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, e.g., {names[:3]}")
+        taken: set[str] = set()
+        outputs = [output_name(item, taken) for item in items]
+        part = stack.enter_context(atomic_folder(output))
+        wanted = [i for i in range(len(items)) if only is None or names[i] == only]
+        for i in tqdm(wanted, unit="picture", disable=not progress):
+            picture = picture_of(reader, coder, items[i], levels[i], sum(counts[:i]))
+            write_image(part / outputs[i], picture.numpy())
+        return len(wanted)
+
+
+def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, first: int) -> Tensor:
+    """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w]."""
+    down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
+    k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+    for number, tile in enumerate(tiles(item.height, item.width, 0), first):
+        try:
+            found = coder.read(reader.read(number), level, (tile.height, tile.width))
+        except DamagedFile:
+            raise
+        except ValueError as error:
+            raise DamagedFile(f"{reader.path}: chunk {number} does not decode: {error}") from error
+        if checksum(found) != reader.chunks[number].rows_crc:
+            raise DamagedFile(
+                f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"
+            )
+        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    return coder.restore(k, item, level)
+
+
+def described(reader: Reader) -> tuple[list[Item], list[int]]:
+    """The pictures of a file, and their levels of lambda. Raises DamagedFile for another header."""
+    try:
+        items = [Item(*item) for item in reader.header["items"]]
+        levels = [int(level) for level in reader.header["levels"]]
+        sound = all(i.mode in CHANNELS and min(i.height, i.width) > 0 for i in items)
+        if not sound or len(levels) != len(items) or not all(0 <= level <= LEVELS for level in levels):
+            raise ValueError("items or levels out of their range")
+        return items, levels
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(
+            f"{reader.path}: expected items and levels in the header, got {type(error).__name__}: {error}; update this "
+            "toolkit"
+        ) from error
+
+
+def check_model(path: str | Path, identity: dict[str, Any]) -> None:
+    """Raise ValueError unless a .tkc file holds pictures that this model wrote."""
+    with Reader(path) as reader:
+        header = reader.header
+    if header.get("kind") != KIND or any(header.get(key) != identity[key] for key in ("recipe", "model")):
+        raise ValueError(
+            f"{path}: expected a file of the model {identity['recipe']} {identity['model']} that run= names, got "
+            f"one of {header.get('recipe')} {header.get('model')}; give the run that compressed it"
+        )
+
+
+def check(target: Target) -> None:
+    """Raise ValueError for a target that no picture can meet."""
+    if target.way not in WAYS:
+        raise ValueError(f"expected one of {', '.join(WAYS)}, got {target.way!r}; choose one")
+    if target.way == "lambda":
+        level_of(target.value)
+    elif not (math.isfinite(target.value) and target.value > 0):
+        raise ValueError(f"expected {target.way} above 0, got {target.value:g}; choose one")
+
+
+def checksum(k: Tensor) -> int:
+    """CRC-32 of the coefficients of a tile, as int16, little-endian."""
+    return zlib.crc32(k.to(torch.int16).contiguous().numpy().astype("<i2", copy=False).tobytes())

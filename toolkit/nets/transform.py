@@ -1,0 +1,111 @@
+"""A learned transform of pictures that starts as the DCT of a luma-chroma rotation, and residual networks beside it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.nets.residual import Residual
+
+STRIDE = 8  # pixels a side of a block
+CHANNELS = 3 * STRIDE**2  # latent channels
+
+# Bands of frequencies, coarse to fine, in the order in which they are coded: component (0 luma, 1 and 2 chroma
+# together), and the first and last sum of the two frequencies.
+BANDS = (
+    (0, 0, 0), (1, 0, 0), (0, 1, 1), (0, 2, 2), (1, 1, 1), (0, 3, 3), (0, 4, 4), (1, 2, 3), (0, 5, 6), (0, 7, 8),
+    (1, 4, 6), (0, 9, 14), (1, 7, 14),
+)  # fmt: skip
+
+
+def bands() -> list[list[tuple[int, int, int]]]:
+    """Component and frequencies (down, across) of the channels of each band, in the order of the channels."""
+    return [
+        [
+            (component, u, total - u)
+            for component in ((1, 2) if chroma else (0,))
+            for total in range(first, last + 1)
+            for u in range(STRIDE)
+            if 0 <= total - u < STRIDE
+        ]
+        for chroma, first, last in BANDS
+    ]
+
+
+def block_transform() -> Tensor:
+    """Orthonormal 8 x 8 DCT-II of orthonormal luma and chroma: float32 [channels, 3 * 8 * 8], channels as in `bands`.
+
+    Columns are those of `pixel_unshuffle`: colour, row, column.
+    """
+    n = torch.arange(STRIDE, dtype=torch.float64)
+    dct = torch.cos(math.pi / STRIDE * (n + 0.5) * n[:, None]) * math.sqrt(2 / STRIDE)
+    dct[0] /= math.sqrt(2)
+    colour = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+    colour /= colour.norm(dim=1, keepdim=True)
+    rows = [torch.einsum("c,y,x->cyx", colour[c], dct[u], dct[v]).flatten() for band in bands() for c, u, v in band]
+    return torch.stack(rows).float()
+
+
+class Matrix(nn.Module):
+    """A matrix that is learned as a change of the one it starts from, at a tenth of the learning rate."""
+
+    base: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("base", start.contiguous())
+        self.change = nn.Parameter(torch.zeros_like(start))
+
+    def forward(self, x: Tensor) -> Tensor:  # float [rows, inputs, h, w] -> float32 [rows, outputs, h, w]
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x.float(), (self.base + 0.1 * self.change)[:, :, None, None])
+
+
+class Analysis(nn.Module):
+    """Means and standard deviations of the latents of a picture."""
+
+    def __init__(self, width: int, blocks: int, unit: float) -> None:
+        super().__init__()
+        self.unit = unit  # about the step between code points that a network's input is measured in
+        self.matrix = Matrix(block_transform())
+        self.trunk = nn.Sequential(nn.Conv2d(CHANNELS, width, 1), *(Residual(width) for _ in range(blocks)), nn.SiLU())
+        self.head = nn.Conv2d(width, 2 * CHANNELS, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """float [rows, 3, h, w] in [0, 1], sides multiples of 8 -> mean, and log of sigma / unit, float32 each."""
+        y = self.matrix(F.pixel_unshuffle(pixels - 0.5, STRIDE))
+        shift, log_scale = self.head(self.trunk(torch.asinh(y / self.unit))).float().chunk(2, 1)
+        return y + self.unit * shift, log_scale.clamp(-4, 3)
+
+
+class Synthesis(nn.Module):
+    """Pixels from latents that were quantised with a known step."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.matrix = Matrix(block_transform().T)
+        self.first = nn.Conv2d(CHANNELS, width, 1)
+        self.blocks = nn.ModuleList(Residual(width) for _ in range(blocks))
+        self.rate = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 2 * width * blocks))
+        self.head = nn.Conv2d(width, CHANNELS, 1)
+        for part in (self.rate[-1], self.head):
+            nn.init.zeros_(part.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor, step: Tensor) -> Tensor:
+        """float [rows, channels, h, w], step float [rows] -> pixels, float32 [rows, 3, 8 h, 8 w], not clamped.
+
+        The network sees latents in units of the step and corrects in them, so that one network serves every rate.
+        """
+        unit = step[:, None, None, None]
+        h = self.first(torch.asinh(z / unit))
+        film = self.rate((step.log2() + 5)[:, None]).view(len(z), len(self.blocks), 2, -1, 1, 1)
+        for i, block in enumerate(self.blocks):
+            h = block(h * (1 + film[:, i, 0]) + film[:, i, 1])
+        z = z + unit * self.head(F.silu(h)).float()
+        return F.pixel_shuffle(self.matrix(z), STRIDE) + 0.5

@@ -1,0 +1,219 @@
+"""Rate-distortion curves of pictures: of real files, of the codecs people use today, and the area between two."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, features
+from torch import Tensor
+
+from toolkit import lossy
+from toolkit.container import Reader
+from toolkit.data.files import item_of
+
+QUALITIES = {
+    "JPEG 4:2:0": (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 94),
+    "JPEG 4:4:4": (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 94),
+    "WebP": (1, 5, 10, 20, 35, 50, 65, 80, 90, 96),
+    "AVIF": (10, 20, 35, 50, 65, 80, 92),
+    "JPEG XL": (10, 20, 35, 50, 65, 80, 90, 96),
+}
+SMALLEST_MS_SSIM = 161  # pixels a side that its five scales need
+
+
+class Point(NamedTuple):
+    """Means over pictures, of each picture's own value."""
+
+    bpp: float  # bits of the file a pixel
+    psnr: float  # dB, of all channels together
+    ms_ssim: float  # NaN where a picture is too small for it
+
+
+Curve = list[Point]  # by rising rate
+
+
+def quality(picture: Tensor, restored: Tensor) -> tuple[float, float]:
+    """PSNR in dB and MS-SSIM of uint8 [c, h, w] pictures."""
+    if min(picture.shape[1:]) < SMALLEST_MS_SSIM:
+        return psnr(picture, restored), math.nan
+    # Imported here: seconds that only curves pay.
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+
+    a, b = (x[None].float() for x in (restored, picture))
+    return psnr(picture, restored), float(ms_ssim(a, b, data_range=255.0))
+
+
+def psnr(picture: Tensor, restored: Tensor) -> float:
+    """PSNR in dB of uint8 pictures of one shape, over all their values."""
+    error = float((picture.double() - restored.double()).square().mean())
+    return 10 * math.log10(255**2 / max(error, 1e-3))
+
+
+def mean(points: Sequence[Sequence[float]]) -> Point:
+    """The mean of points of several pictures."""
+    return Point(*np.mean(np.array(points, dtype=np.float64), 0).tolist())
+
+
+def of_files(
+    coder: lossy.PictureCoder,
+    pictures: Sequence[Tensor],
+    lambdas: Iterable[float],
+    folder: Path,
+    identity: dict[str, Any],
+) -> tuple[Curve, dict[float, list[Tensor]]]:
+    """The curve of real files, a file a picture and lambda, decoded; also the decoded pictures of each lambda.
+
+    Raises DamagedFile if a file does not decode to the coefficients that were encoded.
+    """
+    found, restored = [], {}
+    for lam in lambdas:
+        points, images = [], []
+        for picture in pictures:
+            file = folder / "evaluation.tkc"
+            item = item_of("picture", picture)
+            read = functools.partial(_same, picture)
+            size = lossy.compress(coder, [item], read, file, lossy.Target("lambda", lam), identity, progress=False)
+            with Reader(file) as reader:
+                [item], [level] = lossy.described(reader)
+                images.append(lossy.picture_of(reader, coder, item, level, 0))
+            points.append((8 * size / picture[0].numel(), *quality(picture, images[-1])))
+        found.append(mean(points))
+        restored[lam] = images
+    return sorted(found), restored
+
+
+def of_quantiser(coder: lossy.PictureCoder, pictures: Sequence[Tensor], lambdas: Iterable[float], **how: bool) -> Curve:
+    """As `of_files`, with another way to quantise (see `PictureCoder.quantise`); the coder's own bits, no files."""
+    found = []
+    for lam in lambdas:
+        points = []
+        level = lossy.level_of(lam)
+        for picture in pictures:
+            bits, k = 0.0, None
+            item = item_of("picture", picture)
+            grid = lossy.tiles(item.height, item.width, coder.model.halo)
+            k = torch.zeros(1, coder.tables.channels, -(-item.height // 8), -(-item.width // 8), dtype=torch.int16)
+            for tile in grid:
+                coded = coder.quantise(coder.latents(picture, tile), level, **how)
+                bits += lossy.file_bits(float(coded.bits))
+                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
+            bits += 8 * lossy.HEADER
+            points.append((bits / picture[0].numel(), *quality(picture, coder.restore(k, item, level))))
+        found.append(mean(points))
+    return sorted(found)
+
+
+def of_codecs(pictures: Sequence[Tensor]) -> dict[str, Curve]:
+    """Curves of the codecs that Pillow has, at several qualities; JPEG with optimised Huffman tables."""
+    saves: dict[str, Callable[[Image.Image, io.BytesIO, int], None]] = {
+        "JPEG 4:2:0": lambda image, file, q: image.save(file, "JPEG", quality=q, optimize=True, subsampling=2),
+        "JPEG 4:4:4": lambda image, file, q: image.save(file, "JPEG", quality=q, optimize=True, subsampling=0),
+        "WebP": lambda image, file, q: image.save(file, "WEBP", quality=q, method=6),
+    }
+    if features.check("avif"):
+        saves["AVIF"] = lambda image, file, q: image.save(file, "AVIF", quality=q, speed=6)
+    try:
+        import pillow_jxl  # noqa: F401 - registers the format with Pillow; optional
+
+        saves["JPEG XL"] = lambda image, file, q: image.save(file, "JXL", quality=q, effort=7)
+    except ImportError:
+        pass
+    curves = {}
+    for name, save in saves.items():
+        found = []
+        for q in QUALITIES[name]:
+            points = []
+            for picture in pictures:
+                file = io.BytesIO()
+                save(_image(picture), file, q)
+                with Image.open(file) as image:
+                    values = np.array(image.convert("L" if len(picture) == 1 else "RGB"))
+                back = torch.from_numpy(values if values.ndim == 3 else values[..., None]).permute(2, 0, 1)
+                points.append((8 * file.getbuffer().nbytes / picture[0].numel(), *quality(picture, back)))
+            found.append(mean(points))
+        curves[name] = sorted(found)
+    return curves
+
+
+def envelope(curves: Sequence[Curve]) -> Curve:
+    """The best of several curves at each rate: linear in log rate between points, at 200 rates."""
+    low, high = min(c[0].bpp for c in curves), max(c[-1].bpp for c in curves)
+    rates = np.exp(np.linspace(math.log(low), math.log(high), 200))
+    best, similarity = (np.fmax.reduce([_at(c, rates, axis) for c in curves]) for axis in ("psnr", "ms_ssim"))
+    return [Point(*p) for p in zip(rates.tolist(), best.tolist(), similarity.tolist(), strict=True)]
+
+
+def _at(curve: Curve, rates: Any, axis: str) -> Any:
+    """Values of a curve at some rates, NaN outside."""
+    return np.interp(
+        np.log(rates), [math.log(p.bpp) for p in curve], [getattr(p, axis) for p in curve], left=np.nan, right=np.nan
+    )
+
+
+def bd_rate(curve: Curve, anchor: Curve, least: float = 0.0, most: float = math.inf) -> float:
+    """Mean difference of rate at equal PSNR, in per cent of the anchor's rate; negative: `curve` needs fewer bits.
+
+    least, most: rates of the anchor between which qualities are compared. Log rate is linear in PSNR between points
+    (Bjontegaard 2001, VCEG-M33, fits a cubic instead). NaN where the curves share no quality.
+    """
+    within = [p.psnr for p in anchor if least <= p.bpp <= most]
+    if least > anchor[0].bpp:
+        within.append(float(_at(anchor, np.array([least]), "psnr")[0]))
+    if most < anchor[-1].bpp:
+        within.append(float(_at(anchor, np.array([most]), "psnr")[0]))
+    within = [value for value in within if not math.isnan(value)]
+    low = max(min(within, default=math.inf), curve[0].psnr, anchor[0].psnr)
+    high = min(max(within, default=-math.inf), curve[-1].psnr, anchor[-1].psnr)
+    if not low < high:
+        return math.nan
+    qualities = np.linspace(low, high, 500)
+    rates = [np.interp(qualities, [p.psnr for p in c], [math.log(p.bpp) for p in c]) for c in (curve, anchor)]
+    return 100 * (math.exp(float(np.mean(rates[0] - rates[1]))) - 1)
+
+
+def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
+    """PSNR and MS-SSIM (in dB) over bits a pixel."""
+    plot = Figure((11, 5), layout="constrained")
+    left, right = plot.subplots(1, 2)
+    for i, (name, curve) in enumerate(curves.items()):
+        style: dict[str, Any] = {"linewidth": 2.2, "marker": "o"} if i == 0 else {"linewidth": 1, "marker": "."}
+        shown = [p for p in curve if p.bpp <= most]
+        left.plot([p.bpp for p in shown], [p.psnr for p in shown], label=name, **style)
+        right.plot([p.bpp for p in shown], [-10 * math.log10(max(1 - p.ms_ssim, 1e-6)) for p in shown], **style)
+    left.set(xlabel="bits per pixel of file bytes", ylabel="PSNR of RGB, dB", title=title)
+    right.set(xlabel="bits per pixel of file bytes", ylabel="MS-SSIM, -10 log10(1 - x)")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(0, most)
+    left.legend(fontsize=8)
+    return plot
+
+
+def table(curves: dict[str, Curve], differences: dict[str, float]) -> str:
+    """What people read: the points of each curve, and differences of rate."""
+    lines = []
+    for name, curve in curves.items():
+        lines.append(f"{name}:")
+        lines.append("  bits/pixel " + " ".join(f"{p.bpp:7.3f}" for p in curve))
+        lines.append("  PSNR, dB   " + " ".join(f"{p.psnr:7.2f}" for p in curve))
+        lines.append("  MS-SSIM    " + " ".join(f"{p.ms_ssim:7.4f}" for p in curve))
+    lines.append("BD-rate (PSNR of RGB; negative: fewer bits at equal quality):")
+    lines += [f"  against {name}: {value:+.1f} %" for name, value in differences.items()]
+    return "\n".join(lines)
+
+
+def _same(picture: Tensor, number: int) -> Tensor:
+    return picture
+
+
+def _image(picture: Tensor) -> Image.Image:
+    values = picture.permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))
