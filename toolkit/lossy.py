@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import secrets
+import shutil
 import struct
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from toolkit.coding import lattice
-from toolkit.container import DamagedFile, Reader, Writer, atomic_folder
-from toolkit.data.files import CHANNELS, Item, output_name, write_image
+from toolkit.container import DamagedFile, Reader, Writer
+from toolkit.data.files import CHANNELS, Item, output_names, write_image
 
 KIND = "lossy"
 STRIDE = 8  # pixels a side of a block
@@ -315,14 +318,30 @@ def decompress(
         names = [item.name for item in items]
         if only is not None and only not in names:
             raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, e.g., {names[:3]}")
-        taken: set[str] = set()
-        outputs = [output_name(item, taken) for item in items]
-        part = stack.enter_context(atomic_folder(output))
+        outputs = output_names(items, set())
+        part = stack.enter_context(_new_folder(Path(output)))
         wanted = [i for i in range(len(items)) if only is None or names[i] == only]
         for i in tqdm(wanted, unit="picture", disable=not progress):
             picture = picture_of(reader, coder, items[i], levels[i], sum(counts[:i]))
             write_image(part / outputs[i], picture.numpy())
         return len(wanted)
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; it becomes `path` at the end, or is deleted on any exception."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
+    if target.exists():
+        raise FileExistsError(f"{path}: expected a new folder, got one that exists; give another name")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, first: int) -> Tensor:
