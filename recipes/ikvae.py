@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from toolkit.coding import beta_binomial, frequencies, rec
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale
-from toolkit.coding.mixtures import mixture
 from toolkit.nets.exact import Conversion, converted, real
 from toolkit.nets.exact_observation import LEVEL_RANGE, LOC_RANGE, LOCATION, SCALE, observation, scale_shift
 from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
@@ -23,6 +22,7 @@ from toolkit.nets.observation import (
     HALF,
     LEVELS,
     LOG_SCALES,
+    InterlacedObservation,
     Mixture,
     complete,
     log_discretised_logistic,
@@ -34,7 +34,7 @@ PRECISION = 18  # bits of a pixel's frequency: more would cost at the end of eac
 MEAN, ALPHA = 3.0, 3.5  # posterior means stay within +-MEAN prior deviations, IsoKL's alpha within +-ALPHA
 LEAST_PRECISION, MOST_PRECISION = 1e-3, 17.0  # of -log variance: narrower than the prior, wider than 2e-4
 POSTERIORS = ("gaussian", "isokl")
-LIKELIHOODS = ("mixture", "logistic", "beta_binomial")
+LIKELIHOODS = ("interlaced", "mixture", "logistic", "beta_binomial")
 NETWORKS = ("conv", "dense")
 SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
 CODES = ("learned", "zeta", "fixed")
@@ -95,8 +95,12 @@ class Net(nn.Module):
                 nn.Linear(latents, width), nn.SiLU(), *_dense(width, blocks), nn.Linear(width, math.prod(full)),
                 nn.Unflatten(1, full), nn.SiLU(),
             )  # fmt: skip
-        if likelihood == "mixture":
-            self.observe: nn.Module = Mixture(last, 1, components, up)
+        if likelihood == "interlaced":
+            if network != "conv":
+                raise ValueError(f"expected network=conv with likelihood=interlaced, got {network!r}")
+            self.observe: nn.Module = InterlacedObservation(shape, last, width, 1, components, 2, 1)
+        elif likelihood == "mixture":
+            self.observe = Mixture(last, 1, components, up)
         else:
             self.observe = nn.Sequential(nn.Conv2d(last, 2 * up**2, 3, padding=1), nn.PixelShuffle(up))
         start = math.log(math.expm1(kappa))  # softplus of it is kappa
@@ -130,7 +134,7 @@ class Net(nn.Module):
     def nll(self, x: Tensor, z: Tensor) -> Tensor:
         """-log2 p(x|z): uint8 [rows, 1, h, w], float32 [rows, latents] -> float32 [rows]."""
         pixels = normalise(x)
-        if self.likelihood == "mixture":
+        if self.likelihood in ("interlaced", "mixture"):
             return cast(Mixture, self.observe).bits(pixels, self.features(z))
         if self.likelihood == "beta_binomial":
             log_p = beta_binomial.log_probability(x.float(), *self.pair(z), LEVELS)
@@ -140,13 +144,13 @@ class Net(nn.Module):
 
     def pixels(self, z: Tensor, valid: Tensor) -> Codec:
         """The same distribution as a codec of int64 [1, h, w, rows]; valid: bool, the same shape: one lane a row."""
-        if self.likelihood == "mixture":
-            logits, *rest = cast(Mixture, self.observe)(self.features(z))
-            snap = cast(Mixture, self.observe).snap
-            weight = snap.weights(logits, frequencies.exponentials(z.device)).movedim(1, -1)
-            loc, scale = (part[0].movedim(1, -1) for part in snap.rest(*rest)[:2])
-            inner = mixture("logistic", weight, loc + int(LOCATION), scale, LEVELS, PRECISION, valid[0])
-            return Codec(lambda message, x: inner.push(message, x[0]), lambda message: inner.pop(message)[None])
+        if self.likelihood in ("interlaced", "mixture"):
+            observe = cast(Mixture, self.observe)
+            inner = observe.codec(self.features(z), valid.movedim(-1, 0), precision=PRECISION)
+            return Codec(
+                lambda message, x: inner.push(message, x.movedim(-1, 0)),
+                lambda message: inner.pop(message).movedim(0, -1),
+            )
         first, *second = (part.movedim(0, -1) for part in self.snapped(z))
         if self.likelihood == "beta_binomial":
             return beta_binomial.beta_binomial(first, LEVELS, PRECISION, valid)

@@ -104,7 +104,7 @@ def test_a_budget_that_is_learned_gets_a_gradient_and_a_fixed_one_none() -> None
 # What coding costs
 
 
-@pytest.mark.parametrize("likelihood", ["mixture", "logistic", "beta_binomial"])
+@pytest.mark.parametrize("likelihood", ["interlaced", "mixture", "logistic", "beta_binomial"])
 @pytest.mark.parametrize(
     ("posterior", "sampler"), [("gaussian", "ad_star"), ("isokl", "dad_star"), ("gaussian", "greedy")]
 )
@@ -281,7 +281,7 @@ def test_diagnostics_say_what_the_latents_cost() -> None:
     ("change", "message"),
     [
         ({"posterior": "laplace"}, "expected posterior to be one of gaussian, isokl, got 'laplace'"),
-        ({"likelihood": "poisson"}, "expected likelihood to be one of mixture, logistic"),
+        ({"likelihood": "poisson"}, "expected likelihood to be one of interlaced, mixture"),
         ({"shape": (3, 8, 8)}, "expected grey images whose sides are multiples of 4, got 3 x 8 x 8"),
         ({"shape": (1, 8, 10)}, "got 1 x 8 x 10; change data or data.size"),
         ({"kappa": 9.0}, "expected kappa above 0 and at most 7 bits a latent, got 9.0"),

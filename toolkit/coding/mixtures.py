@@ -165,12 +165,12 @@ def _chosen(values: Tensor, k: Tensor) -> Tensor:
     return result
 
 
-def coupled_mixture(*arguments: Any, **options: Any) -> Codec:
+def coupled_mixture(*arguments: Any, precision: int = PRECISION, **options: Any) -> Codec:
     """Codec of `Pixels` (the same arguments) by a search in the whole mixture: needs no bits on the message."""
     p = Pixels(*arguments, **options)
 
     def channel(j: int, x: Sequence[Tensor]) -> Codec:
-        return mixture(p.kind, p.posterior(x[:j]), *p.at(j, x), p.bins, valid=p.flat[j])
+        return mixture(p.kind, p.posterior(x[:j]), *p.at(j, x), p.bins, precision, p.flat[j])
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)

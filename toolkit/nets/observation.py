@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale
-from toolkit.coding.mixtures import Snap, drawn_mixture
+from toolkit.coding.mixtures import Snap, coupled_mixture, drawn_mixture
 from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
 LEVELS = 256
@@ -108,17 +108,26 @@ class Mixture(nn.Module):
             total = total + log_discretised_logistic(x[j], at, log_scale[j])
         return -torch.logsumexp(total, 0).sum((1, 2)) / math.log(2)
 
-    def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None) -> Codec:
-        """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape."""
+    def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None, precision: int | None = None) -> Codec:
+        """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape.
+
+        precision: of frequencies, where each row is a message of its own, which has no bits to draw components with.
+        """
         raw = self(features)
         for part in raw:
             frequencies.check_finite(part, "parameter")
+        valid = valid.transpose(0, 1)
         if base is not None:
             base = self.base_of(base).transpose(0, 1)
-        inner = drawn_mixture("logistic", *raw, LEVELS, valid.transpose(0, 1), base, self.snap)
+        if precision is None:
+            inner, last = drawn_mixture("logistic", *raw, LEVELS, valid, base, self.snap), 1
+        else:  # a lane is a row, so rows come last
+            raw = [part.movedim(-3, -1) for part in raw]
+            valid, base = valid.movedim(1, -1), None if base is None else base.movedim(1, -1)
+            inner, last = coupled_mixture("logistic", *raw, LEVELS, valid, base, self.snap, precision=precision), -1
         return Codec(
-            lambda message, x: inner.push(message, x.transpose(0, 1)),
-            lambda message: inner.pop(message).transpose(0, 1),
+            lambda message, x: inner.push(message, x.transpose(0, 1).movedim(1, last)),
+            lambda message: inner.pop(message).movedim(last, 1).transpose(0, 1),
         )
 
     def base_of(self, base: Tensor) -> Tensor:
@@ -152,8 +161,11 @@ class Observation(Protocol):
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         """-log2 p(x|z): normalised pixels [rows, c, h, w], latents [rows, k, h / 2, w / 2] -> float32 [rows]."""
 
-    def codec(self, z: Tensor, valid: Tensor) -> Codec:
-        """The same distribution as a codec of int64 levels [rows, c, h, w]; valid: bool, the same shape."""
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
+        """The same distribution as a codec of int64 levels [rows, c, h, w]; valid: bool, the same shape.
+
+        precision: of frequencies, where each row is a message of its own; None where rows share one.
+        """
 
 
 class LogisticObservation(nn.Module):
@@ -185,7 +197,9 @@ class LogisticObservation(nn.Module):
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         return -log_discretised_logistic(x, *self.parameters_of(z)).sum((1, 2, 3)) / math.log(2)
 
-    def codec(self, z: Tensor, valid: Tensor) -> Codec:
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
+        if precision is not None:
+            raise NotImplementedError("likelihood=logistic codes rows that share a message; use likelihood=mixture")
         return location_scale("logistic", *self.snapped(z), LEVELS, 1, valid=valid)
 
     def snapped(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,8 +219,8 @@ class MixtureObservation(nn.Module):
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         return self.mixture.bits(x, self.net(z))
 
-    def codec(self, z: Tensor, valid: Tensor) -> Codec:
-        return self.mixture.codec(self.net(z), valid)
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
+        return self.mixture.codec(self.net(z), valid, precision=precision)
 
 
 class InterlacedObservation(nn.Module):
@@ -266,14 +280,14 @@ class InterlacedObservation(nn.Module):
             total = total + mixture.bits(phases[g], features, base)
         return total
 
-    def codec(self, z: Tensor, valid: Tensor) -> Codec:
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
         trunk = self.trunk(z)
         phases_valid = [valid[:, :, i::2, j::2] for i, j in PHASES]
-        first = self.first.codec(self.below(trunk), phases_valid[0])
+        first = self.first.codec(self.below(trunk), phases_valid[0], precision)
 
         def codec(g: int, known: Sequence[Tensor]) -> Codec:
             mixture, features, base = self(g, trunk, [normalise(k) for k in known])
-            return mixture.codec(features, phases_valid[g], base)
+            return mixture.codec(features, phases_valid[g], base, precision)
 
         def push(message: Message, x: Tensor) -> None:
             phases = [x[:, :, i::2, j::2] for i, j in PHASES]
@@ -303,8 +317,8 @@ class FirstPhase(nn.Module):
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         return self.mixture.bits(x, z)
 
-    def codec(self, z: Tensor, valid: Tensor) -> Codec:
-        return self.mixture.codec(z, valid)
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
+        return self.mixture.codec(z, valid, precision=precision)
 
 
 def _start_as_interpolation(guess: nn.Module, g: int, channels: int) -> None:
