@@ -124,9 +124,8 @@ class Message:
         start, freq = _whole(start, steps, 0), _whole(freq, steps, 1 << precision)
         block = _block(_push, self.compiled, steps=steps, precision=precision)
         for i in range(start.shape[0] - steps, -1, -steps):
-            head, words, index, count = block(self.head, start, freq, i + 2)
-            self._append(words, index, count)
-            self.head = head
+            self.head, words, count = block(self.head, start, freq, i + 2)
+            self._append(words, count)
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
@@ -147,28 +146,29 @@ class Message:
                 "(codecs.to_lanes)"
             )
         n = valid.shape[0]
-        block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision)
+        block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
         valid = _whole(valid, steps, False)
         params = [_whole(p, steps, 0) for p in params]
-        below = torch.arange(1, steps + 1, device=self.head.device)
-        symbols = [valid.new_zeros(0, self.lanes, dtype=torch.int64)]
+        symbols = torch.empty(len(valid), self.lanes, dtype=torch.int64, device=self.head.device)
+        if self.tail.shape[1] < 2:
+            self._reserve(2)  # something to read where nothing is left, and no size that would be compiled apart
         for i in range(0, n, steps):
-            index = (self.size[:, None] - below).clamp_(min=0)
-            words = self.tail.gather(1, index).T.contiguous() if self.tail.shape[1] else index.T.to(torch.int32)
-            left = self.size if self.small else None
-            head, used, x, missed = block(self.head, words, valid, params, tables, i + 2, left)
+            head, used, symbols[i : i + steps], missed = block(
+                self.head, self.tail, self.size, valid, params, tables, i + 2
+            )
             if sure and bool(missed.any()):
                 at = missed.nonzero()[:, 0]
                 some = [p[i : i + steps][..., at] for p in params]
-                there = valid[i : i + steps, at]
-                again = _pop(
-                    self.head[at], words[:, at], there, some, tables, 2, None if left is None else left[at],
-                    find=sure, steps=steps, precision=precision,
+                below = (self.size[at] - steps).clamp(min=0)  # words that the block can not reach
+                top = below[:, None] + torch.arange(steps, device=at.device)
+                words = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
+                head[at], used[at], again, _ = _pop(
+                    self.head[at], words, self.size[at] - below, valid[i : i + steps, at], some, tables, 2,
+                    find=sure, steps=steps, precision=precision, small=self.small,
                 )  # fmt: skip
-                head[at], used[at], x[:, at], _ = again
+                symbols[i : i + steps, at] = again
             self.head = head
             self.size = self.size - used
-            symbols.append(x)
         torch.minimum(self.floor, self.size, out=self.floor)
         # Asked once a pop, not once a block: on a GPU each question to the device stalls it.
         if bool((self.floor < 0).any()):
@@ -177,7 +177,7 @@ class Message:
                 f"pop: lane {lane} of {self.lanes} needs {-int(self.floor[lane])} more words than it holds; start from "
                 "Message.random with more words, or push more before popping"
             )
-        return torch.cat(symbols)[:n]
+        return symbols[:n]
 
     def widen(self) -> None:
         """Double the lanes: each gives half of its own words and 31 bits, as a head, to a new one. `narrow` undoes it.
@@ -218,12 +218,12 @@ class Message:
             self.push(part[None], torch.ones_like(part)[None], width)
             bits = bits >> width
 
-    def _append(self, words: Tensor, index: Tensor, count: Tensor) -> None:
-        """Append int32 [steps, lanes] words at int64 [steps, lanes] offsets; the first count [lanes] are real."""
-        # Words that are not real lie above all that are, steps at the most: room for both.
-        self._reserve(2 * words.shape[0])
-        self.bound += words.shape[0]
-        self.tail.scatter_(1, (self.size + index).T, words.T)
+    def _append(self, words: Tensor, count: Tensor) -> None:
+        """Append the first count [lanes] of int32 [slots, lanes] words to each lane; the others are garbage above it."""
+        self._reserve(len(words))
+        self.bound += len(words)
+        index = self.size[:, None] + torch.arange(len(words), device=words.device)
+        self.tail.scatter_(1, index, words.T)
         self.size = self.size + count
 
     def _reserve(self, words: int) -> None:
@@ -335,24 +335,25 @@ def _compiled(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
 
 def _push(
     head: Tensor, start: Tensor, freq: Tensor, first: int, *, steps: int, precision: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One block of pushes: the new head, int32 [steps, lanes] words, their int64 offsets, and how many are real.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One block of pushes: the new head, int32 [slots, lanes] words, and how many of them are real, the first ones.
 
     first: of the block's steps, and 2 more, because torch.compile would make a graph of its own for 0 and for 1.
     """
     start, freq = start[first - 2 : first - 2 + steps], freq[first - 2 : first - 2 + steps]
     count = torch.zeros_like(head)
-    words, index = [], []
+    # Each step adds at most `precision` bits, so no more words can spill than this.
+    slots = [torch.zeros_like(head, dtype=torch.int32)] * min(steps, steps * precision // WORD + 1)
     for i in range(steps - 1, -1, -1):
         spill = (head >> (63 - precision)) >= freq[i]
-        words.append(head.to(torch.int32))
-        # A word that is not spilled goes to a place of its own above all real ones, where it is garbage.
-        index.append(torch.where(spill, count, steps + i))
+        word = head.to(torch.int32)
+        # What is written above the real words is overwritten by the next, so whether it spilled need not be asked.
+        slots = [torch.where(count == j, word, slot) for j, slot in enumerate(slots)]
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
         quotient, rest = _divide(head, freq[i], precision)
         head = (quotient << precision) + rest + start[i]
-    return head, torch.stack(words), torch.stack(index), count
+    return head, torch.stack(slots), count
 
 
 def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:
@@ -364,12 +365,12 @@ def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]
 
 
 def _pop(
-    head: Tensor, words: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int,
-    left: Tensor | None, *, find: Find, steps: int, precision: int,
+    head: Tensor, tail: Tensor, size: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
+    first: int, *, find: Find, steps: int, precision: int, small: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of pops: the new head, words used of the top of each tail, the symbols, and where `find` missed.
 
-    first: see `_push`; left: int64 [lanes], words that a lane has; None where a lane must not run out of them.
+    first: see `_push`; small: a lane may run out of words, and its head sinks below 2**31 then.
     """
     valid, params = valid[first - 2 : first - 2 + steps], [p[first - 2 : first - 2 + steps] for p in params]
     used = torch.zeros_like(head)
@@ -382,8 +383,8 @@ def _pop(
         start = torch.where(valid[i], start, 0)
         freq = torch.where(valid[i], freq, 1 << precision)
         head = freq * (head >> precision) + u - start
-        refill = head < LOW if left is None else (head < LOW) & (used < left)
-        word = words.gather(0, used.clamp(max=steps - 1)[None])[0].to(torch.int64) & MASK
+        refill = (head < LOW) & (used < size) if small else head < LOW
+        word = tail.gather(1, (size - used - 1).clamp(min=0)[:, None])[:, 0].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
         symbols.append(symbol)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.ans import STEPS, Find, Message
+from toolkit.coding.ans import PUSH_STEPS, STEPS, Find, Message
 from toolkit.coding.fuse import fusible, fusing
 
 Interval = Callable[..., tuple[Tensor, Tensor]]
 
+PIECE = 1 << 17  # symbols whose intervals are computed before they are pushed
+MOST_PLACES = 16  # bits of precision up to which a static table is unrolled to one entry a place: 512 KiB
 PRECISION = 24  # bits of a frequency: a floor of one count on each of 256 symbols costs 2e-5 bits
 
 
@@ -60,17 +62,23 @@ def interval_codec(
 
     def push(message: Message, x: Tensor) -> None:
         _check_shape(x, shape)
-        lanes = message.lanes
-        with fusing(message.compiled):
-            low, freq, bad = _masked(interval, bins, precision)(x.flatten().long().contiguous(), flat, *params, *tables)
-        if bool(bad.any()):
-            check_range(torch.where(valid, x, 0), bins)
-            i = int(bad.nonzero()[0])
-            raise ValueError(
-                f"push: symbol {int(x.flatten()[i])} at position {i} has no frequency under its distribution; a codec "
-                "without floor can only push what it popped"
-            )
-        message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
+        lanes, symbols = message.lanes, x.flatten()
+        # In pieces that a processor's caches hold, and whose memory is used again; whole blocks of them but the last.
+        piece = max(PIECE // (lanes * PUSH_STEPS), 1) * lanes * PUSH_STEPS if flat.device.type == "cpu" else len(flat)
+        for first in reversed(range(0, max(len(flat), 1), max(piece, 1))):
+            here = slice(first, first + piece)
+            some = params if piece >= len(flat) else [p[..., here].contiguous() for p in params]
+            part, there = symbols[here].long().contiguous(), flat[here]
+            with fusing(message.compiled):
+                low, freq, bad = _masked(interval, bins, precision)(part, there, *some, *tables)
+            if bool(bad.any()):
+                check_range(torch.where(there, part, 0), bins)
+                i = int(bad.nonzero()[0])
+                raise ValueError(
+                    f"push: symbol {int(part[i])} at position {first + i} has no frequency under its distribution; a "
+                    "codec without floor can only push what it popped"
+                )
+            message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
 
     def pop(message: Message) -> Tensor:
         lanes = message.lanes
@@ -119,24 +127,54 @@ def categorical(freqs: Tensor, shape: Sequence[int], precision: int) -> Codec:
         )
     starts = torch.cat([freqs.new_zeros(1), freqs.cumsum(0)])
     valid = torch.ones(tuple(shape), dtype=torch.bool, device=freqs.device)
-    return interval_codec(_table_interval, _find_in_table, [], [starts], len(freqs), valid, precision)
+    # One look finds start and frequency; freqs reach 2**precision, which has a bit more than the starts.
+    packed = starts[:-1] | freqs << 32
+    find: Find = _find_in_table
+    tables = [packed, starts]
+    if precision <= MOST_PLACES:
+        x = torch.arange(len(freqs), device=freqs.device)
+        find, tables = _find_place, [packed, (starts[:-1] | freqs << 20 | x << 40).repeat_interleave(freqs)]
+    return interval_codec(_table_interval, find, [], tables, len(freqs), valid, precision)
 
 
-def _table_interval(x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    return starts[x], starts[x + 1] - starts[x]
+def _table_interval(x: Tensor, packed: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    entry = packed[x]
+    return entry & ((1 << 32) - 1), entry >> 32
 
 
-def _find_in_table(u: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    bins = starts.shape[0] - 1
-    x, low, _ = bisect(u, bins, lambda x: starts[x], 0)
-    return x, low, starts[x + 1] - low
+def _find_in_table(u: Tensor, packed: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return bisect(u, starts.shape[0] - 1, lambda x: starts[x], starts[-1])
+
+
+def _find_place(u: Tensor, packed: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    entry, mask = places[u], (1 << 20) - 1
+    return entry >> 40, entry & mask, entry >> 20 & mask
+
+
+def bernoulli(ones: Tensor, precision: int = PRECISION, valid: Tensor | None = None) -> Codec:
+    """Codec of symbols 0 and 1, each with a probability of its own.
+
+    ones: int64, the shape of the symbols: frequencies of 1, of 2**precision; valid: bool.
+    """
+    valid = torch.ones_like(ones, dtype=torch.bool) if valid is None else valid
+    zeros = (1 << precision) - ones
+    return interval_codec(_bit_interval, _find_bit, [zeros.flatten(), ones.flatten()], [], 2, valid, precision)
+
+
+def _bit_interval(x: Tensor, zeros: Tensor, ones: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(x == 0, 0, zeros), torch.where(x == 0, zeros, ones)
+
+
+def _find_bit(u: Tensor, zeros: Tensor, ones: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x = (u >= zeros).long()
+    return x, *_bit_interval(x, zeros, ones)
 
 
 def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Codec:
     """Codec of symbols in [0, k) that each have one of several tables of integer frequencies.
 
-    starts: int64 [tables, k + 1], non-decreasing from 0 to 2**precision; which: int64, the table of each symbol; valid:
-    bool; both of the symbols' shape.
+    starts: int32 or int64 [tables, k + 1], non-decreasing from 0 to 2**precision; which: int64, the table of each
+    symbol; valid: bool; both of the symbols' shape.
     """
     return interval_codec(
         _row_interval, _find_in_row, [which.flatten()], [starts], starts.shape[1] - 1, valid, precision
@@ -144,13 +182,12 @@ def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Code
 
 
 def _row_interval(x: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[which, x]
-    return low, starts[which, x + 1] - low
+    low = starts[which, x].long()
+    return low, starts[which, x + 1].long() - low
 
 
 def _find_in_row(u: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x = (starts[which] <= u[..., None]).sum(-1) - 1
-    return x, *_row_interval(x, which, starts)
+    return bisect(u, starts.shape[1] - 1, lambda x: starts[which, x].long(), starts[0, -1].long())
 
 
 def location_scale(
@@ -247,12 +284,14 @@ def check_range(x: Tensor, bins: int) -> None:
         raise ValueError(f"push: expected symbols in [0, {bins}), got values from {int(x.min())} to {int(x.max())}")
 
 
-def bisect(u: Tensor, bins: int, start: Callable[[Tensor], Tensor], precision: int) -> tuple[Tensor, Tensor, Tensor]:
+def bisect(
+    u: Tensor, bins: int, start: Callable[[Tensor], Tensor], total: int | Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The largest x in [0, bins) with start(x) <= u, start(x), and start(x + 1) - start(x).
 
-    start: non-decreasing, 0 at 0 and 2**precision at bins. A fixed number of rounds and no question to the device.
+    start: non-decreasing, 0 at 0 and `total` at bins. A fixed number of rounds and no question to the device.
     """
-    x, low, high = torch.zeros_like(u), torch.zeros_like(u), torch.full_like(u, 1 << precision)
+    x, low, high = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u) + total
     for bit in reversed(range((bins - 1).bit_length())):
         y = (x + (1 << bit)).clamp(max=bins)
         edge = start(y)
@@ -303,7 +342,7 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
         return low, starts(x + 1, *params) - low
 
     def bisection(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bisect(u, bins, lambda x: starts(x, *params), precision)
+        return bisect(u, bins, lambda x: starts(x, *params), 1 << precision)
 
     def guess(u: Tensor, loc: Tensor, scale: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A guess in floats, which integers confirm or move by one bin; it misses less than once in 10,000 symbols."""
@@ -316,16 +355,19 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
             x = (centre + width * frequencies.quantile(kind, below, above) + 0.5).clamp(0, bins - 1).floor()
         x = x.long()
         low, high = starts(x, loc, scale, *tables), starts(x + 1, loc, scale, *tables)
-        up = high <= u
-        here = (low <= u) & ~up
-        y = torch.where(up, x + 1, x - 1)
+        up, down = high <= u, low > u
         if least:  # x counts lie below start(x), and as many as x + total at most
-            y = torch.where(up, torch.maximum(y, u - total), torch.minimum(y, u))
-        y = torch.where(here, x, y.clamp(0, bins - 1))
-        low, high = (
-            torch.where(here, low, starts(y, loc, scale, *tables)),
-            torch.where(here, high, starts(y + 1, loc, scale, *tables)),
-        )
+            y = torch.where(up, torch.maximum(x + 1, u - total), torch.minimum(x - 1, u))
+            y = torch.where(up | down, y.clamp(0, bins - 1), x)
+            low, high = (
+                torch.where(up | down, starts(y, loc, scale, *tables), low),
+                torch.where(up | down, starts(y + 1, loc, scale, *tables), high),
+            )
+            return y, low, high - low
+        # The bin beside it shares an edge with it.
+        y = torch.where(up, x + 1, torch.where(down, x - 1, x))
+        edge = starts(torch.where(up, x + 2, x - 1), loc, scale, *tables)
+        low, high = torch.where(up, high, torch.where(down, edge, low)), torch.where(up, edge, torch.where(down, low, high))
         return y, low, high - low
 
     def sure(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -58,7 +58,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # What is compiled is looked up by code object: with one for all, each call would try the guards of all.
     own.__code__ = own.__code__.replace(co_name=f"fused_{id(function)}")
-    return torch.compile(own, dynamic=True)
+    # A kernel first met with few lanes must still share its work among threads when there are many.
+    return torch.compile(own, dynamic=True, options={"cpp.dynamic_threads": True, "assert_indirect_indexing": False})
 
 
 def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
