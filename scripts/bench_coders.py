@@ -1,40 +1,50 @@
-"""Speed and rate of the entropy coders beside constriction's, on the same symbols, in one process.
+"""Speed and rate of the entropy coders beside other people's, on the same symbols, in one process.
 
     python scripts/bench_coders.py [--symbols 4194304] [--lanes 4096] [--threads 1 2] [--device cpu] [--out docs/coders]
+    python scripts/bench_coders.py --sweep lanes    # one distribution, 1 to 65,536 lanes
+    python scripts/bench_coders.py --sweep symbols  # 10^4 to 10^8 symbols, with the memory that each takes
 
 For each kind of distribution: millions of symbols a second of push and of pop, and end to end (symbols and parameters
 to bytes and back to symbols, growth of the message, serialisation and the decoder's checks included), eager and
-compiled; bits a symbol above the information of the integer frequencies. Compiling is not timed: the first call of each
-is thrown away. Each figure is the best of --repeat runs, because other programs only ever slow one down.
+compiled. Bits a symbol: of the bytes; how many bytes a lane that is above the information of the integer frequencies;
+and how far that information is above that of the exact distribution, whose samples the symbols are. Compiling is not
+timed: the first call of each is thrown away. Each figure is the best of --repeat runs, because other programs only ever
+slow one down. Peers that are installed take part: pip install constriction compressai torchac (which wants ninja).
 """
 
 import argparse
 import functools
+import importlib.util
+import math
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from toolkit.coding import frequencies
+from toolkit.coding import beta_binomial, frequencies
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, categorical, location_scale
+from toolkit.coding.codecs import Codec, bernoulli, categorical, location_scale, tabled
 from toolkit.coding.mixtures import mixture
 
 BINS = 256
-MOST_FOR_TABLES = 1 << 18  # symbols for which a peer is given a table of 256 probabilities each
+MOST_FOR_TABLES = 1 << 18  # symbols where each has a table of 256 frequencies
+MOST_FOR_LISTS = 1 << 20  # symbols for a peer that wants lists of Python integers
+
+Speed = tuple[str, float, float]  # what, and Msymbols/s encoding and decoding
 
 
 class Case(NamedTuple):
     name: str
     codec: Codec
-    x: Tensor  # int64 [symbols], drawn from the distribution
-    bits: float  # information of x under the integer frequencies
-    peer: Callable[[], tuple[str, float, float]]  # what, Msymbols/s encoding and decoding
+    x: Tensor  # int64 [symbols], drawn from the exact distribution
+    exact: float  # bits of x under it
+    peers: Callable[[np.ndarray], Iterator[Speed]]
 
 
 def timed(function: Callable[[], object], device: str, repeat: int) -> float:
@@ -58,62 +68,164 @@ def information(codec: Codec, x: Tensor) -> float:
     return message.bits() - before
 
 
-def drawn(codec: Codec, symbols: int, lanes: int, device: str) -> Tensor:
-    """Symbols that random bits decode to: samples of exactly the codec's distribution."""
-    return codec.pop(Message.random(lanes, 2 * symbols // lanes + 64, 1, device))
+class Make:
+    """The cases, from parameters drawn with one seed."""
 
+    def __init__(self, symbols: int, device: str, repeat: int) -> None:
+        self.symbols, self.device, self.repeat = symbols, device, repeat
+        self.rng = torch.Generator().manual_seed(0)
 
-def cases(symbols: int, lanes: int, device: str, repeat: int, peers: bool) -> list[Case]:
-    rng = torch.Generator().manual_seed(0)
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:  # float64
+        return low + (high - low) * torch.rand(*shape, generator=self.rng, dtype=torch.float64)
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=rng)
+    def static(self) -> Case:
+        weight = frequencies.weights(frequencies.snap_logits(self.uniform(-3, 3, BINS, 1)))[:, 0]
+        x = torch.multinomial(weight.double(), self.symbols, True, generator=self.rng)
+        exact = float((16 - weight[x].double().log2()).sum())
+        codec = categorical(weight.to(self.device), (self.symbols,), 16)
+        return Case("static table", codec, x, exact, functools.partial(static_peers, weight, self.repeat))
 
-    found = []
-
-    def add(name: str, codec: Codec, peer: Callable[[np.ndarray], tuple[str, float, float]]) -> None:
-        x = drawn(codec, symbols, lanes, device)
-        array = x.cpu().numpy().astype(np.int32)
-        found.append(Case(name, codec, x, information(codec, x), lambda: peer(array) if peers else ("", 0.0, 0.0)))
-
-    weight = frequencies.weights(frequencies.snap_logits(uniform(-3, 3, BINS, 1)))[:, 0]
-    add("static table", categorical(weight.to(device), (symbols,), 16), lambda x: static_peer(x, weight, repeat))
-    loc, scale = uniform(0, BINS - 1, symbols), uniform(0.5, 4.0, symbols)
-    at, level = frequencies.snap_location(loc).to(device), frequencies.snap_scale(scale).to(device)
-    for kind in ("logistic", "gaussian"):
-        add(f"{kind}, own parameters", location_scale(kind, at, level, BINS, 1),
-            lambda x: gaussian_peer(x, loc, scale.exp(), repeat))  # fmt: skip
-    for k in (3, 5):
-        logits, locs, scales = uniform(-2, 2, k, symbols), uniform(0, BINS - 1, k, symbols), uniform(0.5, 4, k, symbols)
-        snapped = (
-            frequencies.weights(frequencies.snap_logits(logits)).to(device),
-            frequencies.snap_location(locs).to(device),
-            frequencies.snap_scale(scales).to(device),
+    def mixture(self, kind: str, k: int) -> Case:
+        n = self.symbols
+        logits, loc, log_scale = (
+            self.uniform(-2, 2, k, n),
+            self.uniform(0, BINS - 1, k, n),
+            self.uniform(0.5, 4, k, n),
         )
-        peer = functools.partial(mixture_peer, logits=logits, loc=locs, log_scale=scales, repeat=repeat)
-        add(f"mixture of {k} logistics", mixture("logistic", *snapped, BINS), peer)
-    return found
+        chosen = (logits.log_softmax(0) - (-self.uniform(1e-12, 1, k, n).log()).log()).argmax(0)[None]
+        u = self.uniform(1e-12, 1 - 1e-12, n)
+        at, width = loc.gather(0, chosen)[0], log_scale.gather(0, chosen)[0].exp()
+        x = (at + width * (torch.logit(u) if kind == "logistic" else torch.special.ndtri(u))).round()
+        x = x.clamp(0, BINS - 1)
+        mass = torch.zeros(n, dtype=torch.float64)
+        for weight, m, s in zip(logits.softmax(0), loc, log_scale.exp(), strict=True):
+            mass += weight * (upper(kind, (x + 0.5 - m) / s, x == BINS - 1) - lower(kind, (x - 0.5 - m) / s, x == 0))
+        at, level = frequencies.snap_location(loc).to(self.device), frequencies.snap_scale(log_scale).to(self.device)
+        exact, x = -float(mass.clamp(min=1e-300).log2().sum()), x.long()
+        if k == 1:
+            codec = location_scale(kind, at[0], level[0], BINS, 1)
+            peers = functools.partial(gaussian_peers, loc[0].numpy(), log_scale[0].exp().numpy(), self.repeat)
+            return Case(f"{kind}, own parameters", codec, x, exact, peers)
+        weight = frequencies.weights(frequencies.snap_logits(logits)).to(self.device)
+        codec = mixture(kind, weight, at, level, BINS)
+        return Case(
+            f"mixture of {k} {kind}s", codec, x, exact,
+            functools.partial(mixture_peers, logits, loc, log_scale, self.repeat),
+        )  # fmt: skip
+
+    def tables(self) -> Case:
+        n = min(self.symbols, MOST_FOR_TABLES)
+        below = torch.rand(n, BINS, generator=self.rng).cumsum(1)
+        starts = torch.zeros(n, BINS + 1, dtype=torch.int32)
+        # A count for each symbol, of 2^16.
+        starts[:, 1:] = (below / below[:, -1:] * (65536 - BINS)).int() + torch.arange(1, BINS + 1, dtype=torch.int32)
+        starts[:, -1] = 65536
+        freq = starts.diff(dim=1)
+        x = torch.multinomial(freq.float(), 1, generator=self.rng)
+        exact = float((16 - freq.gather(1, x).double().log2()).sum())
+        there = torch.ones(n, dtype=torch.bool, device=self.device)
+        codec = tabled(starts.to(self.device), torch.arange(n, device=self.device), there, 16)
+        return Case("own table", codec, x[:, 0], exact, functools.partial(table_peers, starts, self.repeat))
+
+    def bits(self) -> Case:
+        ones = self.uniform(1, (1 << 16) - 1, self.symbols).round().long()
+        x = (self.uniform(0, 1 << 16, self.symbols) < ones).long()
+        exact = float((16 - torch.where(x == 1, ones, 65536 - ones).double().log2()).sum())
+        codec = bernoulli(ones.to(self.device), 16)
+        return Case("Bernoulli", codec, x, exact, functools.partial(bit_peers, ones, self.repeat))
+
+    def beta_binomial(self) -> Case:
+        logit, size = self.uniform(-4, 4, self.symbols), self.uniform(1, 6, self.symbols)
+        table = beta_binomial.snap(logit, size)
+        a, b = beta_binomial.parameters_of(table)
+        torch.manual_seed(0)
+        x = torch.binomial(torch.full_like(a, BINS - 1), torch.distributions.Beta(a, b).sample())
+        logit, size = torch.log(a / b), torch.log2(a + b)  # of the grid, whose step is part of the model
+        exact = -float(beta_binomial.log_probability(x, logit, size, BINS).sum()) / math.log(2)
+        there = torch.ones(self.symbols, dtype=torch.bool, device=self.device)
+        codec = beta_binomial.beta_binomial(table.to(self.device), BINS, 24, there)
+        return Case("beta-binomial", codec, x.long(), exact, lambda x: iter(()))
+
+    def all(self) -> Iterator[Case]:
+        yield self.static()
+        yield self.mixture("logistic", 1)
+        yield self.mixture("gaussian", 1)
+        yield self.tables()
+        yield self.bits()
+        yield self.beta_binomial()
+        yield self.mixture("logistic", 3)
+        yield self.mixture("logistic", 5)
 
 
-def static_peer(x: np.ndarray, weight: Tensor, repeat: int) -> tuple[str, float, float]:
-    import constriction
-
-    model = constriction.stream.model.Categorical(weight.double().numpy() / 65536, perfect=False)
-    return ("constriction, static", *constriction_speed(x, model, (), repeat))
+def upper(kind: str, t: Tensor, last: Tensor) -> Tensor:
+    y = torch.sigmoid(t) if kind == "logistic" else torch.special.ndtr(t)
+    return torch.where(last, 1.0, y)
 
 
-def gaussian_peer(x: np.ndarray, loc: Tensor, scale: Tensor, repeat: int) -> tuple[str, float, float]:
-    import constriction
-
-    model = constriction.stream.model.QuantizedGaussian(0, BINS - 1)
-    arrays = loc.double().numpy(), scale.double().numpy()
-    return ("constriction, Gaussian", *constriction_speed(x, model, arrays, repeat))
+def lower(kind: str, t: Tensor, first: Tensor) -> Tensor:
+    return upper(kind, t, torch.zeros_like(first)).masked_fill(first, 0.0)
 
 
-def mixture_peer(
-    x: np.ndarray, logits: Tensor, loc: Tensor, log_scale: Tensor, repeat: int
-) -> tuple[str, float, float]:
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def both(encode: Callable[[], Any], decode: Callable[[Any], Any], symbols: int, repeat: int) -> tuple[float, float]:
+    """Msymbols/s of a pair of functions; what `encode` returns goes to `decode`."""
+    code: list[Any] = []
+    encoding = timed(lambda: code.__setitem__(slice(None), [encode()]), "cpu", repeat)
+    return symbols / encoding / 1e6, symbols / timed(lambda: decode(code[0]), "cpu", repeat) / 1e6
+
+
+def static_peers(weight: Tensor, repeat: int, x: np.ndarray) -> Iterator[Speed]:
+    if installed("constriction"):
+        import constriction
+
+        model = constriction.stream.model.Categorical(weight.double().numpy() / 65536, perfect=False)
+        yield "constriction, static", *constriction_speed(x, model, (), repeat)
+    if installed("compressai"):
+        ans = compressai_ans()
+        some = x[:MOST_FOR_LISTS]
+        cdf, which = [0, *weight.cumsum(0).tolist()], [0] * len(some)
+
+        def decode(data: bytes) -> None:
+            found = ans.RansDecoder().decode_with_indexes(data, which, [cdf], [BINS + 1], [0])
+            assert np.array_equal(found, some)
+
+        # Lists of Python integers are what it takes; making them from an array counts, as tensors are what we have.
+        yield (
+            "CompressAI, static",
+            *both(
+                lambda: ans.RansEncoder().encode_with_indexes(some.tolist(), which, [cdf], [BINS + 1], [0]),
+                decode, len(some), repeat,
+            ),
+        )  # fmt: skip
+
+
+def compressai_ans() -> Any:
+    """CompressAI's coder without the rest of CompressAI."""
+    spec = importlib.util.find_spec("compressai")
+    assert spec and spec.submodule_search_locations
+    (path,) = Path(next(iter(spec.submodule_search_locations))).glob("ans.*.so")
+    found = importlib.util.spec_from_file_location("compressai.ans", path)
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def gaussian_peers(loc: np.ndarray, scale: np.ndarray, repeat: int, x: np.ndarray) -> Iterator[Speed]:
+    if installed("constriction"):
+        import constriction
+
+        model = constriction.stream.model.QuantizedGaussian(0, BINS - 1)
+        yield "constriction, Gaussian", *constriction_speed(x, model, (loc, scale), repeat)
+
+
+def mixture_peers(logits: Tensor, loc: Tensor, log_scale: Tensor, repeat: int, x: np.ndarray) -> Iterator[Speed]:
     """A table for each symbol: what constriction offers for distributions that it does not know; making it counts."""
+    if not installed("constriction"):
+        return
     import constriction
 
     n = min(len(x), MOST_FOR_TABLES)
@@ -123,13 +235,42 @@ def mixture_peer(
         below = torch.zeros(BINS + 1, n)
         below[BINS] = 1
         for w, at, s in zip(logits.softmax(0)[:, :n], loc[:, :n], log_scale[:, :n], strict=True):
-            below[1:-1] += w * torch.sigmoid((edges - at) / s.exp())
+            below[1:-1] += (w * torch.sigmoid((edges - at) / s.exp())).float()
         return below.diff(dim=0).clamp(min=1e-7).T.contiguous().numpy()
 
     model = constriction.stream.model.Categorical(perfect=False)
     making = timed(tables, "cpu", 1)
     push, pop = constriction_speed(x[:n], model, (tables(),), repeat)
-    return "constriction, tables", n / (n / push + making * 1e6), n / (n / pop + making * 1e6)
+    yield "constriction, tables", n / (n / push + making * 1e6), n / (n / pop + making * 1e6)
+
+
+def table_peers(starts: Tensor, repeat: int, x: np.ndarray) -> Iterator[Speed]:
+    if installed("constriction"):
+        import constriction
+
+        model = constriction.stream.model.Categorical(perfect=False)
+        tables = (starts.diff(dim=1).float() / 65536).numpy()
+        yield "constriction, tables", *constriction_speed(x, model, (tables,), repeat)
+    if installed("torchac") and installed("ninja"):
+        import torchac
+
+        cdf, symbols = starts.to(torch.int16), torch.from_numpy(x).to(torch.int16)  # 65536 wraps to 0, as it expects
+
+        def decode(data: bytes) -> None:
+            assert torch.equal(torchac.decode_int16_normalized_cdf(cdf, data), symbols)
+
+        yield (
+            "torchac",
+            *both(lambda: torchac.encode_int16_normalized_cdf(cdf, symbols), decode, len(x), repeat),
+        )
+
+
+def bit_peers(ones: Tensor, repeat: int, x: np.ndarray) -> Iterator[Speed]:
+    if installed("constriction"):
+        import constriction
+
+        model = constriction.stream.model.Bernoulli(perfect=False)
+        yield "constriction", *constriction_speed(x, model, (ones.double().numpy() / 65536,), repeat)
 
 
 def constriction_speed(
@@ -137,24 +278,21 @@ def constriction_speed(
 ) -> tuple[float, float]:  # Msymbols/s, encoding and decoding
     import constriction
 
-    coders: list[constriction.stream.stack.AnsCoder] = []
-
-    def encode() -> None:
+    def encode() -> np.ndarray:
         coder = constriction.stream.stack.AnsCoder()
         coder.encode_reverse(x, model, *arrays)
-        coders[:] = [coder]
+        return coder.get_compressed()
 
-    def decode() -> None:
-        coder = constriction.stream.stack.AnsCoder(coders[0].get_compressed().copy())
+    def decode(data: np.ndarray) -> None:
+        coder = constriction.stream.stack.AnsCoder(data.copy())
         out = coder.decode(model, *arrays) if arrays else coder.decode(model, len(x))
         assert np.array_equal(out, x)
 
-    encoding = timed(encode, "cpu", repeat)
-    return len(x) / encoding / 1e6, len(x) / timed(decode, "cpu", repeat) / 1e6
+    return both(encode, decode, len(x), repeat)
 
 
 def ours(case: Case, lanes: int, compiled: bool, repeat: int) -> tuple[float, float, float, float]:
-    """Msymbols/s of push, of pop, and end to end; bits a symbol above the information, all ends of lanes included."""
+    """Msymbols/s of push, of pop, and end to end; bits of the bytes, all ends of lanes included."""
     device, n = case.x.device.type, case.x.numel()
     message = Message.empty(lanes, device, compiled)
     data: list[bytes] = []
@@ -174,7 +312,33 @@ def ours(case: Case, lanes: int, compiled: bool, repeat: int) -> tuple[float, fl
         assert torch.equal(case.codec.pop(Message.from_bytes(data[0], device, compiled)), case.x)
 
     figures = [n / timed(f, device, repeat) / 1e6 for f in (push, pop, whole)]
-    return figures[0], figures[1], figures[2], (8 * len(data[0]) - case.bits) / n
+    return figures[0], figures[1], figures[2], 8.0 * len(data[0])
+
+
+def sweep(arguments: argparse.Namespace) -> list[str]:
+    """The logistic with its own parameters, over lanes or over symbols."""
+    lines = [
+        f"Logistic, own parameters; {arguments.threads[-1]} threads; Msymbols/s.",
+        "",
+        "| symbols | lanes | coder | push | pop | end to end | most memory, bytes a symbol |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    torch.set_num_threads(arguments.threads[-1])
+    counts = [arguments.symbols] if arguments.sweep == "lanes" else [10**i for i in range(4, 9)]
+    for symbols in counts:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        case = Make(symbols, arguments.device, arguments.repeat).mixture("logistic", 1)
+        for lanes in [1 << i for i in range(0, 17, 2)] if arguments.sweep == "lanes" else [arguments.lanes]:
+            for compiled in (False, True):
+                if symbols // lanes > 1 << 17:  # minutes each, to show what nobody would do
+                    continue
+                push, pop, whole, _ = ours(case, lanes, compiled, arguments.repeat)
+                memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / symbols
+                mode = "compiled" if compiled else "eager"
+                lines.append(f"| {symbols} | {lanes} | {mode} | {push:.1f} | {pop:.1f} | {whole:.1f} | {memory:.0f} |")
+                print(lines[-1], flush=True)
+    return lines
 
 
 def main() -> None:
@@ -186,10 +350,16 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("coders"))
+    parser.add_argument("--sweep", choices=["lanes", "symbols"])
     arguments = parser.parse_args()
+    if arguments.sweep:
+        arguments.out.with_name(f"{arguments.out.name}_{arguments.sweep}.md").write_text(
+            "\n".join(sweep(arguments)) + "\n"
+        )
+        return
     lines = [
-        "| distribution | coder | threads | push | pop | end to end | bits above information |",
-        "|---|---|---|---|---|---|---|",
+        "| distribution | coder | threads | push | pop | end to end | bits a symbol | bytes a lane | grid, % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     bars: dict[str, dict[str, tuple[float, float]]] = {}
 
@@ -199,16 +369,20 @@ def main() -> None:
         bars.setdefault(case, {})[f"{coder}, {threads}"] = push, pop
 
     print("\n".join(lines), flush=True)
-    for case in cases(arguments.symbols, arguments.lanes, arguments.device, arguments.repeat, not arguments.no_peers):
+    for case in Make(arguments.symbols, arguments.device, arguments.repeat).all():
+        case = case._replace(x=case.x.to(arguments.device))
+        known = information(case.codec, case.x)
         for compiled in (False, True):
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
-                push, pop, whole, above = ours(case, arguments.lanes, compiled, arguments.repeat)
+                push, pop, whole, bits = ours(case, arguments.lanes, compiled, arguments.repeat)
                 mode = "compiled" if compiled else "eager"
-                line(case.name, mode, threads, push, pop, f"{whole:.1f} | {above:.6f}")
-        peer, push, pop = case.peer()
-        if peer:
-            line(case.name, peer, 1, push, pop, " | ")
+                rest = f"{bits / len(case.x):.4f} | {(bits - known) / 8 / arguments.lanes:.2f}"
+                rest += f" | {100 * (known / case.exact - 1):.4f}"
+                line(case.name, mode, threads, push, pop, f"{whole:.1f} | {rest}")
+        if not arguments.no_peers:
+            for peer, push, pop in case.peers(case.x.cpu().numpy().astype(np.int32)):
+                line(case.name, peer, 1, push, pop, " | | | ")
     arguments.out.with_suffix(".md").write_text("Msymbols/s.\n\n" + "\n".join(lines) + "\n")
     figure = Figure((10, 2.2 * len(bars)), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(len(bars), squeeze=False)[:, 0], bars.items(), strict=True):
