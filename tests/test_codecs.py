@@ -426,8 +426,9 @@ def test_every_value_of_a_weight_is_popped_as_the_component_that_owns_it() -> No
 
 @pytest.mark.parametrize("bits", [1, 8, 28])
 def test_uniform_symbols_cost_their_bits(bits: int) -> None:
+    # With 28 of the head's bits in one symbol, the logarithm of what is left is known to a few thousandths.
     assert spent(uniform((5, 40), bits), integers(0, 1 << bits, 5, 40), Message.random(2, 1, 0)) == pytest.approx(
-        200 * bits
+        200 * bits, abs=0.01
     )
 
 
@@ -586,9 +587,12 @@ def test_mixtures_with_drawn_components_cost_as_much_as_those_that_are_summed(ki
     n, valid = 4000, torch.ones(3, 4000, dtype=torch.bool)
     p = pixels(kind, 3, 5, n, bins=256)
     x = p.codec(valid).pop(Message.random(64, 400, 5))
-    summed, drawn = (spent(codec, x, Message.random(64, 60, 6)) for codec in (p.codec(valid), p.drawn(valid)))
-    # Whatever component is drawn from its exact posterior, the net is that of the pixel: only rounding differs.
-    assert drawn == pytest.approx(summed, rel=0.0003)
+    summed = spent(p.codec(valid), x, Message.random(64, 60, 6))
+    drawn = sorted(spent(p.drawn(valid), x, Message.random(64, 60, seed)) for seed in range(6, 11))
+    # Whatever component is drawn from its exact posterior, the net is that of the pixel: only rounding differs. The
+    # count that components keep is drawn by one pixel in 16,000 or so, which costs 30 bits: hence the median.
+    assert drawn[2] == pytest.approx(summed, rel=0.0003)
+    assert drawn[0] == pytest.approx(summed, rel=0.0001)
 
 
 def test_channels_after_a_hole_are_coded_as_if_they_were_the_first() -> None:

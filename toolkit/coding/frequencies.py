@@ -96,18 +96,21 @@ _GILES = (  # of erfinv(x) / x in powers of w - 2.5, and of sqrt(w) - 3, for w =
 )
 
 
-def check_finite(x: Tensor, what: str) -> None:
-    """Raise ValueError if float x has infinite or NaN values."""
-    if x.numel() and not all(math.isfinite(v) for v in torch.stack(torch.aminmax(x)).tolist()):
+def check_finite(what: str, *parts: Tensor) -> None:
+    """Raise ValueError if some float tensor has infinite or NaN values."""
+    if math.isfinite(sum(float(x.detach().sum()) for x in parts)):  # one look for all: a sum of finite values may only overflow
+        return
+    wrong = sum(int((~x.isfinite()).sum()) for x in parts)
+    if wrong:
         raise ValueError(
-            f"expected finite {what}s, got {int((~x.isfinite()).sum())} infinite or NaN values of {x.numel()}; "
+            f"expected finite {what}s, got {wrong} infinite or NaN values of {sum(x.numel() for x in parts)}; "
             "the model has diverged or met input far from its training data"
         )
 
 
 def _finite(x: Tensor, what: str) -> Tensor:
     if not torch.compiler.is_compiling():  # fused code has no exceptions: its caller checks
-        check_finite(x, what)
+        check_finite(what, x)
     return x
 
 

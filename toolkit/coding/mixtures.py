@@ -86,6 +86,8 @@ class Pixels:
         # Contiguous, because torch.compile makes a slower graph of its own for other strides.
         self.weight, self.base = weight.flatten(1).contiguous(), base.flatten(1).contiguous()
         self.params = [p.flatten(2).contiguous() for p in (loc, scale, coupling)]
+        if self.weight.is_floating_point():  # fused code, which snaps them, has no exceptions
+            frequencies.check_finite("parameter", self.weight, *self.params)
         device = valid.device
         self.exponentials = frequencies.exponentials(device)
         self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device), self.exponentials
@@ -104,6 +106,10 @@ class Pixels:
         """Locations and scales of channel j given those before it: int64 [k, symbols], or [symbols] for component k."""
         return self.functions.at(j)(list(x[:j]), k, *self.params, self.base)
 
+    def all_at(self, x: Sequence[Tensor], k: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations and scales of all channels for component k of each pixel: int64 [c, symbols]."""
+        return self.functions.all_at(list(x), k, *self.params, self.base)
+
     def posterior(self, x: Sequence[Tensor]) -> Tensor:
         """Weights of the components after the channels in x, int64 [k, symbols]."""
         return self.functions.posterior(
@@ -113,6 +119,7 @@ class Pixels:
 
 class _Functions(NamedTuple):
     at: Callable[[int], Callable[..., tuple[Tensor, Tensor]]]
+    all_at: Callable[..., tuple[Tensor, Tensor]]
     posterior: Callable[..., Tensor]
     components: Callable[..., Tensor]
     components_after: Callable[..., Tensor]
@@ -132,6 +139,10 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
             shift = shift + coupling[i] * (x[i] * frequencies.LOC_STEPS - base[i])
         return loc + base[j] + (shift >> 8), scale  # 2**8 = COUPLING_STEPS
 
+    def all_moved(x: list[Tensor], k: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = zip(*(moved(j, x, k, *arguments) for j in range(len(x))), strict=True)
+        return torch.stack(loc), torch.stack(scale)
+
     def after(
         x: list[Tensor], valid: list[Tensor], weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
         base: Tensor, table: Tensor, inverses: Tensor, exponentials: Tensor,
@@ -149,6 +160,7 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
 
     return _Functions(
         functools.cache(lambda j: fusible(functools.partial(moved, j))),
+        fusible(all_moved),
         fusible(after),
         fusible(lambda weight, table: _uppers(snap.weights(weight, table))),
         fusible(components_after),
@@ -197,9 +209,6 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     p = Pixels(*arguments, **options)
     some = torch.stack(p.flat).any(0)
 
-    def channel(j: int, x: Sequence[Tensor], k: Tensor) -> Codec:
-        return location_scale(p.kind, *p.at(j, x, k), p.bins, 1, valid=p.flat[j])
-
     def prior() -> Codec:
         return _components(p.functions.components(p.weight, p.exponentials), some)
 
@@ -210,8 +219,12 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
         rows = p.coded(x)
         with fusing(message.compiled):
             k = posterior(rows).pop(message)
-            for j in reversed(range(len(rows))):
-                channel(j, rows, k).push(message, rows[j])
+            loc, scale = p.all_at(rows, k)
+            if len(k) % message.lanes:  # lanes are filled up after each channel
+                for j in reversed(range(len(rows))):
+                    location_scale(p.kind, loc[j], scale[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
+            else:  # the same words by fewer and larger calls
+                location_scale(p.kind, loc, scale, p.bins, 1, valid=torch.stack(p.flat)).push(message, torch.stack(rows))
             prior().push(message, k)
 
     def pop(message: Message) -> Tensor:
@@ -219,7 +232,8 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
         with fusing(message.compiled):
             k = prior().pop(message)
             for j in range(len(p.flat)):
-                rows.append(channel(j, rows, k).pop(message))
+                channel = location_scale(p.kind, *p.at(j, rows, k), p.bins, 1, valid=p.flat[j])
+                rows.append(channel.pop(message))
             posterior(rows).push(message, k)
         return torch.stack(rows).reshape(p.valid.shape)
 

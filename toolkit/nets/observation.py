@@ -114,8 +114,6 @@ class Mixture(nn.Module):
         precision: of frequencies, where each row is a message of its own, which has no bits to draw components with.
         """
         raw = self(features)
-        for part in raw:
-            frequencies.check_finite(part, "parameter")
         valid = valid.transpose(0, 1)
         if base is not None:
             base = self.base_of(base).transpose(0, 1)
