@@ -219,7 +219,7 @@ class Message:
             bits = bits >> width
 
     def _append(self, words: Tensor, count: Tensor) -> None:
-        """Append the first count [lanes] of int32 [slots, lanes] words to each lane; the others are garbage above it."""
+        """Append the first count [lanes] of int32 [slots, lanes] words to each lane; the rest become garbage above."""
         self._reserve(len(words))
         self.bound += len(words)
         index = self.size[:, None] + torch.arange(len(words), device=words.device)

@@ -367,7 +367,10 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
         # The bin beside it shares an edge with it.
         y = torch.where(up, x + 1, torch.where(down, x - 1, x))
         edge = starts(torch.where(up, x + 2, x - 1), loc, scale, *tables)
-        low, high = torch.where(up, high, torch.where(down, edge, low)), torch.where(up, edge, torch.where(down, low, high))
+        low, high = (
+            torch.where(up, high, torch.where(down, edge, low)),
+            torch.where(up, edge, torch.where(down, low, high)),
+        )
         return y, low, high - low
 
     def sure(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -98,7 +98,9 @@ _GILES = (  # of erfinv(x) / x in powers of w - 2.5, and of sqrt(w) - 3, for w =
 
 def check_finite(what: str, *parts: Tensor) -> None:
     """Raise ValueError if some float tensor has infinite or NaN values."""
-    if math.isfinite(sum(float(x.detach().sum()) for x in parts)):  # one look for all: a sum of finite values may only overflow
+    if math.isfinite(
+        sum(float(x.detach().sum()) for x in parts)
+    ):  # one look for all: a sum of finite values may only overflow
         return
     wrong = sum(int((~x.isfinite()).sum()) for x in parts)
     if wrong:

@@ -224,7 +224,9 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
                 for j in reversed(range(len(rows))):
                     location_scale(p.kind, loc[j], scale[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
             else:  # the same words by fewer and larger calls
-                location_scale(p.kind, loc, scale, p.bins, 1, valid=torch.stack(p.flat)).push(message, torch.stack(rows))
+                location_scale(p.kind, loc, scale, p.bins, 1, valid=torch.stack(p.flat)).push(
+                    message, torch.stack(rows)
+                )
             prior().push(message, k)
 
     def pop(message: Message) -> Tensor:
