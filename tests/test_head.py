@@ -410,6 +410,29 @@ def test_an_empty_account_is_all_zeros() -> None:
     assert Account().lanes == 0
 
 
+def test_a_coder_that_is_compiled_from_some_row_on_writes_the_same_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, used = images(60), []
+
+    def pays(name: str, spent: float, ahead: float) -> bool:
+        used.append((name, spent, ahead))
+        return len(used) > 2
+
+    # What would be compiled runs as it is: that compiled code gives the same integers is tested elsewhere.
+    for where in ("toolkit.coding.ans.compiled", "toolkit.coding.fuse.compiled"):
+        monkeypatch.setattr(where, lambda function: function)
+    monkeypatch.setattr("toolkit.coding.ans._compiled", functools.partial)
+    monkeypatch.setattr(toolkit.head, "compiling_pays", pays)
+    monkeypatch.setattr(toolkit.head, "keep_compiled", lambda name: used.append(("kept", 0.0, 0.0)))
+    measured = Coder(bitswap(), functools.partial(head, scheme="bitswap"), Settings(BATCH, 16, 0), None)
+    payload, _ = measured.encode(rows, everything(rows))
+    assert payload == coder().encode(rows, everything(rows))[0]
+    assert [name for name, _, _ in used] == ["BitSwap"] * 3 + ["kept"]
+    assert all(spent > 0 and ahead > 0 for _, spent, ahead in used[:3])
+    used.clear()
+    assert torch.equal(measured.decode(payload, everything(rows)), rows)
+    assert len(used) == 3
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
 def test_a_compiled_coder_writes_the_same_payload_and_reads_it() -> None:
     module, rows = bitswap((2, 8, 8)), images(9, (2, 8, 8))

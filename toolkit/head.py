@@ -17,6 +17,7 @@ from torch import Tensor
 
 from toolkit.coding.ans import EmptyMessage, Message
 from toolkit.coding.codecs import Codec
+from toolkit.coding.fuse import compiling_pays, keep_compiled
 
 # (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
 CompressionHead = Callable[..., Codec]
@@ -112,13 +113,15 @@ class Coder:
     """Encodes and decodes chunks of rows with a trained module.
 
     module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data. Raises
-    ValueError for settings out of range.
+    ValueError for settings out of range. compiled: through torch.compile, the same bytes either way; None: as soon as
+    the time that coding takes says that compiling pays.
     """
 
     def __init__(
-        self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool = False
+        self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool | None = False
     ) -> None:
         self.module, self.head, self.settings, self.compiled = module, head, settings.check(), compiled
+        self._began, self._networks = 0.0, NetworkClock()
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
 
@@ -130,11 +133,11 @@ class Coder:
 
         trace: keep the coded latents in the account; progress: called with the number of rows after each block.
         """
-        began = time.perf_counter()
-        with NetworkClock() as networks:
+        self._began = time.perf_counter()
+        with NetworkClock() as self._networks:
             payload, account = self._encode(rows, valid, trace, progress)
-        account.seconds = time.perf_counter() - began
-        account.coder_seconds = account.seconds - networks.seconds
+        account.seconds = time.perf_counter() - self._began
+        account.coder_seconds = self._spent()
         return payload, account
 
     def _encode(
@@ -158,6 +161,7 @@ class Coder:
                     codec.push(message, self._block(rows[first:last]).long())
                     account.net += message.bits() - before
                     account.latents.append([z[: last - first] for z in drawn])
+                    self._consider(message, last, len(rows) - last)
                     if progress:
                         progress(last - first)
                 break
@@ -172,6 +176,8 @@ class Coder:
                 ranges = list(blocks(len(rows), self.settings.batch, growth))
                 if progress:
                     progress(-first)
+        if message.compiled:
+            keep_compiled(type(self.module).__name__)
         payload = PREAMBLE.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
         payload += message.to_bytes()
         account.file = 8 * len(payload)
@@ -181,15 +187,15 @@ class Coder:
     @torch.inference_mode()
     def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
         """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
-        began = time.perf_counter()
-        with NetworkClock() as networks:
+        self._began = time.perf_counter()
+        with NetworkClock() as self._networks:
             rows = self._decode(payload, valid, progress)
-        self.coder_seconds = time.perf_counter() - began - networks.seconds
+        self.coder_seconds = self._spent()
         return rows
 
     def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
-        message = Message.from_bytes(payload[at:], self.module.device, self.compiled)
+        message = Message.from_bytes(payload[at:], self.module.device, bool(self.compiled))
         lanes = self.first_lanes << len(doublings)
         if message.lanes != lanes:
             raise ValueError(f"expected {lanes} lanes, got {message.lanes}; the data are damaged")
@@ -198,6 +204,7 @@ class Coder:
             rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
             for _ in range(doublings.count(i)):
                 message.narrow()
+            self._consider(message, len(valid) - first, first)
             if progress:
                 progress(last - first)
         if message.lanes != self.first_lanes or not message.is_random(self.settings.seed):
@@ -208,7 +215,16 @@ class Coder:
         return rows
 
     def _start(self, words: int) -> Message:
-        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device, self.compiled)
+        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device, bool(self.compiled))
+
+    def _spent(self) -> float:
+        return time.perf_counter() - self._began - self._networks.seconds
+
+    def _consider(self, message: Message, done: int, ahead: int) -> None:
+        """Compile from here on, if that is left to measurement and will pay for rows `ahead` after those `done`."""
+        if self.compiled is None and not message.compiled:
+            spent = self._spent()
+            message.compiled = compiling_pays(type(self.module).__name__, spent, spent * ahead / done)
 
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
         return self.head(self.module, self._block(valid), **options)

@@ -198,7 +198,8 @@ def coder(
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
     make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
     head = exactly(recipe.head) if recipe.exact else recipe.head
-    return make(recipe.module, head, settings, compiles(cfg.coding.compile if compiled is None else compiled, symbols))
+    wish = check_compile(cfg.coding.compile if compiled is None else compiled)
+    return make(recipe.module, head, settings, None if wish == "auto" else bool(wish))
 
 
 def compression(
@@ -223,10 +224,15 @@ def lossy_coder(recipe: Recipe, compiled: str | None = None, pixels: int = 0) ->
 
 
 def compiles(wish: str | bool, symbols: int) -> bool:
-    """Whether to compile the coder: auto does where coding takes longer than the minute that compiling may take."""
+    """Whether to compile a coder that can not tell while it runs: auto does for so many symbols that it must pay."""
+    return symbols > 30_000_000 if check_compile(wish) == "auto" else bool(wish)
+
+
+def check_compile(wish: str | bool) -> str | bool:
+    """Raise ValueError if this is no value of compile=."""
     if wish not in ("auto", True, False):
         raise ValueError(f"expected compile to be auto, true or false, got {wish!r}")
-    return symbols > 30_000_000 if wish == "auto" else bool(wish)
+    return wish
 
 
 def identity_of(recipe: Recipe, cfg: DictConfig) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import warnings
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -58,8 +61,54 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # What is compiled is looked up by code object: with one for all, each call would try the guards of all.
     own.__code__ = own.__code__.replace(co_name=f"fused_{id(function)}")
-    # A kernel first met with few lanes must still share its work among threads when there are many.
-    return torch.compile(own, dynamic=True, options={"cpp.dynamic_threads": True, "assert_indirect_indexing": False})
+    # A kernel first met with few lanes must still share its work among threads when there are many. Indices are in
+    # range by construction: eager code, whose integers are the same, checks them in the tests.
+    fused = torch.compile(own, dynamic=True, options={"cpp.dynamic_threads": True, "assert_indirect_indexing": False})
+
+    def call(*arguments: Any) -> Any:
+        if _failed:
+            return function(*arguments)
+        try:
+            return fused(*arguments)
+        except (torch._dynamo.exc.TorchDynamoException, OSError) as error:  # OSError: a compiler that does not start
+            _failed.append(error)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"compiling failed ({type(error).__name__}: {reason}); the coders run without, slower and with the same "
+                "bytes: install a C++ compiler (g++), or set compile=false",
+                stacklevel=2,
+            )
+            return function(*arguments)
+
+    return call
+
+
+_failed: list[Exception] = []  # why nothing is compiled any more in this process
+
+
+COLD, WARM = 75.0, 20.0  # seconds to compile a coder on two cores, and to load what Inductor has kept of one
+
+
+def compiling_pays(name: str, spent: float, ahead: float) -> bool:
+    """Whether to compile a coder that coded for `spent` seconds without and would for about `ahead` seconds more.
+
+    Compiled, it takes a tenth. Without a forecast, to change once as much is spent as changing costs is never worse than
+    twice the best choice. name: of what is coded, for which `keep_compiled` was called if Inductor has it on disk.
+    """
+    cost = WARM if _mark(name).exists() else COLD
+    return not _failed and max(0.9 * ahead, spent) > cost
+
+
+def keep_compiled(name: str) -> None:
+    """Note that Inductor's cache holds the compiled coder of this name."""
+    with contextlib.suppress(OSError):
+        _mark(name).touch()
+
+
+def _mark(name: str) -> Path:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir()) / f"toolkit-{metadata.version('toolkit')}-{torch.__version__}-{name}"
 
 
 def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
