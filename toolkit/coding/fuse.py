@@ -74,7 +74,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             _failed.append(error)
             reason = " ".join(str(error).split())[:200]
             warnings.warn(
-                f"compiling failed ({type(error).__name__}: {reason}); the coders run without, slower and with the same "
+                f"compiling failed ({type(error).__name__}: {reason}); the coders run without, slower, with the same "
                 "bytes: install a C++ compiler (g++), or set compile=false",
                 stacklevel=2,
             )
@@ -92,8 +92,8 @@ COLD, WARM = 75.0, 20.0  # seconds to compile a coder on two cores, and to load 
 def compiling_pays(name: str, spent: float, ahead: float) -> bool:
     """Whether to compile a coder that coded for `spent` seconds without and would for about `ahead` seconds more.
 
-    Compiled, it takes a tenth. Without a forecast, to change once as much is spent as changing costs is never worse than
-    twice the best choice. name: of what is coded, for which `keep_compiled` was called if Inductor has it on disk.
+    Compiled, it takes a tenth. Without a forecast, to change once as much is spent as changing costs is at most twice
+    as slow as the best choice. name: of what is coded, for which `keep_compiled` was called if Inductor has it on disk.
     """
     cost = WARM if _mark(name).exists() else COLD
     return not _failed and max(0.9 * ahead, spent) > cost
