@@ -21,7 +21,7 @@ def pack(message: Message) -> bytes:
     return PREAMBLE.pack(len(sizes), int(sizes.min()), width) + above.astype(f"<u{width}").tobytes() + body
 
 
-def unpack(data: bytes, compiled: bool = False) -> Message:
+def unpack(data: bytes, compiled: bool = False, device: torch.device | str = "cpu") -> Message:
     """The message that `pack` wrote. Raises ValueError for other bytes."""
     if len(data) < PREAMBLE.size:
         raise ValueError(f"expected at least {PREAMBLE.size} bytes, got {len(data)}; the data are damaged")
@@ -32,7 +32,7 @@ def unpack(data: bytes, compiled: bool = False) -> Message:
     sizes = least + np.frombuffer(data, f"<u{width}", lanes, PREAMBLE.size).astype(np.int64)
     if int(sizes.sum()) != len(data) - at:
         raise ValueError(f"expected lanes of {int(sizes.sum())} bytes, got {len(data) - at}; the data are damaged")
-    return unpack_lanes([sizes], [data[at:]], compiled)
+    return unpack_lanes([sizes], [data[at:]], compiled, device)
 
 
 def pack_lanes(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
@@ -40,8 +40,8 @@ def pack_lanes(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
 
     A head of 8 significant bytes gives its low word to the others, so that the size alone tells where it begins.
     """
-    head, size = message.head.numpy().copy(), message.size.numpy().copy()
-    tail = np.concatenate([message.tail.numpy(), np.zeros((len(head), 1), np.int32)], 1)
+    head, size = message.head.cpu().numpy().copy(), message.size.cpu().numpy().copy()
+    tail = np.concatenate([message.tail.cpu().numpy(), np.zeros((len(head), 1), np.int32)], 1)
     long = head >= 1 << 56
     tail[long, size[long]] = (head[long] & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
     head[long] >>= WORD
@@ -71,7 +71,9 @@ def read_lane(data: bytes) -> tuple[int, list[int]]:
     return head, words
 
 
-def unpack_lanes(sizes: list[np.ndarray[Any, Any]], bodies: list[bytes], compiled: bool) -> Message:
+def unpack_lanes(
+    sizes: list[np.ndarray[Any, Any]], bodies: list[bytes], compiled: bool, device: torch.device | str = "cpu"
+) -> Message:
     """The message that `pack_lanes` wrote, of several groups side by side."""
     size = np.concatenate(sizes)
     data = np.frombuffer(b"".join(bodies), np.uint8)
@@ -90,8 +92,6 @@ def unpack_lanes(sizes: list[np.ndarray[Any, Any]], bodies: list[bytes], compile
     head = np.where(spilled, head << WORD | low, head)
     if (head < 0).any():
         raise ValueError("a head above 2**63")
-    left = torch.from_numpy(count)
-    bound = int(count.max(initial=0))
-    return Message(
-        torch.from_numpy(head), torch.from_numpy(tail), left, left.clone(), 0, bound, compiled=compiled, small=True
-    )
+    left, bound = torch.from_numpy(count).to(device), int(count.max(initial=0))
+    heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
+    return Message(heads, tails, left, left.clone(), 0, bound, compiled=compiled, small=True)
