@@ -81,6 +81,9 @@ def main() -> int:
                 bad.append(f"shard {number}: crash or hang after {last}")
                 print(bad[-1], flush=True)
             process.join()
+            if number % 10 == 9:
+                done_minutes = (time.monotonic() - began) / 60
+                print(f"{sum(verdicts.values())} cases, {done_minutes:.1f} minutes", file=sys.stderr, flush=True)
     names = sorted({name for name, _ in verdicts})
     kinds = [*fuzz.GOOD, *sorted({verdict for _, verdict in verdicts} - set(fuzz.GOOD))]
     print(f"{'file':20} {'bytes':>7}", *(f"{kind:>9}" for kind in kinds))

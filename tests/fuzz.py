@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -74,10 +75,11 @@ def subjects(folder: Path) -> list[Subject]:
     pictures = folder / "pictures"
     (pictures / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name, size in {"a.png": (8, 8), "b.png": (9, 16), "deep/c.png": (8, 3), "d.png": (16, 8)}.items():
+    for name, size in {"a.png": (4, 4), "b.png": (5, 4), "deep/c.png": (4, 3)}.items():
         Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name)
-    np.save(folder / "x.npy", images(3)[:, 0].numpy().astype("<i2"))
-    runs = {"bitswap": run_folder(folder / "bitswap", (1, 8, 8), latent_channels=[2], downscale=[2], blocks=[1])}
+    np.save(folder / "x.npy", images(3, (1, 4, 4))[:, 0].numpy().astype("<i2"))
+    small = {"likelihood": "logistic", "latent_channels": [2], "downscale": [2], "blocks": [1]}
+    runs = {"bitswap": run_folder(folder / "bitswap", (1, 4, 4), **small)}
     torch.manual_seed(0)
     cfg = configure("ikvae")
     (folder / "ikvae").mkdir()
@@ -87,7 +89,7 @@ def subjects(folder: Path) -> list[Subject]:
     for name, run in runs.items():
         recipe, cfg = load(run, "cpu")
         make_coder, identity = compression(recipe, cfg, "false")
-        for source, rows in ((pictures, 3), (folder / "x.npy", 2)):
+        for source, rows in ((pictures, 2), (folder / "x.npy", 2)):
             file = folder / f"{name}.{source.stem}.tkc"
             shape = tuple(cfg.recipe.module.shape)
             archive.compress(archive.source(source), file, make_coder, shape, identity, rows, progress=False)
@@ -121,15 +123,17 @@ def unpacked(
 
 def words_of(folder: Path) -> Subject:
     rng = torch.Generator().manual_seed(0)
-    vectors = torch.randn(40, 6, generator=rng)
-    words = [f"w{'ä' * (i % 3)}{i}" for i in range(40)]
-    embeddings.write(folder / "words.tkc", words, embeddings.quantise(vectors, torch.full((40, 6), 0.1), 0.5, rounds=2))
+    vectors = torch.randn(16, 4, generator=rng)
+    words = [f"w{'ä' * (i % 3)}{i}" for i in range(16)]
+    quantised = embeddings.quantise(vectors, torch.full((16, 4), 0.1), 0.5, rounds=2)
+    with mock.patch.object(embeddings, "LANE_VALUES", 20):  # stacks are as quickly read as they are long
+        embeddings.write(folder / "words.tkc", words, quantised)
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
         with embeddings.open(file) as opened:
             if mode == "all":
                 return dict(zip(opened.words, opened.vectors().numpy(), strict=True)), False
-            return {word: opened[word] for word in opened.words[::9]}, False
+            return {word: opened[word] for word in opened.words[::4]}, False
 
     rows = read(folder / "words.tkc", folder, "all")[0]
     return Subject("words", (folder / "words.tkc").read_bytes(), read, rows, ("all", "single"))
@@ -443,9 +447,9 @@ def judge(subject: Subject, case: Case, mode: str, box: Path) -> tuple[str, str]
         whole = lost or mode in ("only", "single") or len(rows) == len(subject.rows)
         same = rows.keys() == expected.keys() and all(np.array_equal(rows[name], expected[name]) for name in rows)
         if not (whole and same):
-            verdict, why = (
-                ("forged", "") if case.forged else ("silent", f"{list(rows)[:5]} of {list(subject.rows)[:5]}")
-            )
+            # One word of a file is read without the checksum of all, which is there for damage, not for forgers.
+            forged = case.forged or (mode == "single" and case.what == "another payload")
+            verdict, why = ("forged", "") if forged else ("silent", f"{list(rows)[:5]} of {list(subject.rows)[:5]}")
     for path in box.iterdir():
         remove(path)
     return verdict, why
