@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
-from toolkit import archive, embeddings, restore
+from toolkit import archive, embeddings, lossy, restore
 from toolkit.container import (
     END,
     INDEX_ENTRY,
@@ -102,7 +103,25 @@ def subjects(folder: Path) -> list[Subject]:
         found.append(
             Subject(f"{name} weights", (run / WEIGHTS).read_bytes(), functools.partial(loaded, run=run), {}, ("",))
         )
-    return found
+    return [*found, lossy_of(folder, pictures)]
+
+
+def lossy_of(folder: Path, pictures: Path) -> Subject:
+    torch.manual_seed(0)
+    module = VAE((3, 16, 16), 4, 1, 1, 3, 2.0, [0.7, 500], 1e-3, 1, 0.0).eval()
+    module.fit_tables(images(4, (3, 16, 16)), steps=2)
+    source, coder = archive.source(pictures), lossy.PictureCoder(module)
+    file, target = folder / "vae.tkc", lossy.Target("lambda", 4.0)
+    lossy.compress(coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False)
+
+    def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
+        only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
+        report = lossy.decompress(file, output, coder, only, on_damage, progress=False)
+        return pictures_in(output, report)
+
+    rows = read(file, folder / "out", "error")[0]
+    remove(folder / "out")
+    return Subject("vae", file.read_bytes(), read, rows, ("error", "skip", "only"))
 
 
 def unpacked(
@@ -116,6 +135,10 @@ def unpacked(
         values = np.load(output)
         lost = {int(line.split(" ")[0]) for line in report.lost + report.partly}
         return {str(i): value for i, value in enumerate(values) if i not in lost}, bool(report.damage)
+    return pictures_in(output, report)
+
+
+def pictures_in(output: Path, report: restore.Report) -> tuple[Rows, bool]:
     paths = [path for path in output.rglob("*") if path.is_file() and not path.name.endswith(".damaged.png")]
     assert len(paths) == report.restored
     return {path.relative_to(output).as_posix(): np.array(Image.open(path)) for path in paths}, bool(report.damage)
@@ -266,7 +289,8 @@ def forged_sizes(subject: Subject, rng: random.Random) -> Case:
         rng.shuffle(chunks)
     else:
         chunks = [chunk for chunk in chunks for _ in range(rng.choice((0, 1, 2)))]
-    return Case("other sizes", put_together(json.dumps(header).encode(), chunks), False)
+    # Chunks in another order, or twice, are another file where they are as large and as many.
+    return Case("other sizes", put_together(json.dumps(header).encode(), chunks), kind >= 2)
 
 
 def forged_bomb(subject: Subject, rng: random.Random) -> Case:

@@ -1,7 +1,7 @@
 """Files of earlier commits: each must decode to the same bytes for ever, with the tiny run that lies beside it.
 
-`python -m tests.test_golden NAME` makes a new one. None is ever changed or removed: a new version of a format, or a model
-with new settings, gets files of its own.
+`python -m tests.test_golden NAME` makes a new one. None is ever changed or removed: a new version of a format, or a
+model with new settings, gets files of its own.
 """
 
 import hashlib

@@ -50,7 +50,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
     "toolkit.restore": {"toolkit.archive", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
-    "toolkit.lossy": {"toolkit.coding", "toolkit.container", "toolkit.data"},
+    "toolkit.lossy": {"toolkit.coding", "toolkit.container", "toolkit.data", "toolkit.restore"},
     "toolkit.rate_distortion": {"toolkit.lossy", "toolkit.container", "toolkit.data"},
     "toolkit.word_tests": set(),
     "toolkit.vector_baselines": set(),

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -315,16 +316,49 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: lossy.PictureCoder, t
         writer.write(payload, 1, crc ^ 1)
     with pytest.raises(DamagedFile, match="decodes to other numbers"):
         lossy.decompress(path, tmp_path / "out", coder, progress=False)
-    for changes in ({"levels": [9999]}, {"levels": []}, {"items": [["a", "RGB", 0, 4]]}, {"items": 3}):
+    huge = 2**30
+    for changes in (
+        {"levels": [9999]}, {"levels": []}, {"items": [["a", "RGB", 0, 4]]}, {"items": 3}, {"levels": ["4"]},
+        {"items": [["a", "RGB", huge, huge]]}, {"items": [["a", "RGB", 40.0, 40]]}, {"items": [[7, "RGB", 40, 40]]},
+        {"items": [["a", ["RGB"], 40, 40]]},
+    ):  # fmt: skip
         with Writer(path, {**header, **changes}) as writer:
             writer.write(payload, 1, crc)
-        with pytest.raises(DamagedFile, match="expected items and levels in the header"):
+        with pytest.raises(DamagedFile, match="expected items and levels that fit the file"):
             lossy.decompress(path, tmp_path / "out", coder, progress=False)
     with Writer(path, header):
         pass
-    with pytest.raises(DamagedFile, match="expected 1 tiles, got 0 chunks"):
+    with pytest.raises(DamagedFile, match="1 tiles in 0 chunks"):
         lossy.decompress(path, tmp_path / "out", coder, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_in_sound_tiles_comes_back(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for name, size in {"a.png": (24, 32), "b.png": (16, 1100), "c.png": (20, 24)}.items():  # b has two tiles
+        Image.fromarray(photo(*size).permute(1, 2, 0).numpy()).save(tmp_path / "in" / name)
+    file, bad = tmp_path / "f.tkc", tmp_path / "bad.tkc"
+    assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={file}", "lambda=16"]) == 0
+    assert decompress.main([f"run={run}", f"input={file}", f"output={tmp_path / 'all'}"]) == 0
+    data = bytearray(file.read_bytes())
+    with Reader(file) as reader:
+        for chunk in (reader.chunks[0], reader.chunks[2]):
+            data[chunk.offset] ^= 1
+        end = reader.chunks[3].offset
+    command = [f"run={run}", f"input={bad}", f"output={tmp_path / 'back'}"]
+    for content, left in ((data, {"b.damaged.png", "c.png"}), (file.read_bytes()[:end], {"a.png", "b.png"})):
+        bad.write_bytes(content)
+        assert decompress.main(command) == 1 and not (tmp_path / "back").exists()
+        capsys.readouterr()
+        assert decompress.main([*command, "on_damage=skip"]) == 2
+        assert {path.name for path in (tmp_path / "back").iterdir()} == left
+        assert f"lost: {'a.png' if 'c.png' in left else 'c.png'}" in capsys.readouterr().err
+        for name in left - {"b.damaged.png"}:
+            assert np.array_equal(read_image(tmp_path / "back" / name), read_image(tmp_path / "all" / name))
+        if "b.damaged.png" in left:
+            part, whole = read_image(tmp_path / "back/b.damaged.png"), read_image(tmp_path / "all/b.png")
+            assert (part[..., 1024:] == 128).all() and np.abs(part[..., :900].astype(int) - whole[..., :900]).max() <= 1
+        shutil.rmtree(tmp_path / "back")
 
 
 def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:

@@ -168,7 +168,7 @@ def _contents(reader: Reader, header: dict[str, Any]) -> Contents:
     if type(exact) is not bool:
         raise ValueError(f"expected exact to be true or false, got {str(exact)[:40]!r}")
     array = None if header["kind"] == "images" else arrays.described(**header["array"])
-    items = [array.item] if array else [_item(*fields) for fields in header["items"]]
+    items = [array.item] if array else [files.described(*fields) for fields in header["items"]]
     per_item = [files.count_tiles(item, shape[0], shape[1:]) for item in items]
     number = array.images[0] if array else 1  # of each item
     rows, values = number * sum(per_item), math.prod(shape)
@@ -185,12 +185,6 @@ def _contents(reader: Reader, header: dict[str, Any]) -> Contents:
     if not reader.damage and len(reader.found) != about.chunk_count:
         raise ValueError(f"expected {about.chunk_count} chunks, got {len(reader.found)}")
     return about
-
-
-def _item(name: Any, mode: Any, height: Any, width: Any) -> Item:
-    if not isinstance(name, str) or mode not in list(CHANNELS):
-        raise ValueError(f"expected a name and a mode, got {str((name, mode))[:100]}")
-    return Item(name, mode, *_whole([height, width], 2))
 
 
 def _whole(values: Any, count: int) -> Any:

@@ -31,15 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         exact = reader.header.get("exact") is True
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     if recipe.lossy:
-        if on_damage != "error":
-            raise ValueError(f"expected no on_damage= for files of {cfg.recipe.name}, got {on_damage}; leave it out")
         coder, identity = lossy_coder(recipe, values.get("compile"))
-        lossy.check_model(values["input"], identity)
-        count = lossy.decompress(values["input"], values["output"], coder, values.get("only"))
-        print(f"{count} pictures restored to {values['output']}")
-        return 0
-    make_coder, identity = compression(recipe, cfg, values.get("compile"))
-    report = restore.decompress(values["input"], values["output"], make_coder, identity, values.get("only"), on_damage)
+        lossy.check_model(values["input"], identity, on_damage == "skip")
+        report = lossy.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
+    else:
+        make_coder, identity = compression(recipe, cfg, values.get("compile"))
+        report = restore.decompress(
+            values["input"], values["output"], make_coder, identity, values.get("only"), on_damage
+        )
     for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):
         for line in lines:
             print(f"{title}: {line}", file=sys.stderr)

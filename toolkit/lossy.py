@@ -5,15 +5,13 @@ docs/format.md, section "Pictures at a chosen rate", is the specification.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
-import secrets
-import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +22,9 @@ from tqdm import tqdm
 
 from toolkit.coding import lattice
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.data.files import CHANNELS, Item, output_names, write_image
+from toolkit.data.files import CHANNELS, Item
+from toolkit.data.files import described as described_item
+from toolkit.restore import GREY, ON_DAMAGE, Report, new_folder, pictures, work
 
 KIND = "lossy"
 STRIDE = 8  # pixels a side of a block
@@ -36,6 +36,7 @@ EMPTY, CHUNK = 64, 60  # bytes of a file without header and chunks, and of a chu
 OVERHEAD = CHUNK + 8  # of a tile beside its stacks
 HEADER = EMPTY + 80  # bytes of a file of one picture beside its chunks, about
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
+MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 WAYS = ("lambda", "bpp", "psnr")
 
 
@@ -303,85 +304,117 @@ def compress(
 
 
 def decompress(
-    path: str | Path, output: str | Path, coder: PictureCoder, only: str | None = None, progress: bool = True
-) -> int:
-    """Restore the pictures of a .tkc file as PNG files below the new folder `output`; returns how many.
+    path: str | Path, output: str | Path, coder: PictureCoder, only: str | None = None, on_damage: str = "error",
+    progress: bool = True,
+) -> Report:  # fmt: skip
+    """Restore the pictures of a .tkc file as PNG files below the new folder `output`.
 
-    only: the name of one picture. Nothing is left behind on an error. Raises ContainerError for damage, ValueError for
-    a name that is not in the file.
+    only: the name of one picture; on_damage: "skip" restores what is in sound tiles, and the rest of their pictures is
+    grey. An interrupted run goes on with the pictures that it has not written; an error leaves nothing. Raises
+    ContainerError for damage, ValueError for a name that is not in the file.
     """
-    with Reader(path) as reader, ExitStack() as stack:
+    if on_damage not in ON_DAMAGE:
+        raise ValueError(f"expected on_damage to be one of {', '.join(ON_DAMAGE)}, got {on_damage!r}")
+    with Reader(path, salvage=on_damage == "skip") as reader:
         items, levels = described(reader)
-        counts = [len(tiles(item.height, item.width, 0)) for item in items]
-        if sum(counts) != len(reader.chunks):
-            raise DamagedFile(f"{path}: expected {sum(counts)} tiles, got {len(reader.chunks)} chunks")
         names = [item.name for item in items]
         if only is not None and only not in names:
             raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, e.g., {names[:3]}")
-        outputs = output_names(items, set())
-        part = stack.enter_context(_new_folder(Path(output)))
         wanted = [i for i in range(len(items)) if only is None or names[i] == only]
-        for i in tqdm(wanted, unit="picture", disable=not progress):
-            picture = picture_of(reader, coder, items[i], levels[i], sum(counts[:i]))
-            write_image(part / outputs[i], picture.numpy())
-        return len(wanted)
+        first = [0, *accumulate(map(_tiles, items))]
+        report = Report(0, [], [], [str(reader.damage)] if reader.damage else [])
+        state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
+        with (
+            work(new_folder(output), hashlib.sha256(state).hexdigest()) as (result, resumed),
+            pictures(result, items) as (read, write),
+        ):
+            for i in tqdm(wanted, unit="picture", disable=not progress):
+                there, item = read(i) if resumed else None, items[i]
+                if there is not None and list(there.shape) == [CHANNELS[item.mode], item.height, item.width]:
+                    continue
+                lost: list[str] = []
+                picture = picture_of(reader, coder, item, levels[i], first[i], lost if on_damage == "skip" else None)
+                report.damage.extend(lost)
+                if len(lost) == _tiles(item):
+                    report.lost.append(item.name)
+                else:
+                    written = write(i, picture, not lost)
+                    report.partly.extend([f"{item.name} -> {written}"] if lost else [])
+        return report._replace(restored=len(wanted) - len(report.lost) - len(report.partly))
 
 
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; it becomes `path` at the end, or is deleted on any exception."""
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
-    if target.exists():
-        raise FileExistsError(f"{path}: expected a new folder, got one that exists; give another name")
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.partial")
-    temporary.mkdir()
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+@torch.inference_mode()
+def picture_of(
+    reader: Reader, coder: PictureCoder, item: Item, level: int, first: int, lost: list[str] | None = None
+) -> Tensor:
+    """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w].
 
-
-def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, first: int) -> Tensor:
-    """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w]."""
-    down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
-    k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+    lost: receives what is wrong with each damaged tile, which is left grey; None: raise it. A picture of which no tile
+    is left is empty.
+    """
+    parts, grey = [], []
     for number, tile in enumerate(tiles(item.height, item.width, 0), first):
         try:
-            found = coder.read(reader.read(number), level, (tile.height, tile.width))
-        except DamagedFile:
-            raise
-        except ValueError as error:
-            raise DamagedFile(f"{reader.path}: chunk {number} does not decode: {error}") from error
-        if checksum(found) != reader.chunks[number].rows_crc:
-            raise DamagedFile(
-                f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"
-            )
+            found = _read_tile(reader, coder, level, number, tile)
+        except DamagedFile as error:
+            if lost is None:
+                raise
+            lost.append(str(error))
+            grey.append(tile)
+            continue
+        parts.append((tile, found.to(torch.int16)))
+    if not parts:
+        return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
+    down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
+    k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+    for tile, found in parts:
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
-    return coder.restore(k, item, level)
+    picture = coder.restore(k, item, level)
+    for tile in grey:
+        y, x = tile.y * STRIDE, tile.x * STRIDE
+        picture[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE] = GREY
+    return picture
+
+
+def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile) -> Tensor:
+    try:
+        found = coder.read(reader.read(number), level, (tile.height, tile.width))
+    except DamagedFile:
+        raise
+    except ValueError as error:
+        raise DamagedFile(f"{reader.path}: chunk {number} does not decode: {error}") from error
+    if checksum(found) != reader.found[number].rows_crc:
+        raise DamagedFile(
+            f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"
+        )
+    return found
+
+
+def _tiles(item: Item) -> int:
+    return -(-item.height // (STRIDE * TILE)) * -(-item.width // (STRIDE * TILE))
 
 
 def described(reader: Reader) -> tuple[list[Item], list[int]]:
-    """The pictures of a file, and their levels of lambda. Raises DamagedFile for another header."""
+    """The pictures of a file, and their levels of lambda. Raises DamagedFile for a header that does not fit it."""
     try:
-        items = [Item(*item) for item in reader.header["items"]]
-        levels = [int(level) for level in reader.header["levels"]]
-        sound = all(i.mode in CHANNELS and min(i.height, i.width) > 0 for i in items)
-        if not sound or len(levels) != len(items) or not all(0 <= level <= LEVELS for level in levels):
-            raise ValueError("items or levels out of their range")
+        items = [described_item(*item) for item in reader.header["items"]]
+        levels = list(reader.header["levels"])
+        if len(levels) != len(items) or not all(type(level) is int and 0 <= level <= LEVELS for level in levels):
+            raise ValueError(f"levels out of their range, {str(levels)[:100]}")
+        count, pixels = sum(map(_tiles, items)), max((item.height * item.width for item in items), default=0)
+        if pixels > MOST_PIXELS or (reader.damage is None and count != len(reader.chunks)):
+            raise ValueError(f"{count} tiles in {len(reader.chunks)} chunks, {pixels} pixels in the largest picture")
         return items, levels
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile(
-            f"{reader.path}: expected items and levels in the header, got {type(error).__name__}: {error}; update this "
-            "toolkit"
+            f"{reader.path}: expected items and levels that fit the file, got {type(error).__name__}: {error}; copy it "
+            "again, or update this toolkit"
         ) from error
 
 
-def check_model(path: str | Path, identity: dict[str, Any]) -> None:
-    """Raise ValueError unless a .tkc file holds pictures that this model wrote."""
-    with Reader(path) as reader:
+def check_model(path: str | Path, identity: dict[str, Any], salvage: bool = False) -> None:
+    """Raise ValueError unless a .tkc file holds pictures that this model wrote; salvage: as of `Reader`."""
+    with Reader(path, salvage) as reader:
         header = reader.header
     if header.get("kind") != KIND or any(header.get(key) != identity[key] for key in ("recipe", "model")):
         raise ValueError(

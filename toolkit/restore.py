@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from toolkit.alone import AloneCoder
 from toolkit.archive import Contents, MakeCoder, contents
 from toolkit.container import ContainerError, DamagedFile, Reader
 from toolkit.data import arrays, files
-from toolkit.data.files import CHANNELS
+from toolkit.data.files import CHANNELS, Item
 from toolkit.head import Coder, rows_crc
 
 ON_DAMAGE = ("error", "skip")
@@ -58,8 +58,9 @@ def decompress(
         if tuple(shape) != about.shape:
             raise DamagedFile(f"{path}: expected rows of {list(shape)}, got {list(about.shape)}; do not trust the file")
         state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
-        with _work(_target(Path(output), about), hashlib.sha256(state).hexdigest()) as (result, resumed):
-            sink = _array(result, about) if about.array else _pictures(result, about)
+        target = new_folder(output) if about.array is None else _new_array(Path(output), about.array)
+        with work(target, hashlib.sha256(state).hexdigest()) as (result, resumed):
+            sink = _array(result, about.array) if about.array else pictures(result, about.items)
             with sink as (read, write):
                 return _restore(reader, coder, about, which, read if resumed else None, write, on_damage, progress)
 
@@ -182,26 +183,34 @@ def _wanted(about: Contents, only: str) -> int:
     return names.index(only)
 
 
-def _target(output: Path, about: Contents) -> Path:
-    """The path that appears when all is done; a link is followed. Raises if it cannot be made."""
+def new_folder(output: str | Path) -> Path:
+    """The path of a folder that can be made; a link is followed. Raises FileExistsError or FileNotFoundError."""
+    target = _below_a_folder(output)
+    if target.exists():
+        raise FileExistsError(f"{output}: expected a new folder, got one that exists; give another name")
+    return target
+
+
+def _below_a_folder(output: str | Path) -> Path:
     target = Path(os.path.realpath(output))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{output}: expected an existing folder, got {target.parent}; make the folder first")
-    if about.array is None:
-        if target.exists():
-            raise FileExistsError(f"{output}: expected a new folder, got one that exists; give another name")
-        return target
+    return target
+
+
+def _new_array(output: Path, array: arrays.Array) -> Path:
+    target = _below_a_folder(output)
     if target.exists() and not target.is_file():
         raise ValueError(f"{output}: expected a file or a new name, got a folder or device; give a file name")
-    if target.suffix.lower() != f".{about.array.format}":
+    if target.suffix.lower() != f".{array.format}":
         raise ValueError(
-            f"expected output= to end in .{about.array.format}, as the compressed array's name did, got {output}"
+            f"expected output= to end in .{array.format}, as the compressed array's name did, got {output}"
         )
     return target
 
 
 @contextlib.contextmanager
-def _work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
+def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
     """Yield a path that becomes `target` at the end, and whether a run of the same state has left something there.
 
     It lies in the folder TARGET.partial, which stays if the block is interrupted, and is deleted if it fails.
@@ -230,10 +239,10 @@ def _work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
 
 
 @contextlib.contextmanager
-def _pictures(folder: Path, about: Contents) -> Iterator[tuple[Read, Write]]:
-    """Pictures below a folder."""
+def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Read, Write]]:
+    """Read and write pictures below a folder."""
     taken: set[str] = set()
-    names = files.output_names(about.items, taken)
+    names = files.output_names(items, taken)
     folder.mkdir(exist_ok=True)
 
     def place(name: str, make: bool) -> Path:
@@ -257,7 +266,7 @@ def _pictures(folder: Path, about: Contents) -> Iterator[tuple[Read, Write]]:
             return None
 
     def write(i: int, image: Tensor, whole: bool) -> str:
-        name = names[i] if whole else files.new_name(about.items[i].name, taken, ".damaged.png")
+        name = names[i] if whole else files.new_name(items[i].name, taken, ".damaged.png")
         # Under its name only when it is complete, whatever happens in between.
         part = folder.with_name("picture.png")
         part.unlink(missing_ok=True)
@@ -269,10 +278,8 @@ def _pictures(folder: Path, about: Contents) -> Iterator[tuple[Read, Write]]:
 
 
 @contextlib.contextmanager
-def _array(path: Path, about: Contents) -> Iterator[tuple[Read, Write]]:
-    """The images of one array file."""
-    assert about.array is not None
-    array = about.array
+def _array(path: Path, array: arrays.Array) -> Iterator[tuple[Read, Write]]:
+    """Read and write the images of one array file."""
     values: np.ndarray | None = None
     if path.is_file():
         with contextlib.suppress(ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,14 @@ class Item(NamedTuple):
     mode: str  # "L" (grey) or "RGB"
     height: int
     width: int
+
+
+def described(name: Any, mode: Any, height: Any, width: Any) -> Item:
+    """The description of a picture as a file holds it. Raises ValueError unless `describe` could have made it."""
+    sizes = all(type(n) is int and 0 < n < 1 << 31 for n in (height, width))
+    if not isinstance(name, str) or mode not in list(CHANNELS) or not sizes:
+        raise ValueError(f"expected a name, a mode and two sizes, got {str((name, mode, height, width))[:100]}")
+    return Item(name, mode, height, width)
 
 
 def find(path: str | Path) -> list[Path]:
