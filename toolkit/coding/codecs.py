@@ -70,10 +70,10 @@ def interval_codec(
             some = params if piece >= len(flat) else [p[..., here].contiguous() for p in params]
             part, there = symbols[here].long().contiguous(), flat[here]
             with fusing(message.compiled):
-                low, freq, bad = _masked(interval, bins, precision)(part, there, *some, *tables)
-            if bool(bad.any()):
+                low, freq = _masked(interval, bins, precision)(part, there, *some, *tables)
+            if len(freq) and int(freq.amin()) <= 0:
                 check_range(torch.where(there, part, 0), bins)
-                i = int(bad.nonzero()[0])
+                i = int((freq <= 0).nonzero()[0])
                 raise ValueError(
                     f"push: symbol {int(part[i])} at position {first + i} has no frequency under its distribution; a "
                     "codec without floor can only push what it popped"
@@ -90,13 +90,16 @@ def interval_codec(
 
 
 @functools.cache
-def _masked(interval: Interval, bins: int, precision: int) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _masked(interval: Interval, bins: int, precision: int) -> Callable[..., tuple[Tensor, Tensor]]:
     @fusible
-    def function(x: Tensor, valid: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Intervals where something is coded, whole ones elsewhere, and where x cannot be coded."""
+    def function(x: Tensor, valid: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        """Intervals where something is coded, whole ones elsewhere; frequency 0 or less where x cannot be coded.
+
+        Said so and not by a third result, because fused kernels that write bools take twice the time.
+        """
         low, freq = interval(x.clamp(0, bins - 1), *arguments)
-        bad = valid & ((x < 0) | (x >= bins) | (freq <= 0))
-        return torch.where(valid, low, 0), torch.where(valid, freq, 1 << precision), bad
+        freq = torch.where((x < 0) | (x >= bins), 0, freq)
+        return torch.where(valid, low, 0), torch.where(valid, freq, 1 << precision)
 
     return function
 

@@ -54,6 +54,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo  # here, because it takes a second to import
     import torch.fx.experimental._config as shapes
 
+    # Each number of threads is a version of its own, kept; beyond the default of 8, code would quietly run eagerly.
+    torch._dynamo.config.recompile_limit = 64
     shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
 
     def own(*arguments: Any) -> Any:
