@@ -18,6 +18,7 @@ from toolkit.coding import lattice, lattice_fit
 from toolkit.data.embedded import held_out
 from toolkit.data.files import find, read_image
 from toolkit.data.images import spread
+from toolkit.nets import transform
 from toolkit.nets.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
 from toolkit.rate_distortion import Curve
 
@@ -178,7 +179,7 @@ class VAE(LightningModule):
     def fit_tables(self, rows: Tensor, steps: int, rounds: int = 2, seed: int = 0) -> float:
         """Fit the coder to the latents of uint8 [rows, 3, h, w], each at a lambda of its own; returns bits a pixel.
 
-        steps: of gradient descent for each predictor; rounds: of search with the tables and fitting them anew.
+        steps: of the fit of each predictor; rounds: of search with the tables and fitting them anew.
         """
         generator = torch.Generator().manual_seed(seed)
         low, high = lossy.level_of(self.lambdas[0]), lossy.level_of(self.lambdas[1])
@@ -240,21 +241,28 @@ class Evaluation(Callback):
         curves, differences = self.curves(module, board, trainer.global_step)
         module.train(training)
         module.log("validation/bd_rate_jpeg", differences["JPEG"], rank_zero_only=True)
-        for point in curves["this model"]:
-            module.log(f"validation/psnr_at_{point.bpp:.2f}_bpp", point.psnr, rank_zero_only=True)
+        for lam, point in zip(sorted(self.lambdas, reverse=True), curves["this model"], strict=True):
+            module.log(f"validation/bpp_lambda_{lam:g}", point.bpp, rank_zero_only=True)
+            module.log(f"validation/psnr_lambda_{lam:g}", point.psnr, rank_zero_only=True)
 
     def curves(
-        self, module: VAE, board: Any = None, step: int = 0, compiled: bool = False
+        self, module: VAE, board: Any = None, step: int = 0, compiled: bool = False, blind: bool = False
     ) -> tuple[dict[str, Curve], dict[str, float]]:
-        """Curves of the model's files, of other ways to quantise its latents, and of other codecs; BD-rates."""
+        """Curves of the model's files, of other ways to quantise its latents, and of other codecs; BD-rates.
+
+        blind: also that of the same search with one sigma for all latents.
+        """
         pictures = self.pictures()
         coder = lossy.PictureCoder(module, module.device, compiled)
         self.run.mkdir(parents=True, exist_ok=True)
         mine, restored = rate_distortion.of_files(coder, pictures, self.lambdas, self.run, {"recipe": "vae"})
         lower = [max(lam / 2, lossy.lambda_of(0)) for lam in self.lambdas]
         uniform = rate_distortion.of_quantiser(coder, pictures, [*lower, *self.lambdas], search=False)
+        ways = {"its latents, rounded": uniform}
+        if blind:
+            ways["one sigma for all"] = rate_distortion.of_quantiser(coder, pictures, self.lambdas, blind=True)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
-        curves = {"this model": mine, "its latents, rounded": uniform, **self.codecs}
+        curves = {"this model": mine, **ways, **self.codecs}
         anchors = {
             "JPEG": rate_distortion.envelope([c for name, c in curves.items() if name.startswith("JPEG 4")]),
             **{name: c for name, c in curves.items() if not name.startswith(("JPEG 4", "this"))},
@@ -265,11 +273,12 @@ class Evaluation(Callback):
             board.add_image("images/original", pictures[0], step)
             for lam in self.lambdas[:: max(1, len(self.lambdas) // 3)][-3:]:
                 board.add_image(f"images/lambda_{lam:g}", restored[lam][0], step)
+            grid = lossy.tiles(pictures[0].shape[1], pictures[0].shape[2], module.halo)
             coded = coder.quantise(
-                coder.latents(pictures[0], lossy.tiles(pictures[0].shape[1], pictures[0].shape[2], module.halo)[0]),
-                4 * 64,
+                coder.latents(pictures[0], grid[0]), lossy.level_of(self.lambdas[len(self.lambdas) // 2])
             )
-            board.add_histogram("validation/bits_of_bands_at_lambda_4", coded.band_bits[0], step)
+            names = [f"{'chroma' if chroma else 'luma'} {low}-{high}" for chroma, low, high in transform.BANDS]
+            board.add_figure("validation/bits_of_bands", rate_distortion.band_figure(coded.band_bits[0], names), step)
         return curves, differences
 
     def report(self, module: VAE, train: Tensor) -> str:

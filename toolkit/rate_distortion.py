@@ -197,6 +197,16 @@ def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
     return plot
 
 
+def band_figure(bits: Tensor, names: Sequence[str]) -> Figure:
+    """Bars of the bits float [bands] of each band of latents."""
+    plot = Figure((7, 4.5), layout="constrained")
+    axes = plot.subplots()
+    axes.barh(names, (100 * bits / bits.sum()).tolist())
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the bits, %", title="Bands of frequencies, in the order of coding")
+    return plot
+
+
 def table(curves: dict[str, Curve], differences: dict[str, float]) -> str:
     """What people read: the points of each curve, and differences of rate."""
     lines = []

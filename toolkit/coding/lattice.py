@@ -8,6 +8,7 @@ picks a table (context coding by magnitudes: Wu 1997, doi:10.1109/ACSSC.1997.680
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import bisect, interval_codec
+from toolkit.coding.codecs import Codec, bisect, interval_codec
 from toolkit.coding.lanes import pack, unpack
 
 RADIUS = 15  # magnitudes with a symbol of their own
@@ -24,6 +25,7 @@ OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
 TOKENS = 2 * RADIUS + 1 + 2 * OCTAVES
 LIMIT = RADIUS + (1 << OCTAVES) - 1  # largest magnitude of a coefficient
 PRECISION = 20  # bits of a frequency: most coefficients are 0 and cost a few hundredths of a bit
+CELLS = 11  # log2 of the cells of a table, each of which knows its first symbol
 FRACTION = 16  # bits after the point of weights
 CLASSES = 24  # tables of a band, by predicted magnitude
 CLAMP = 31  # magnitudes count so much at most in predictions
@@ -74,23 +76,35 @@ def thresholds() -> Tensor:
     return torch.tensor([round((1 << FRACTION) * 0.0015 * 1.5**i) for i in range(CLASSES - 1)])
 
 
-def tokens(r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients to symbols, and raw bits: int64 [...] -> (symbol, number of raw bits, raw bits)."""
+@functools.cache
+def _symbols() -> tuple[Tensor, Tensor]:
+    """Symbol and raw bits of each r in [-LIMIT, LIMIT]: int64 [2 LIMIT + 1] each. 0, 1, -1, 2, ...; then octaves."""
+    r = torch.arange(-LIMIT, LIMIT + 1)
     excess = (r.abs() - RADIUS).clamp(min=0)
-    bits = torch.frexp(excess.double()).exponent.long() - 1  # floor(log2), -1 for 0
+    bits = torch.bucketize(excess, 1 << torch.arange(1, OCTAVES), right=True)  # floor(log2)
     far = excess > 0
-    symbol = torch.where(far, 2 * RADIUS + 1 + 2 * bits + (r < 0), r + RADIUS)
-    bits = torch.where(far, bits, 0)
-    return symbol, bits, torch.where(far, excess - (1 << bits), 0)
+    symbol = torch.where(far, 2 * RADIUS + 1 + 2 * bits + (r < 0), 2 * r.abs() - (r > 0).long())
+    return symbol, torch.where(far, excess - (1 << bits), 0)
+
+
+def tokens(r: Tensor) -> Tensor:
+    """The symbol of each coefficient: int64 [...] in [-LIMIT, LIMIT] -> int64 [...]."""
+    return _symbols()[0][r + LIMIT]
+
+
+def raw(r: Tensor) -> Tensor:
+    """The raw bits behind the symbol of each coefficient."""
+    return _symbols()[1][r + LIMIT]
 
 
 def coefficients(symbol: Tensor, raw: Tensor) -> Tensor:
-    """Undo `tokens`."""
+    """Undo `tokens` and `raw`."""
     octave = (symbol - 2 * RADIUS - 1) >> 1
     far = symbol > 2 * RADIUS
     magnitude = RADIUS + (1 << octave.clamp(min=0)) + raw
     sign = 1 - 2 * ((symbol - 2 * RADIUS - 1) & 1)
-    return torch.where(far, sign * magnitude, symbol - RADIUS)
+    near = ((symbol + 1) >> 1) * (2 * (symbol & 1) - 1)
+    return torch.where(far, sign * magnitude, near)
 
 
 def raw_bits(symbol: Tensor) -> Tensor:
@@ -118,6 +132,8 @@ class Model:
             )
         self._split = self.weights.split(sizes)
         self.starts = F.pad(self.freqs.cumsum(1), (1, 0))
+        firsts = torch.arange(1 << CELLS) << (PRECISION - CELLS)
+        self.places = torch.stack([torch.bucketize(firsts, row[1:], right=True) for row in self.starts])
         extra = raw_bits(torch.arange(TOKENS))
         self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
         self.thresholds = thresholds()
@@ -138,14 +154,14 @@ class Model:
 
 
 class State:
-    """What is known of some lattices while they are coded: float32 planes with a border of zeros."""
+    """What is known of some lattices while they are coded: float64 planes with a border of zeros, integers all."""
 
     def __init__(self, rows: int, channels: int, deep: int, height: int, width: int, rate: Tensor) -> None:
         self.height, self.width, self.rate = height, width, rate
         shape = height + 2 * BORDER, width + 2 * BORDER
-        self.magnitude = torch.zeros(rows, channels, *shape)
-        self.value = torch.zeros(rows, deep, *shape)
-        self.inside = torch.zeros(1, 1, *shape)
+        self.magnitude = torch.zeros(rows, channels, *shape, dtype=torch.float64)
+        self.value = torch.zeros(rows, deep, *shape, dtype=torch.float64)
+        self.inside = torch.zeros(1, 1, *shape, dtype=torch.float64)
         self.inside[..., BORDER : BORDER + height, BORDER : BORDER + width] = 1
 
     def at(self, plane: Tensor, p: Pass, dy: int = 0, dx: int = 0) -> Tensor:
@@ -154,7 +170,7 @@ class State:
         return plane[..., rows, slice(BORDER + p.x + dx, BORDER + self.width + dx, p.stride)]
 
     def features(self, p: Pass) -> Tensor:
-        """Magnitudes known around each place: float32 [rows, inputs, places]."""
+        """Magnitudes known around each place: float64 [rows, inputs, places]."""
         parts = []
         for plane, r in ((self.magnitude[:, : p.first], 1), (self.magnitude[:, p.first : p.last], p.reach)):
             parts += [
@@ -164,13 +180,13 @@ class State:
                 self.at(plane, p, -r, -r) + self.at(plane, p, -r, r) + self.at(plane, p, r, -r)
                 + self.at(plane, p, r, r),
             ]  # fmt: skip
-        rate = torch.stack([torch.full_like(self.rate, 16), self.rate, RATE_STEPS - self.rate], 1).float()
+        rate = torch.stack([torch.full_like(self.rate, 16), self.rate, RATE_STEPS - self.rate], 1).double()
         places = parts[0].shape[-2:]
         parts.append(rate[:, :, None, None].expand(-1, -1, *places))
         return torch.cat(parts, 1).flatten(2)
 
     def shift(self, p: Pass) -> Tensor:
-        """The rounded mean of the known neighbours: float32 [rows, channels, h, w], integers."""
+        """The rounded mean of the known neighbours: float64 [rows, channels, h, w], integers."""
         plane = self.value[:, p.first : p.last]
         if not p.around:
             return torch.zeros_like(self.at(self.magnitude[:, p.first : p.last], p))
@@ -179,7 +195,7 @@ class State:
         around = corners if p.around == "corners" else edges
         total = sum(self.at(plane, p, *d) for d in around)
         known = sum(self.at(self.inside, p, *d) for d in around).clamp(min=1)  # type: ignore[union-attr]
-        # Exact: quotients of small integers, away from a rounding boundary by far more than float32's error.
+        # Exact: quotients of small integers, the same on every machine.
         return torch.floor(total / known + 0.5)
 
     def set(self, p: Pass, r: Tensor, k: Tensor) -> None:
@@ -191,7 +207,7 @@ class State:
 
 def classes(model: Model, state: State, i: int) -> Tensor:
     """The class of each coefficient of pass i: int64 [rows, channels, places]."""
-    found = model.matrix(i) @ state.features(model.passes[i]).double()  # exact: integers far below 2**53
+    found = model.matrix(i) @ state.features(model.passes[i])  # exact: integers far below 2**53
     return torch.bucketize(found, model.thresholds.double(), right=True)
 
 
@@ -230,14 +246,14 @@ def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], sile
             chosen = torch.where(group == 0, shift, chosen)
         r = (chosen - shift).clamp(-LIMIT, LIMIT)
         chosen = shift + r
-        symbol, _, raw = tokens(r)
+        symbol = tokens(r)
         cost = model.costs[table, symbol]
         if silent:
             coded = group > 0
             cost = cost * coded
-            symbols.append((symbol[coded], raw[coded], table[coded]))
+            symbols.append((symbol[coded], raw(r[coded]), table[coded]))
         else:
-            symbols.append((symbol.flatten(), raw.flatten(), table.flatten()))
+            symbols.append((symbol.flatten(), raw(r).flatten(), table.flatten()))
         bits[:, p.band] += cost.double().sum((1, 2, 3))
         k[:, p.first : p.last, p.y :: p.stride, p.x :: p.stride] = chosen
         state.set(p, r, chosen)
@@ -261,7 +277,7 @@ def search(model: Model, mu: Tensor, weight: Tensor, rate: Tensor, rounding: boo
         tried = [near, near + (shift - near).sign(), near + 2 * (shift - near).sign(), shift]
         costs = []
         for candidate in tried:
-            symbol, _, _ = tokens((candidate - shift).clamp(-LIMIT, LIMIT))
+            symbol = tokens((candidate - shift).clamp(-LIMIT, LIMIT))
             costs.append(w * (candidate - m).square() + model.costs[table, symbol])
         least, best = torch.stack(costs).min(0)
         if rounding:
@@ -288,11 +304,11 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
 def encode(model: Model, coded: Coded, lanes: int, compiled: bool = False) -> bytes:
     """The bytes of `search`'s result of one row."""
     message = Message.empty(lanes, compiled=compiled, small=True)
-    for symbol, raw, table in reversed(coded.symbols):
+    for symbol, rest, table in reversed(coded.symbols):
         bits = raw_bits(symbol)
         far = bits > 0
         if bool(far.any()):
-            _raw_codec(bits[far]).push(message, raw[far])
+            _raw_codec(bits[far]).push(message, rest[far])
         if len(symbol):
             _symbol_codec(model, table).push(message, symbol)
     return pack(message)
@@ -311,10 +327,10 @@ def decode(
         if len(which):
             symbol = _symbol_codec(model, which).pop(message)
             bits = raw_bits(symbol)
-            far, raw = bits > 0, torch.zeros_like(symbol)
+            far, rest = bits > 0, torch.zeros_like(symbol)
             if bool(far.any()):
-                raw[far] = _raw_codec(bits[far]).pop(message)
-            r[coded] = coefficients(symbol, raw)
+                rest[far] = _raw_codec(bits[far]).pop(message)
+            r[coded] = coefficients(symbol, rest)
         return shift + r
 
     k = walk(model, choose, rate, size, silent).k
@@ -323,21 +339,30 @@ def decode(
     return k
 
 
-def _symbol_codec(model: Model, table: Tensor):  # type: ignore[no-untyped-def]
+def _symbol_codec(model: Model, table: Tensor) -> Codec:
     valid = torch.ones_like(table, dtype=torch.bool)
-    return interval_codec(_interval, _find, [table * (TOKENS + 1)], [model.starts.flatten()], TOKENS, valid, PRECISION)
+    tables = [model.starts.flatten(), model.places.flatten()]
+    return interval_codec(_interval, _find, [table], tables, TOKENS, valid, PRECISION, sure=_surely)
 
 
-def _interval(x: Tensor, base: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[base + x]
-    return low, starts[base + x + 1] - low
+def _interval(x: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    low = starts[table * (TOKENS + 1) + x]
+    return low, starts[table * (TOKENS + 1) + x + 1] - low
 
 
-def _find(u: Tensor, base: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return bisect(u, TOKENS, lambda x: starts[base + x], PRECISION)
+def _find(u: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The symbol at the start of u's cell, or one of the two after it: misses where rare symbols share a cell."""
+    x = places[(table << CELLS) + (u >> (PRECISION - CELLS))]
+    for _ in range(2):
+        x = (x + (starts[table * (TOKENS + 1) + x + 1] <= u)).clamp(max=TOKENS - 1)
+    return x, *_interval(x, table, starts, places)
 
 
-def _raw_codec(bits: Tensor):  # type: ignore[no-untyped-def]
+def _surely(u: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return bisect(u, TOKENS, lambda x: starts[table * (TOKENS + 1) + x], PRECISION)
+
+
+def _raw_codec(bits: Tensor) -> Codec:
     valid = torch.ones_like(bits, dtype=torch.bool)
     return interval_codec(_raw_interval, _find_raw, [bits], [], 1 << OCTAVES, valid, EXTRA_PRECISION)
 

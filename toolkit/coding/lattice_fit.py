@@ -1,4 +1,4 @@
-"""Fit the tables of `toolkit.coding.lattice` to coefficients: predictors by gradient descent, then frequencies."""
+"""Fit the tables of `toolkit.coding.lattice` to coefficients: predictors of magnitudes, then frequencies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fit(
 ) -> Tables:  # fmt: skip
     """Tables for int64 [rows, channels, h, w] coefficients at int64 [rows] rates.
 
-    before: tables whose weights the fit begins with; steps: of gradient descent for each pass, 0 keeps the weights.
+    before: tables whose weights the fit begins with; steps: of the fit of each pass, 0 keeps the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, channels, height, width = k.shape
@@ -53,8 +53,8 @@ def fit(
         y = r.flatten(2).movedim(1, 2).reshape(-1, n).abs().clamp(max=lattice.LIMIT).float()
         if weights is None or steps:
             weights = _predictor(x, y, weights, steps, generator)
-        classes = torch.bucketize(weights.double() @ features.double(), edges, right=True)
-        symbol = lattice.tokens(r.clamp(-lattice.LIMIT, lattice.LIMIT).flatten(2))[0]
+        classes = torch.bucketize(weights.double() @ features, edges, right=True)
+        symbol = lattice.tokens(r.clamp(-lattice.LIMIT, lattice.LIMIT).flatten(2))
         table = classes + p.band * CLASSES
         counts += torch.bincount((table * TOKENS + symbol).flatten(), minlength=counts.numel()).view(counts.shape)
         found.append(weights.flatten())
@@ -68,7 +68,7 @@ def _predictor(x: Tensor, y: Tensor, start: Tensor | None, steps: int, generator
     The cost is that of a geometric distribution whose mean is the prediction.
     """
     chosen = torch.randperm(len(x), generator=generator)[:SAMPLES]
-    x, y = x[chosen], y[chosen]
+    x, y = x[chosen].float(), y[chosen]
     inputs = x.shape[1]
     used = x.any(0)  # the others keep weights that say nothing
     x = x[:, used]
@@ -92,9 +92,7 @@ def _smooth(counts: Tensor) -> Tensor:
     """Counts [bands * classes, tokens] with some of those of all bands added; both signs alike far from zero."""
     by_class = counts.view(-1, CLASSES, TOKENS).double()
     flipped = by_class.clone()
-    flipped[..., : 2 * lattice.RADIUS + 1] = by_class[..., : 2 * lattice.RADIUS + 1].flip(-1)
-    pairs = by_class[..., 2 * lattice.RADIUS + 1 :].unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    flipped[..., 2 * lattice.RADIUS + 1 :] = pairs
+    flipped[..., 1:] = by_class[..., 1:].unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     even = 0.5 * (by_class + flipped)
     r = lattice.coefficients(torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64)).abs().double()
     centre = torch.tensor([0.0015 * 1.5**i for i in range(CLASSES)])[:, None]
