@@ -84,7 +84,7 @@ def interval_codec(
         lanes = message.lanes
         arranged = [to_lanes(p, lanes).contiguous() for p in params]
         x = message.pop(to_lanes(flat, lanes), find, arranged, tables, precision, steps, sure)
-        return torch.where(flat, x.flatten()[: flat.numel()], 0).reshape(shape)
+        return x.flatten()[: flat.numel()].masked_fill_(~flat, 0).reshape(shape)
 
     return Codec(push, pop)
 
