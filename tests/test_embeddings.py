@@ -1,5 +1,6 @@
 """Files of word vectors: what comes back, what they cost, single words, gensim, golden bytes, and every refusal."""
 
+import bz2
 import shutil
 import zlib
 from pathlib import Path
@@ -223,6 +224,62 @@ def test_a_sound_container_with_damaged_contents_is_refused(
             embeddings.load(tmp_path / "v.tkc")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lane_rows": 10**6}, "expected stacks of few rows"),
+        ({"dimensions": 10**6, "lane_rows": 1}, "expected stacks of few rows"),
+        ({"dimensions": 60_000, "words": 10**4, "lane_rows": 1}, "expected at most 16384 values a byte"),
+        ({"words": 10**6}, "expected a vocabulary and groups of 1000000 rows in all"),
+        ({"dimensions": 1 << 50}, "expected a header with counts"),
+    ],
+)
+def test_sizes_that_no_file_has_are_refused_before_memory_is_taken(
+    changes: dict[str, int], message: str, file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    path = tmp_path / "v.tkc"
+    with embeddings.Reader(file[0]) as reader, Writer(path, {**reader.header, **changes}) as writer:
+        for i, chunk in enumerate(reader.chunks):
+            writer.write(reader.read(i), chunk.rows, chunk.rows_crc)
+    with pytest.raises(ContainerError, match=message):
+        embeddings.load(path)
+
+
+@pytest.mark.parametrize("sizes", [(40_000_000, 10), (1500, 2**32 - 1)])
+def test_a_vocabulary_of_far_too_many_words_is_refused(
+    sizes: tuple[int, int], file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    count, letters = sizes
+    stored = bz2.compress(bytes(count))
+    payload = embeddings.VOCABULARY.pack(letters, len(stored)) + stored + bz2.compress(b"\n" * (count - 1))
+    with embeddings.Reader(file[0]) as reader:
+        header = {**reader.header, "words": count}
+        group, crc = reader.read(1), reader.chunks[1].rows_crc
+    header["dimensions"] = 1
+    with Writer(tmp_path / "v.tkc", header) as writer:
+        writer.write(payload + bytes(4000), 0, 0)
+        writer.write(group, count, crc)
+    with pytest.raises(ContainerError, match=r"expected at most \d+ words of 64 bytes in a vocabulary of \d+ bytes"):
+        embeddings.load(tmp_path / "v.tkc")
+
+
+def test_a_word_that_stands_twice_in_a_file_is_refused(
+    file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    words = ["twice", "twice", *posterior()[0][2:]]
+    embeddings.write(tmp_path / "v.tkc", words, file[1])
+    with pytest.raises(ContainerError, match="expected words that differ, got 1499 different ones of 1500"):
+        embeddings.open(tmp_path / "v.tkc")
+
+
+def test_more_dimensions_than_a_reader_takes_are_not_written(tmp_path: Path) -> None:
+    d = embeddings.MOST_DIMENSIONS + 1
+    quantised = embeddings.quantise(torch.randn(1, d), torch.ones(1, d), 1.0, "vbq")
+    with pytest.raises(ValueError, match="expected at most 65536 dimensions and 16384 values a byte of the file"):
+        embeddings.write(tmp_path / "v.tkc", ["a"], quantised)
+    assert not any(tmp_path.iterdir())
+
+
 def exported(tmp_path: Path, *arguments: str) -> int:
     return export_embeddings.main([f"output={tmp_path / 'out.tkc'}", *arguments])
 
@@ -285,6 +342,7 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
         (["input=nan.txt", "lambda=1"], "got NaN or infinity for 'b'"),
         (["input=empty.txt", "lambda=1"], "empty.txt: expected vectors, got an empty file"),
         (["input=short.bin", "lambda=1"], "expected 2 vectors of 2, got 1; the file is cut short"),
+        (["input=huge.bin", "lambda=1"], "expected 999999999999 vectors of 999, got 25 bytes; the file is cut short"),
         (["input=text.bin", "lambda=1"], "expected word2vec's binary format"),
         (["input=v.txt", "counts=counts", "lambda=1"], "got none of 1, the first 'b'"),
         (["input=v.txt", "counts=bad", "lambda=1"], "bad, line 1: expected a new word and its count, got 'a x'"),
@@ -297,7 +355,8 @@ def test_the_command_refuses_what_it_cannot_do(
     files = {
         "v.txt": b"a 1 2\nb 3 4\n", "v.csv": b"a,1\n", "spaces.txt": b"a 1 2\nnew york 3 4\n", "empty.txt": b"",
         "twice.txt": b"a 1 2\na 3 4\n", "latin.txt": b"caf\xe9 1 2\n", "nan.txt": b"a 1 2\nb nan 4\n",
-        "short.bin": b"2 2\na 12345678\nb 1234", "text.bin": b"a 1 2\n", "counts": b"a 3\n", "bad": b"a x\n",
+        "short.bin": b"2 2\na 12345678\nb 1234", "text.bin": b"a 1 2\n",
+        "huge.bin": b"999999999999 999\na 123456", "counts": b"a 3\n", "bad": b"a x\n",
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)

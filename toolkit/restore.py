@@ -231,6 +231,9 @@ def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
         mark.write_text(text)
     try:
         yield result, resumed
+        if result.is_file():
+            with open(result, "r+b") as file:  # without it, a crash can leave the new name with no bytes behind it
+                os.fsync(file.fileno())
         os.replace(result, target)
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
