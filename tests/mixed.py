@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, Settings
-from toolkit.nets.exact import ExactLayer, Table, exactly
+from toolkit.nets.exact import ExactLayer, Table, exactly, lookup
 
-MULTIPLY = ExactLayer.multiply
+FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLayer, nn.Conv2d, nn.Linear)}
 
 
 class Setting(NamedTuple):
@@ -34,47 +36,72 @@ SETTINGS = [Setting(*x) for x in itertools.product(*[(False, True), (1, 2), (1, 
 
 @contextlib.contextmanager
 def under(setting: Setting, module: Any) -> Iterator[Any]:
-    """A copy of an exact module that runs as the setting says, while the block lasts."""
+    """A copy of a module that runs as the setting says, while the block lasts; only exact layers change their dtype."""
     module = copy.deepcopy(module).to(setting.device)
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
 
-    def multiply(layer: ExactLayer, x: Tensor) -> Tensor:
+    def forward(layer: nn.Module, x: Tensor) -> Tensor:
+        whole = _compiled if setting.compiled and isinstance(layer, ExactLayer) else FORWARD[type(layer)]
         form = order if x.dim() == 4 else torch.contiguous_format
-        parts = [MULTIPLY(layer, part.contiguous(memory_format=form)) for part in x.split(setting.rows)]
+        parts = [whole(layer, part.contiguous(memory_format=form)) for part in x.split(setting.rows)]
         return torch.cat(parts).contiguous(memory_format=form)
 
     for part in module.modules():
         if isinstance(part, ExactLayer | Table):
             part.to(torch.float64 if setting.double else torch.float32)
+        if isinstance(part, ExactLayer | nn.Conv2d):
             part.to(memory_format=order)
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ExactLayer, "multiply", multiply)
-        if setting.compiled:
-            patch.setattr(torch._dynamo.config, "recompile_limit", 1000)
-            for part in module.modules():
-                if isinstance(part, ExactLayer):
-                    part.compile()
-        with torch.backends.mkldnn.flags(enabled=setting.onednn):
-            torch.set_num_threads(setting.threads)
-            try:
-                yield module
-            finally:
-                torch.set_num_threads(threads)
+    with pytest.MonkeyPatch.context() as patch, torch.backends.mkldnn.flags(enabled=setting.onednn):
+        for kind in FORWARD:
+            patch.setattr(kind, "forward", forward)
+        torch.set_num_threads(setting.threads)
+        try:
+            yield module
+        finally:
+            torch.set_num_threads(threads)
 
 
-def encode(setting: Setting, module: Any, head: Any, settings: Settings, rows: Tensor) -> bytes:
+def _compiled(layer: ExactLayer, x: Tensor) -> Tensor:
+    """`ExactLayer.forward` with its numbers as arguments, so that all layers of a kind share what is compiled."""
+    span = [torch.tensor(value, dtype=layer.weight.dtype, device=x.device) for value in layer.span.tolist()]
+    # A compiled graph of its own for each padding and kind of input.
+    return _graph(layer.padding, bool(len(layer.table)))(
+        x.to(layer.weight.dtype), layer.table, *span, layer.weight, layer.bias
+    )
+
+
+@functools.cache
+def _graph(padding: tuple[int, ...], tabled: bool) -> Callable[..., Tensor]:
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 256  # type: ignore[attr-defined]  # sizes of one are cases of their own
+
+    def forward(
+        x: Tensor, table: Tensor, factor: Tensor, low: Tensor, high: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        x = lookup(table, x, low, high) if tabled else torch.clamp((x * factor).round(), low, high)  # type: ignore[arg-type]
+        return (F.conv2d(x, weight, bias, padding=padding) if weight.dim() == 4 else F.linear(x, weight, bias)).round()
+
+    forward.__code__ = forward.__code__.replace(co_name=f"forward_{len(padding)}_{sum(padding)}_{tabled}")
+    return torch.compile(forward, dynamic=True)
+
+
+def encode(setting: Setting, module: Any, head: Any, settings: Settings, rows: Tensor, guard: Any = exactly) -> bytes:
     """The payload of a chunk of rows, uint8 [n, c, h, w]."""
     with under(setting, module) as used:
-        return _coder(setting, used, head, settings).encode(rows, torch.ones(rows.shape, dtype=torch.bool))[0]
+        code = _coder(used, guard(head), settings, setting.compiled)
+        return code.encode(rows, torch.ones(rows.shape, dtype=torch.bool))[0]
 
 
-def decode(setting: Setting, module: Any, head: Any, settings: Settings, payload: bytes, like: Tensor) -> Tensor:
+def decode(
+    setting: Setting, module: Any, head: Any, settings: Settings, payload: bytes, like: Tensor, guard: Any = exactly
+) -> Tensor:
     """Rows of a payload, as many as `like` has."""
     with under(setting, module) as used:
-        return _coder(setting, used, head, settings).decode(payload, torch.ones(like.shape, dtype=torch.bool))
+        code = _coder(used, guard(head), settings, setting.compiled)
+        return code.decode(payload, torch.ones(like.shape, dtype=torch.bool))
 
 
-def _coder(setting: Setting, module: Any, head: Any, settings: Settings) -> Coder:
-    make = AloneCoder if getattr(module, "alone", False) else Coder
-    return make(module, exactly(head), settings, setting.compiled)
+def _coder(module: Any, head: Any, settings: Settings, compiled: bool) -> Coder:
+    return (AloneCoder if getattr(module, "alone", False) else Coder)(module, head, settings, compiled)

@@ -1,0 +1,154 @@
+"""Encode under each of 96 settings, decode under each other, and on processors that this one plays: the same rows?
+
+    python scripts/mixed_settings.py RUN [RUN ...] [--rows 3600] [--words FILE.tkc] [--float]
+
+RUN: folders of trained models with exact networks. Settings: {eager, compiled} x {1, 2 threads} x {1, 7, 64 rows a
+network call} x {contiguous, channels_last} x {float32, float64} x {oneDNN on, off}. Where all settings write the same
+bytes, one decoding for each covers all pairs; where not, each setting decodes each of the different payloads.
+Processors: new processes whose libraries are told to use no instructions beyond AVX2, or beyond SSE. --float: the
+trained networks instead, to see how often the test finds what it looks for.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.mixed import SETTINGS, Setting, decode, encode  # noqa: E402  # of the repository, which is no package
+from toolkit import embeddings  # noqa: E402
+from toolkit.head import Settings  # noqa: E402
+from toolkit.nets.exact import exactly  # noqa: E402
+from toolkit.recipe import build_data, load  # noqa: E402
+
+CODING = Settings(64, 64, 0)
+PROCESSORS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "SSE": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+
+
+def same(head: Any) -> Any:
+    return head
+
+
+class Model:
+    """A run's model and some of its test rows."""
+
+    def __init__(self, run: Path, rows: int, floats: bool) -> None:
+        recipe, cfg = load(run, "cpu", exact=not floats)
+        test = build_data(cfg).test
+        self.rows: Tensor = test.repeat(-(-rows // len(test)), 1, 1, 1)[:rows]
+        self.module, self.head, self.guard = recipe.module, recipe.head, same if floats else exactly
+
+    def encode(self, setting: Setting) -> bytes:
+        return encode(setting, self.module, self.head, CODING, self.rows, self.guard)
+
+    def wrong(self, setting: Setting, payload: bytes) -> int:
+        """Rows that decode to others; all of them where decoding is an error."""
+        try:
+            found = decode(setting, self.module, self.head, CODING, payload, self.rows, self.guard)
+        except ValueError:
+            return len(self.rows)
+        return int((found != self.rows).flatten(1).any(1).sum())
+
+
+def all_settings(model: Model, settings: list[Setting]) -> None:
+    payloads: dict[bytes, Setting] = {}
+    began = time.perf_counter()
+    for setting in settings:
+        payloads.setdefault(model.encode(setting), setting)
+    print(f"  {len(settings)} settings wrote {len(payloads)} different payloads", flush=True)
+    wrong, failed = 0, []
+    for setting in settings:
+        counts = [model.wrong(setting, payload) for payload in payloads]
+        wrong += sum(counts)
+        failed += [setting for count in counts if count]
+    total = len(settings) * len(payloads) * len(model.rows)
+    print(
+        f"  {wrong} of {total} decoded rows wrong, {len(failed)} of {len(settings) * len(payloads)} decodings; "
+        f"{(time.perf_counter() - began) / 60:.1f} minutes",
+        flush=True,
+    )
+    for setting in failed[:5]:
+        print(f"    {setting}")
+
+
+def processors(run: Path, model: Model, rows: int, floats: bool) -> None:
+    """Each processor encodes, and each decodes what the others wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        for step in ("encode", "decode"):
+            for name, variables in PROCESSORS.items():
+                arguments = [str(run), "--rows", str(rows), "--step", step, "--folder", folder, "--name", name]
+                subprocess.run(
+                    [sys.executable, __file__, *arguments, *(["--float"] if floats else [])],
+                    env={**os.environ, **variables}, check=True,
+                )  # fmt: skip
+
+
+def one_step(model: Model, step: str, folder: Path, name: str) -> None:
+    if step == "encode":
+        payload = model.encode(Setting())
+        (folder / name).write_bytes(payload)
+        return
+    for file in sorted(folder.iterdir()):
+        for setting in (Setting(), Setting(False, 2, 7, False, True, False)):
+            print(
+                f"  processor {name}, {setting.rows} rows a call, of a file by {file.name}: "
+                f"{model.wrong(setting, file.read_bytes())} of {len(model.rows)} rows wrong",
+                flush=True,
+            )
+
+
+def words(path: Path) -> None:
+    """Word vectors: all together, and word by word, compiled or not, with one thread or two."""
+    with embeddings.open(path) as file:
+        want = file.vectors()
+        wrong = total = 0
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for compiled in (False, True):
+                wrong += int((file.vectors(compiled) != want).any(1).sum())
+                total += len(want)
+            for i in range(0, len(want), max(1, len(want) // 2000)):
+                wrong += int((torch.from_numpy(file[file.words[i]]) != want[i]).any())
+                total += 1
+    print(f"{path}: {wrong} of {total} decoded rows wrong", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--rows", type=int, default=3600)
+    parser.add_argument("--words", type=Path)
+    parser.add_argument("--float", action="store_true", dest="floats")
+    parser.add_argument("--eager", action="store_true", help="leave out the compiled settings, which take long")
+    parser.add_argument("--step", choices=["encode", "decode"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--name", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        model = Model(run, arguments.rows, arguments.floats)
+        if arguments.step:
+            one_step(model, arguments.step, arguments.folder, arguments.name)
+            continue
+        print(f"{run}, {'float' if arguments.floats else 'exact'} networks", flush=True)
+        processors(run, model, min(arguments.rows, 500), arguments.floats)
+        settings = [s for s in SETTINGS if not (arguments.floats and s.double)]
+        all_settings(model, [s for s in settings if not (arguments.eager and s.compiled)])
+    if arguments.words:
+        words(arguments.words)
+
+
+if __name__ == "__main__":
+    main()
