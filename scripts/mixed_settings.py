@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from toolkit.head import Settings  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
 from toolkit.recipe import build_data, load  # noqa: E402
 
-CODING = Settings(64, 64, 0)
+CODING = Settings(512, 256, 0)
 PROCESSORS: dict[str, dict[str, str]] = {
     "as it is": {},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -127,6 +128,7 @@ def words(path: Path) -> None:
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore", "TF32 acceleration")  # of switching oneDNN off and on
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=3600)

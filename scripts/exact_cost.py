@@ -1,0 +1,46 @@
+"""What exact arithmetic costs: rate, and speed of networks and of coding, against the float networks of the same run.
+
+    python scripts/exact_cost.py RUN [RUN ...] [--rows 200] [--repeats 3] [--compile]
+
+Rows of the test set are coded both ways, in turn; each speed is the median of the repeats, in one process.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from toolkit.data.images import spread
+from toolkit.recipe import build_data, coder, load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="compile the coder")
+    arguments = parser.parse_args()
+    print("| run | net, float | net, exact | more, % | file, float | file, exact | more, % |", end="")
+    print(" speed of networks, exact / float | of encoding |\n|---|---|---|---|---|---|---|---|---|")
+    for run in arguments.runs:
+        recipe, cfg = load(run, "cpu")
+        test = build_data(cfg).test
+        rows = spread(test, min(arguments.rows, len(test)))
+        valid = torch.ones(rows.shape, dtype=torch.bool)
+        coders = [coder(r, cfg, len(rows), None, arguments.compile) for r in (recipe, load(run, "cpu", exact=True)[0])]
+        found = []
+        for repeat in range(arguments.repeats + 1):  # the first, which may compile, tells the rate alone
+            accounts = [each.encode(rows, valid)[1] for each in coders]
+            if repeat:
+                found.append([(a.seconds - a.coder_seconds, a.seconds) for a in accounts])
+        ratios = [statistics.median(f[i] for f, _ in found) / statistics.median(e[i] for _, e in found) for i in (0, 1)]
+        cells = []
+        for rate in ([a.net / rows.numel() for a in accounts], [a.file / rows.numel() for a in accounts]):
+            cells += [f"{rate[0]:.4f}", f"{rate[1]:.4f}", f"{100 * (rate[1] / rate[0] - 1):+.2f}"]
+        print(f"| {run} | {' | '.join(cells)} | {' | '.join(f'{x:.2f}' for x in ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
