@@ -79,9 +79,10 @@ def all_settings(model: Model, settings: list[Setting]) -> None:
 
     def report() -> None:
         minutes = (time.perf_counter() - began) / 60
+        rows = len(read) * len(model.rows)
         print(
-            f"  {len(payloads)} different payloads, {len(read)} decodings: {wrong} of {len(read) * len(model.rows)} rows "
-            f"wrong, in {len(failed)} decodings; {minutes:.1f} minutes",
+            f"  {len(payloads)} different payloads, {len(read)} decodings: {wrong} of {rows} rows wrong, in "
+            f"{len(failed)} decodings; {minutes:.1f} minutes",
             flush=True,
         )
 
