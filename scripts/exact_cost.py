@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the coder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    head.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]  # of its clocks
+    head.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined,assignment]  # of its clocks
     print("| run | net, float | net, exact | more, % | file, float | file, exact | more, % |", end="")
     print(" speed of networks, exact / float | of encoding |\n|---|---|---|---|---|---|---|---|---|")
     for run in arguments.runs:
