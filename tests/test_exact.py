@@ -344,6 +344,16 @@ def test_compress_writes_exact_files_by_default_and_says_so(run: Path, tmp_path:
         assert torch.equal(torch.load(back), torch.load(rows))
 
 
+def test_a_run_without_exact_networks_makes_float_files_and_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, rows = tiny.run_folder(tmp_path / "run", (1, 8, 8)), tmp_path / "rows.pt"
+    torch.save(tiny.images(2), rows)
+    for name, arguments, said in (("a", [], True), ("b", ["exact=false"], False)):
+        assert compress.main([f"run={run}", f"input={rows}", f"output={tmp_path / name}.tkc", *arguments]) == 0
+        assert (f"python -m toolkit.make_exact run={run}" in capsys.readouterr().err) is said
+
+
 def test_an_exact_file_needs_nothing_of_the_trained_weights(run: Path, tmp_path: Path) -> None:
     rows, file, back, other = (tmp_path / name for name in ("rows.pt", "rows.tkc", "back.pt", "other"))
     torch.save(tiny.images(20), rows)

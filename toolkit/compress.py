@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(origin.items)} pictures, {count} values -> {values['output']}: {size} bytes, "
         f"{8 * size / count:.4f} bits per dimension"
     )
-    if not exact:
+    if not exact and "exact" not in values:
         print(
             "It decodes only where networks compute the same floats. To make files that decode anywhere: python -m "
-            f"toolkit.make_exact run={values['run']}, and compress again" * ("exact" not in values),
+            f"toolkit.make_exact run={values['run']}, and compress again",
             file=sys.stderr,
         )
     return 0
