@@ -79,7 +79,7 @@ def subjects(folder: Path) -> list[Subject]:
     for name, size in {"a.png": (4, 4), "b.png": (5, 4), "deep/c.png": (4, 3)}.items():
         Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name)
     np.save(folder / "x.npy", images(3, (1, 4, 4))[:, 0].numpy().astype("<i2"))
-    small = {"likelihood": "logistic", "latent_channels": [2], "downscale": [2], "blocks": [1]}
+    small: dict[str, Any] = {"likelihood": "logistic", "latent_channels": [2], "downscale": [2], "blocks": [1]}
     runs = {"bitswap": run_folder(folder / "bitswap", (1, 4, 4), **small)}
     torch.manual_seed(0)
     cfg = configure("ikvae")

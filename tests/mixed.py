@@ -31,7 +31,8 @@ class Setting(NamedTuple):
     device: str = "cpu"
 
 
-SETTINGS = [Setting(*x) for x in itertools.product(*[(False, True), (1, 2), (1, 7, 64), *[(False, True)] * 3])]
+_FLAGS = (False, True)
+SETTINGS = [Setting(*x) for x in itertools.product(_FLAGS, (1, 2), (1, 7, 64), _FLAGS, _FLAGS, _FLAGS)]
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def under(setting: Setting, module: Any) -> Iterator[Any]:
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
 
     def forward(layer: nn.Module, x: Tensor) -> Tensor:
-        whole = _compiled if setting.compiled and isinstance(layer, ExactLayer) else FORWARD[type(layer)]
+        whole: Any = _compiled if setting.compiled and isinstance(layer, ExactLayer) else FORWARD[type(layer)]
         form = order if x.dim() == 4 else torch.contiguous_format
         parts = [whole(layer, part.contiguous(memory_format=form)) for part in x.split(setting.rows)]
         return torch.cat(parts).contiguous(memory_format=form)
