@@ -1,7 +1,7 @@
 """Mutate files and look at what their readers do: python scripts/fuzz_files.py [cases] [seed] [--keep FOLDER].
 
 Word vectors, pictures and arrays of each recipe, and weights, all of untrained models; see tests/fuzz.py for what is
-done to them and what is judged. Each thousand cases run in a process of their own, so that a crash is seen as one. Exit
+done to them and what is judged. Every 500 cases run in a process of their own, so that a crash is seen as one. Exit
 status 1 if a case is bad; --keep writes the bad files into a folder.
 """
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests import fuzz  # the folder above is on the path by now
 
-SHARD = 1000
+SHARD = 500
 WATCHDOG = 3600.0  # seconds of a shard, in case that a reader hangs where no signal reaches it
 
 
@@ -81,9 +81,8 @@ def main() -> int:
                 bad.append(f"shard {number}: crash or hang after {last}")
                 print(bad[-1], flush=True)
             process.join()
-            if number % 10 == 9:
-                done_minutes = (time.monotonic() - began) / 60
-                print(f"{sum(verdicts.values())} cases, {done_minutes:.1f} minutes", file=sys.stderr, flush=True)
+            minutes = (time.monotonic() - began) / 60
+            print(f"{sum(verdicts.values())} cases, {len(bad)} bad, {minutes:.1f} minutes", file=sys.stderr, flush=True)
     names = sorted({name for name, _ in verdicts})
     kinds = [*fuzz.GOOD, *sorted({verdict for _, verdict in verdicts} - set(fuzz.GOOD))]
     print(f"{'file':20} {'bytes':>7}", *(f"{kind:>9}" for kind in kinds))

@@ -398,7 +398,7 @@ def cases(
 ) -> Iterator[tuple[int, Subject, Case, str]]:
     """Of `count` cases those with the numbers `which`, default all: number, subject, case, mode.
 
-    Every cut and every flipped bit as far as they fit into half of the cases, then random ones.
+    Every cut and every flipped bit as far as they fit into half of the cases, and random ones, mixed.
     """
     systematic = [
         (subject, make, at)
@@ -409,7 +409,9 @@ def cases(
     ]
     if len(systematic) > count // 2:
         systematic = random.Random(seed).sample(systematic, count // 2)
-    for i in which or range(count):
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    for i in (order[place] for place in which or range(count)):
         rng = random.Random(f"{seed} {i}")
         if i < len(systematic):
             subject, make, at = systematic[i]
