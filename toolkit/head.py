@@ -161,7 +161,7 @@ class Coder:
                     codec.push(message, self._block(rows[first:last]).long())
                     account.net += message.bits() - before
                     account.latents.append([z[: last - first] for z in drawn])
-                    self._consider(message, last, len(rows) - last)
+                    self._consider(message, i + 1, len(ranges) - i - 1)
                     if progress:
                         progress(last - first)
                 break
@@ -200,11 +200,12 @@ class Coder:
         if message.lanes != lanes:
             raise ValueError(f"expected {lanes} lanes, got {message.lanes}; the data are damaged")
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
-        for i, (first, last) in reversed(list(enumerate(blocks(len(valid), self.settings.batch, growth)))):
+        ranges = list(enumerate(blocks(len(valid), self.settings.batch, growth)))
+        for i, (first, last) in reversed(ranges):
             rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
             for _ in range(doublings.count(i)):
                 message.narrow()
-            self._consider(message, len(valid) - first, first)
+            self._consider(message, len(ranges) - i, i)
             if progress:
                 progress(last - first)
         if message.lanes != self.first_lanes or not message.is_random(self.settings.seed):
@@ -221,7 +222,10 @@ class Coder:
         return time.perf_counter() - self._began - self._networks.seconds
 
     def _consider(self, message: Message, done: int, ahead: int) -> None:
-        """Compile from here on, if that is left to measurement and will pay for rows `ahead` after those `done`."""
+        """Compile from here on, if that is left to measurement and will pay for blocks `ahead` after those `done`.
+
+        Blocks and not rows: the first ones have few rows and take as long as the others.
+        """
         if self.compiled is None and not message.compiled:
             spent = self._spent()
             message.compiled = compiling_pays(type(self.module).__name__, spent, spent * ahead / done)
