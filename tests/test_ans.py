@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.laws import contents
-from toolkit.coding.ans import LOW, MAX_PRECISION, EmptyMessage, Message, _push
+from toolkit.coding.ans import LOW, MAX_PRECISION, EmptyMessage, Message, _given, _push
 
 
 class Stack:
@@ -368,7 +368,8 @@ def test_the_tail_grows_in_few_and_large_strides() -> None:
 def test_a_block_has_places_for_all_its_words(precision: int, steps: int) -> None:
     rarest = torch.ones(steps, 2, dtype=torch.int64)
     head = torch.tensor([(1 << 63) - 1, (1 << 31)])
-    _, words, count = _push(head, 0 * rarest, rarest, 2, steps=steps, precision=precision)
+    given = [0 * rarest, rarest]
+    _, words, count = _push(head, given, (), 2, interval=_given, steps=steps, precision=precision)
     assert int(count.max()) <= len(words)
     assert len(words) <= 1 + steps * precision // 32
 

@@ -769,12 +769,16 @@ def test_symbols_of_another_shape_are_refused_and_the_message_kept(name: str, sh
 
 
 @pytest.mark.parametrize("too_high", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", REFUSING)
-def test_symbols_out_of_range_are_refused_and_the_message_kept(name: str, too_high: bool) -> None:
+def test_symbols_out_of_range_are_refused_and_the_message_kept(
+    name: str, too_high: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_as_compiled(monkeypatch)
     codec, bins = REFUSING[name]
     x = torch.zeros(3, 4, dtype=torch.int64)
     x[0, 2] = bins if too_high else -1
-    message = Message.random(2, 5, 0)
+    message = Message.random(2, 5, 0, compiled=compiled)
     expected = rf"push: expected symbols in \[0, {bins}\), got values from {int(x.min())} to {int(x.max())}"
     with pytest.raises(ValueError, match=expected):
         codec.push(message, x)

@@ -31,11 +31,16 @@ ROOM = 1 << 26  # words of a table of lanes that is always allowed; see `check_r
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
 
+Interval = Callable[..., tuple[Tensor, Tensor]]
 Find = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class EmptyMessage(ValueError):
     """A pop wanted more bits than the message holds."""
+
+
+class NoFrequency(ValueError):
+    """A push met a symbol without frequency; the message is as it was."""
 
 
 @dataclass(eq=False)
@@ -113,7 +118,8 @@ class Message:
         """Push symbols, the last step first, so that `pop` returns them in order.
 
         start, freq: int64 [n, lanes], an interval [start, start + freq) within [0, 2**precision), freq at least 1.
-        A symbol with start 0 and freq 2**precision costs nothing and leaves the message as it is.
+        A symbol with start 0 and freq 2**precision costs nothing and leaves the message as it is. Raises NoFrequency
+        for a freq below 1.
         """
         _check(precision, steps)
         if start.shape != freq.shape or start.dim() != 2 or start.shape[1] != self.lanes:
@@ -121,11 +127,28 @@ class Message:
                 f"push: expected start and freq of shape [n, {self.lanes}], got {list(start.shape)} and "
                 f"{list(freq.shape)}; arrange the symbols in lanes first (codecs.to_lanes)"
             )
-        start, freq = _whole(start, steps, 0), _whole(freq, steps, 1 << precision)
-        block = _block(_push, self.compiled, steps=steps, precision=precision)
-        for i in range(start.shape[0] - steps, -1, -steps):
-            self.head, words, count = block(self.head, start, freq, i + 2)
+        self.push_found(_given, [start, _whole(freq, steps, 1 << precision)], (), precision, steps)
+
+    def push_found(
+        self, interval: Interval, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
+        steps: int = PUSH_STEPS,
+    ) -> None:  # fmt: skip
+        """`push` of the intervals that interval(*(p[step] for p in params), *tables) -> (start, freq) finds.
+
+        Found in the block that pushes them, they are never written to memory: for intervals that cost little. params:
+        tensors [n, ..., lanes]; a step of zeros must cost nothing, as the last block is filled up with them.
+        """
+        _check(precision, steps)
+        params = [_whole(p, steps, 0) for p in params]
+        block = _block(_push, self.compiled, interval=interval, steps=steps, precision=precision)
+        before = self.head, self.size
+        for i in range(len(params[0]) - steps, -1, -steps):
+            self.head, words, count = block(self.head, params, tables, i + 2)
             self._append(words, count)
+        # Asked once a push, not once a block: on a GPU each question to the device stalls it.
+        if bool((self.head < 0).any()):
+            self.head, self.size = before
+            raise NoFrequency("push: expected symbols with frequencies of at least 1, got others")
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
@@ -149,35 +172,32 @@ class Message:
         block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
         valid = _whole(valid, steps, False)
         params = [_whole(p, steps, 0) for p in params]
-        symbols = torch.empty(len(valid), self.lanes, dtype=torch.int64, device=self.head.device)
+        symbols: list[Tensor] = [valid.new_empty(0, self.lanes, dtype=torch.int64)]
         if self.tail.shape[1] < 2:
             self._reserve(2)  # something to read where nothing is left, and no size that would be compiled apart
         for i in range(0, n, steps):
-            head, used, symbols[i : i + steps], missed = block(
-                self.head, self.tail, self.size, valid, params, tables, i + 2
-            )
+            head, size, found, missed = block(self.head, self.tail, self.size, valid, params, tables, i + 2)
             if sure and bool(missed.any()):
                 at = missed.nonzero()[:, 0]
                 some = [p[i : i + steps][..., at] for p in params]
                 below = (self.size[at] - steps).clamp(min=0)  # words that the block can not reach
                 top = below[:, None] + torch.arange(steps, device=at.device)
                 words = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
-                head[at], used[at], again, _ = _pop(
+                head[at], left, found[:, at], _ = _pop(
                     self.head[at], words, self.size[at] - below, valid[i : i + steps, at], some, tables, 2,
                     find=sure, steps=steps, precision=precision, small=self.small,
                 )  # fmt: skip
-                symbols[i : i + steps, at] = again
-            self.head = head
-            self.size = self.size - used
+                size[at] = below + left
+            self.head, self.size = head, size
+            symbols.append(found)
         torch.minimum(self.floor, self.size, out=self.floor)
-        # Asked once a pop, not once a block: on a GPU each question to the device stalls it.
         if bool((self.floor < 0).any()):
             lane = int(self.floor.argmin())
             raise EmptyMessage(
                 f"pop: lane {lane} of {self.lanes} needs {-int(self.floor[lane])} more words than it holds; start from "
                 "Message.random with more words, or push more before popping"
             )
-        return symbols[:n]
+        return torch.cat(symbols)[:n]
 
     def widen(self) -> None:
         """Double the lanes: each gives half of its own words and 31 bits, as a head, to a new one. `narrow` undoes it.
@@ -220,6 +240,8 @@ class Message:
 
     def _append(self, words: Tensor, count: Tensor) -> None:
         """Append the first count [lanes] of int32 [slots, lanes] words to each lane; the rest become garbage above."""
+        if words.is_cpu and words.numel() > 1 << 12:  # most slots are garbage, but a GPU would stall if asked which
+            words = words[: int(count.amax())]
         self._reserve(len(words))
         self.bound += len(words)
         index = self.size[:, None] + torch.arange(len(words), device=words.device)
@@ -232,7 +254,7 @@ class Message:
             self.bound = int(self.size.max()) if self.lanes else 0
         if self.bound + words > self.tail.shape[1]:
             capacity = max(2 * self.tail.shape[1], self.bound + words, 64)  # doubling keeps growth linear
-            grown = self.tail.new_zeros(self.lanes, capacity)
+            grown = self.tail.new_empty(self.lanes, capacity)
             grown[:, : self.tail.shape[1]] = self.tail
             self.tail = grown
 
@@ -333,27 +355,36 @@ def _compiled(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
     return compiled(lambda *arguments: function(*arguments, **fixed))
 
 
+def _given(start: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
+    return start, freq
+
+
 def _push(
-    head: Tensor, start: Tensor, freq: Tensor, first: int, *, steps: int, precision: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    head: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int,
+    *, interval: Interval, steps: int, precision: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of pushes: the new head, int32 [slots, lanes] words, and how many of them are real, the first ones.
 
-    first: of the block's steps, and 2 more, because torch.compile would make a graph of its own for 0 and for 1.
+    A head becomes and stays negative where a frequency is below 1. first: of the block's steps, and 2 more, because
+    torch.compile would make a graph of its own for 0 and for 1.
     """
-    start, freq = start[first - 2 : first - 2 + steps], freq[first - 2 : first - 2 + steps]
-    count = torch.zeros_like(head)
+    params = [p[first - 2 : first - 2 + steps] for p in params]
+    count, wrong = torch.zeros_like(head), head < 0
     # Each step adds at most `precision` bits, so no more words can spill than this.
     slots = [torch.zeros_like(head, dtype=torch.int32)] * min(steps, steps * precision // WORD + 1)
     for i in range(steps - 1, -1, -1):
-        spill = (head >> (63 - precision)) >= freq[i]
+        start, freq = interval(*(p[i] for p in params), *tables)
+        wrong = wrong | (freq < 1)
+        freq = freq.clamp(min=1)
+        spill = (head >> (63 - precision)) >= freq
         word = head.to(torch.int32)
         # What is written above the real words is overwritten by the next, so whether it spilled need not be asked.
         slots = [torch.where(count == j, word, slot) for j, slot in enumerate(slots)]
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
-        quotient, rest = _divide(head, freq[i], precision)
-        head = (quotient << precision) + rest + start[i]
-    return head, torch.stack(slots), count
+        quotient, rest = _divide(head, freq, precision)
+        head = (quotient << precision) + rest + start
+    return torch.where(wrong, -1, head), torch.stack(slots), count
 
 
 def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:
@@ -368,7 +399,7 @@ def _pop(
     head: Tensor, tail: Tensor, size: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
     first: int, *, find: Find, steps: int, precision: int, small: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of pops: the new head, words used of the top of each tail, the symbols, and where `find` missed.
+    """One block of pops: the new head and size, the symbols, and where `find` missed.
 
     first: see `_push`; small: a lane may run out of words, and its head sinks below 2**31 then.
     """
@@ -388,4 +419,4 @@ def _pop(
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
         symbols.append(symbol)
-    return head, used, torch.stack(symbols), missed
+    return head, size - used, torch.stack(symbols), missed

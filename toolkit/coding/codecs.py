@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.ans import PUSH_STEPS, STEPS, Find, Message
+from toolkit.coding.ans import PUSH_STEPS, STEPS, Find, Interval, Message, NoFrequency
 from toolkit.coding.fuse import fusible, fusing
-
-Interval = Callable[..., tuple[Tensor, Tensor]]
 
 PIECE = 1 << 17  # symbols whose intervals are computed before they are pushed
 MOST_PLACES = 16  # bits of precision up to which a static table is unrolled to one entry a place: 512 KiB
@@ -50,12 +48,14 @@ def interval_codec(
     precision: int,
     steps: int = STEPS,
     sure: Find | None = None,
+    light: bool = False,
 ) -> Codec:
     """A codec of symbols in [0, bins) from a map of symbols to intervals and its inverse.
 
     interval(x, *params, *tables) -> (start, freq), pointwise on int64 [symbols]; find, sure: see Message.pop, on params
     [..., symbols] arranged in lanes; valid: bool, any shape, the shape of x; where False nothing is coded and `pop`
-    returns 0. The three functions should be the same objects for codecs of the same kind: each is compiled once.
+    returns 0. The three functions should be the same objects for codecs of the same kind: each is compiled once. light:
+    intervals cost so little that they are best found in the block that pushes them.
     """
     # Contiguous, because torch.compile makes a slower graph of its own for other strides.
     shape, flat, params = valid.shape, valid.flatten().contiguous(), [p.contiguous() for p in params]
@@ -63,22 +63,30 @@ def interval_codec(
     def push(message: Message, x: Tensor) -> None:
         _check_shape(x, shape)
         lanes, symbols = message.lanes, x.flatten()
-        # In pieces that a processor's caches hold, and whose memory is used again; whole blocks of them but the last.
-        piece = max(PIECE // (lanes * PUSH_STEPS), 1) * lanes * PUSH_STEPS if flat.device.type == "cpu" else len(flat)
-        for first in reversed(range(0, max(len(flat), 1), max(piece, 1))):
-            here = slice(first, first + piece)
-            some = params if piece >= len(flat) else [p[..., here].contiguous() for p in params]
-            part, there = symbols[here].long().contiguous(), flat[here]
-            with fusing(message.compiled):
-                low, freq = _masked(interval, bins, precision)(part, there, *some, *tables)
-            if len(freq) and int(freq.amin()) <= 0:
-                check_range(torch.where(there, part, 0), bins)
-                i = int((freq <= 0).nonzero()[0])
-                raise ValueError(
-                    f"push: symbol {int(part[i])} at position {first + i} has no frequency under its distribution; a "
-                    "codec without floor can only push what it popped"
-                )
-            message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
+        found, before = _masked(interval, bins, precision), (message.head, message.size)
+        try:
+            if light and message.compiled:
+                arranged = [to_lanes(p, lanes).contiguous() for p in (symbols.long(), flat, *params)]
+                message.push_found(found, arranged, tables, precision)
+                return
+            # In pieces that a processor's caches hold, and whose memory is used again: whole blocks, but for the last.
+            piece = len(flat)
+            if flat.device.type == "cpu":
+                piece = max(PIECE // (lanes * PUSH_STEPS), 1) * lanes * PUSH_STEPS
+            for first in reversed(range(0, max(len(flat), 1), max(piece, 1))):
+                here = slice(first, first + piece)
+                some = params if piece >= len(flat) else [p[..., here].contiguous() for p in params]
+                with fusing(message.compiled):
+                    low, freq = found(symbols[here].long().contiguous(), flat[here], *some, *tables)
+                message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
+        except NoFrequency:
+            message.head, message.size = before
+            check_range(torch.where(flat, symbols.long(), 0), bins)
+            i = int((found(symbols.long(), flat, *params, *tables)[1] < 1).nonzero()[0])
+            raise ValueError(
+                f"push: symbol {int(symbols[i])} at position {i} has no frequency under its distribution; a codec "
+                "without floor can only push what it popped"
+            ) from None
 
     def pop(message: Message) -> Tensor:
         lanes = message.lanes
@@ -93,10 +101,7 @@ def interval_codec(
 def _masked(interval: Interval, bins: int, precision: int) -> Callable[..., tuple[Tensor, Tensor]]:
     @fusible
     def function(x: Tensor, valid: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        """Intervals where something is coded, whole ones elsewhere; frequency 0 or less where x cannot be coded.
-
-        Said so and not by a third result, because fused kernels that write bools take twice the time.
-        """
+        """Intervals where something is coded, whole ones elsewhere; frequency 0 or less where x cannot be coded."""
         low, freq = interval(x.clamp(0, bins - 1), *arguments)
         freq = torch.where((x < 0) | (x >= bins), 0, freq)
         return torch.where(valid, low, 0), torch.where(valid, freq, 1 << precision)
@@ -137,7 +142,7 @@ def categorical(freqs: Tensor, shape: Sequence[int], precision: int) -> Codec:
     if precision <= MOST_PLACES:
         x = torch.arange(len(freqs), device=freqs.device)
         find, tables = _find_place, [packed, (starts[:-1] | freqs << 20 | x << 40).repeat_interleave(freqs)]
-    return interval_codec(_table_interval, find, [], tables, len(freqs), valid, precision)
+    return interval_codec(_table_interval, find, [], tables, len(freqs), valid, precision, light=True)
 
 
 def _table_interval(x: Tensor, packed: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +185,7 @@ def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Code
     symbol; valid: bool; both of the symbols' shape.
     """
     return interval_codec(
-        _row_interval, _find_in_row, [which.flatten()], [starts], starts.shape[1] - 1, valid, precision
+        _row_interval, _find_in_row, [which.flatten()], [starts], starts.shape[1] - 1, valid, precision, light=True
     )
 
 

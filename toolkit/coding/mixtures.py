@@ -253,7 +253,9 @@ def _uppers(weight: Tensor) -> Tensor:
 
 
 def _components(upper: Tensor, valid: Tensor) -> Codec:
-    return interval_codec(_component_interval, _find_component, [upper], [], len(upper), valid, frequencies.WEIGHT_BITS)
+    return interval_codec(
+        _component_interval, _find_component, [upper], [], len(upper), valid, frequencies.WEIGHT_BITS, light=True
+    )
 
 
 def _component_interval(k: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.coding.ans import Find
-from toolkit.coding.codecs import Codec, Interval, interval_codec
+from toolkit.coding.ans import Find, Interval
+from toolkit.coding.codecs import Codec, interval_codec
 
 DEPTH = 10  # longest code of a grid's point, bits; 2047 points
 PRECISION = 14  # bits of a frequency: 16384 counts for the few tens of points that a context uses

@@ -40,6 +40,8 @@ def complete(x: Tensor, valid: Tensor) -> Tensor:
     x: [rows, c, h, w] levels, valid: bool. A channel that is not coded where the first one is (grey in an RGB model)
     repeats the first; other places (padding) are mid-grey. Pointwise, so that it holds for each pass by itself.
     """
+    if bool(valid.all()):  # nearly always, and a look at bools is cheap
+        return x
     x = torch.where(valid, x, LEVELS // 2)
     return torch.where(valid[:, :1] & ~valid, x[:, :1], x)
 
