@@ -13,7 +13,10 @@ from torch import Tensor
 
 from toolkit import embeddings, export_embeddings
 from toolkit.coding import lanes
-from toolkit.container import ContainerError, Writer
+from toolkit.coding.ans import Message
+from toolkit.container import ContainerError, Reader, Writer
+from toolkit.vector_file import BOOK, MOST_DIMENSIONS
+from toolkit.word_list import VOCABULARY
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -97,7 +100,7 @@ def test_groups_grow_and_hold_every_row() -> None:
 
 
 def test_heads_of_every_length_come_back_from_lanes() -> None:
-    message = embeddings.Message.empty(64, small=True)
+    message = Message.empty(64, small=True)
     message.head = torch.tensor([0, *(1 << i for i in range(63))])
     low = (1 << 31) - 1
     message.tail = torch.arange(64 * 3, dtype=torch.int32).view(64, 3) - 100
@@ -204,7 +207,7 @@ def test_a_sound_container_with_damaged_contents_is_refused(
     file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
 ) -> None:
     """Checksums are right where a writer was wrong: nothing but an error may come of it."""
-    with embeddings.Reader(file[0]) as reader:
+    with Reader(file[0]) as reader:
         header = reader.header
         payloads = [(reader.read(i), chunk.rows, chunk.rows_crc) for i, chunk in enumerate(reader.chunks)]
     rng = np.random.default_rng(0)
@@ -216,7 +219,7 @@ def test_a_sound_container_with_damaged_contents_is_refused(
         elif kind == 1:
             del changed[rng.integers(len(changed)) :]
         else:
-            changed[: embeddings.BOOK.size] = rng.bytes(embeddings.BOOK.size)
+            changed[: BOOK.size] = rng.bytes(BOOK.size)
         with Writer(tmp_path / "v.tkc", header) as writer:
             for i, (payload, rows, crc) in enumerate(payloads):
                 writer.write(bytes(changed) if i == which else payload, rows, crc)
@@ -238,7 +241,7 @@ def test_sizes_that_no_file_has_are_refused_before_memory_is_taken(
     changes: dict[str, int], message: str, file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
 ) -> None:
     path = tmp_path / "v.tkc"
-    with embeddings.Reader(file[0]) as reader, Writer(path, {**reader.header, **changes}) as writer:
+    with Reader(file[0]) as reader, Writer(path, {**reader.header, **changes}) as writer:
         for i, chunk in enumerate(reader.chunks):
             writer.write(reader.read(i), chunk.rows, chunk.rows_crc)
     with pytest.raises(ContainerError, match=message):
@@ -251,8 +254,8 @@ def test_a_vocabulary_of_far_too_many_words_is_refused(
 ) -> None:
     count, letters = sizes
     stored = bz2.compress(bytes(count))
-    payload = embeddings.VOCABULARY.pack(letters, len(stored)) + stored + bz2.compress(b"\n" * (count - 1))
-    with embeddings.Reader(file[0]) as reader:
+    payload = VOCABULARY.pack(letters, len(stored)) + stored + bz2.compress(b"\n" * (count - 1))
+    with Reader(file[0]) as reader:
         header = {**reader.header, "words": count}
         group, crc = reader.read(1), reader.chunks[1].rows_crc
     header["dimensions"] = 1
@@ -273,7 +276,7 @@ def test_a_word_that_stands_twice_in_a_file_is_refused(
 
 
 def test_more_dimensions_than_a_reader_takes_are_not_written(tmp_path: Path) -> None:
-    d = embeddings.MOST_DIMENSIONS + 1
+    d = MOST_DIMENSIONS + 1
     quantised = embeddings.quantise(torch.randn(1, d), torch.ones(1, d), 1.0, "vbq")
     with pytest.raises(ValueError, match="expected at most 65536 dimensions and 16384 values a byte of the file"):
         embeddings.write(tmp_path / "v.tkc", ["a"], quantised)

@@ -54,7 +54,10 @@ TABLE: dict[str, set[str]] = {
     "toolkit.rate_distortion": {"toolkit.lossy", "toolkit.container", "toolkit.data"},
     "toolkit.word_tests": set(),
     "toolkit.vector_baselines": set(),
-    "toolkit.embeddings": {"toolkit.coding", "toolkit.container"},
+    "toolkit.word_list": set(),
+    "toolkit.vector_file": {"toolkit.word_list", "toolkit.coding", "toolkit.container"},
+    "toolkit.vector_search": {"toolkit.vector_file", "toolkit.coding"},
+    "toolkit.embeddings": {"toolkit.vector_search", "toolkit.vector_file", "toolkit.word_list"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
     "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact", "toolkit.lossy"},
@@ -73,6 +76,9 @@ LIGHTNING_FREE = (
     "toolkit.container",
     "toolkit.baselines",
     "toolkit.cli",
+    "toolkit.word_list",
+    "toolkit.vector_file",
+    "toolkit.vector_search",
     "toolkit.embeddings",
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}

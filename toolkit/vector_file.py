@@ -1,0 +1,300 @@
+"""The bytes of a file of word vectors: codebooks and stacks of a few rows each, written and read.
+
+docs/format.md, section "Word vectors", is the specification.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit import word_list
+from toolkit.coding import vbq
+from toolkit.coding.ans import LOW, WORD, Message
+from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
+from toolkit.container import DamagedFile, Reader, Writer, inflate
+
+KIND = "embeddings"
+LANE_VALUES = 2000  # values of a stack: what a single word may need decoded; more would cost fewer bytes
+BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
+BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
+# What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
+MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
+VALUES_A_BYTE, MOST_LANE_VALUES = 1 << 14, 1 << 13  # of the whole file; of a stack of more than one row
+
+
+class Quantised(NamedTuple):
+    """Vectors moved to code points: for each group of ranks, first to last, a codebook and its symbols."""
+
+    books: list[vbq.Codebook]
+    symbols: list[Tensor]  # int64 [rows, d] each
+    bits: float  # what the search reports: -log2 of all symbols' frequencies, and the codebooks as a file holds them
+
+    def vectors(self) -> Tensor:
+        """The vectors as a decoder will return them: float32 [words, d]."""
+        return torch.cat([book.points[symbols] for book, symbols in zip(self.books, self.symbols, strict=True)])
+
+
+def write(
+    path: str | os.PathLike[str], words: Sequence[str], quantised: Quantised, about: dict[str, Any] | None = None
+) -> dict[str, int]:
+    """Write a file and return its bytes: of the vocabulary, tables, lanes and the whole file.
+
+    words: str for each row, in the rows' order; about: JSON values for the header, for information.
+    """
+    d = quantised.symbols[0].shape[1]
+    lane_rows = max(1, LANE_VALUES // d)
+    vocabulary = word_list.pack(words)
+    word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
+    header = {
+        "kind": KIND,
+        "values": len(words) * d,
+        "words": len(words),
+        "dimensions": d,
+        "precision": vbq.PRECISION,
+        "lane_rows": lane_rows,
+        **(about or {}),
+    }
+    tables = lanes = 0
+    with Writer(path, header) as writer:
+        writer.write(vocabulary, 0, word_list.checksum(words))
+        for book, symbols in zip(quantised.books, quantised.symbols, strict=True):
+            codebook = pack_book(book)
+            sizes, body = _encode_lanes(book, symbols, lane_rows)
+            head = BOOK.pack(len(book.points), len(book.freqs), len(codebook), len(sizes))
+            writer.write(head + codebook + sizes + body, len(symbols), _rows_crc(book.points[symbols]))
+            tables, lanes = tables + len(head) + len(codebook), lanes + len(sizes) + len(body)
+        if d > MOST_DIMENSIONS or len(words) * d > VALUES_A_BYTE * writer.size:
+            raise ValueError(
+                f"expected at most {MOST_DIMENSIONS} dimensions and {VALUES_A_BYTE} values a byte of the file, got "
+                f"{len(words)} words of {d} dimensions in {writer.size} bytes; choose a smaller lambda"
+            )
+    return {"vocabulary": len(vocabulary), "tables": tables, "lanes": lanes, "file": writer.size}
+
+
+class Embeddings:
+    """An open file: `embeddings["word"]` decodes one word and, at most, the few before it on its stack.
+
+    Use `toolkit.embeddings.open`; a context manager. `words`: list of str in the order of rows.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._reader = Reader(path)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        header = self._reader.header
+        if header.get("kind") != KIND:
+            raise ValueError(
+                f"{self._reader.path}: expected a file of word vectors, got kind {header.get('kind')!r}; give one that "
+                "toolkit.export_embeddings wrote"
+            )
+        names = ("words", "dimensions", "precision", "lane_rows")
+        numbers = [header.get(name) for name in names]
+        if not all(type(x) is int and 0 < x < 1 << 40 for x in numbers) or header["precision"] != vbq.PRECISION:
+            raise self._damaged(f"a header with counts for {', '.join(names)}", str(numbers))
+        self.dimensions, self._lane_rows = int(header["dimensions"]), int(header["lane_rows"])
+        long = self._lane_rows > 1 and self._lane_rows * self.dimensions > MOST_LANE_VALUES
+        if self.dimensions > MOST_DIMENSIONS or long:
+            raise self._damaged("stacks of few rows", f"{self._lane_rows} rows of {self.dimensions} dimensions")
+        if header["words"] * self.dimensions > VALUES_A_BYTE * self._reader.size:
+            raise self._damaged(f"at most {VALUES_A_BYTE} values a byte", f"{numbers} in {self._reader.size} bytes")
+        rows = [chunk.rows for chunk in self._reader.chunks]
+        if len(rows) < 2 or rows[0] or not all(rows[1:]) or sum(rows) != header["words"]:
+            raise self._damaged(f"a vocabulary and groups of {header['words']} rows in all", str(rows))
+        self._first = [0, *itertools.accumulate(rows[1:])]  # row of each group, and the end
+        self._groups: dict[int, _Group] = {}
+        try:
+            self.words = word_list.unpack(self._reader.read(0), header["words"])
+        except (OSError, ValueError, EOFError, struct.error) as error:  # OSError: bz2's way to say damaged
+            if isinstance(error, DamagedFile):
+                raise
+            raise self._damaged(f"a vocabulary of {header['words']} words", str(error)) from error
+        if word_list.checksum(self.words) != self._reader.chunks[0].rows_crc:
+            raise self._damaged("a vocabulary with the stored checksum", "another")
+        self._row = {word: row for row, word in enumerate(self.words)}
+        if len(self._row) != len(self.words) or "" in self._row:
+            raise self._damaged("words that differ", f"{len(self._row)} different ones of {len(self.words)}")
+
+    def __enter__(self) -> Embeddings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; words in groups that were read before can still be decoded."""
+        self._reader.__exit__()
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __getitem__(self, word: str) -> np.ndarray[Any, Any]:
+        """The vector of a word, float32 [d]. Raises KeyError for a word that the file does not have."""
+        if word not in self._row:
+            raise KeyError(f"expected a word of the vocabulary, got {word!r}; ask with `in` first")
+        row = self._row[word]
+        number = bisect.bisect_right(self._first, row) - 1
+        return self._group(number).row(row - self._first[number], self._lane_rows)
+
+    def vectors(self, compiled: bool = False) -> Tensor:
+        """All vectors, float32 [words, d], checked against the file's checksums. compiled: through torch.compile."""
+        parts: list[Tensor] = []
+        batch: list[int] = []
+        for number in range(len(self._first) - 1):
+            batch.append(number)
+            rows = self._first[number + 1] - self._first[batch[0]]
+            if rows * self.dimensions >= BATCH_VALUES or number + 2 == len(self._first):
+                parts += self._decode(batch, compiled)
+                batch = []
+        return torch.cat(parts)
+
+    def _group(self, number: int) -> _Group:
+        if number not in self._groups:
+            rows = self._first[number + 1] - self._first[number]
+            lanes = -(-rows // self._lane_rows)
+            try:
+                self._groups[number] = _Group(self._reader.read(number + 1), self.dimensions, lanes)
+            except (ValueError, struct.error, zlib.error) as error:
+                if isinstance(error, DamagedFile):
+                    raise
+                raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
+        return self._groups[number]
+
+    def _decode(self, numbers: list[int], compiled: bool) -> list[Tensor]:
+        """The vectors of some groups, whose lanes are popped together: float32 [rows, d] of each."""
+        parts = [self._group(number) for number in numbers]
+        rows = [self._first[number + 1] - self._first[number] for number in numbers]
+        m = max(len(part.book.points) for part in parts)
+        offsets = [0, *itertools.accumulate(len(part.book.freqs) for part in parts)]
+        freqs = torch.cat([torch.nn.functional.pad(part.book.freqs, (0, m - len(part.book.points))) for part in parts])
+        context = torch.cat(
+            [
+                _arrange((part.book.context + offset).expand(n, -1), self._lane_rows, 0)
+                for part, offset, n in zip(parts, offsets, rows, strict=False)
+            ],
+            1,
+        )
+        valid = torch.cat(
+            [_arrange(torch.ones(n, self.dimensions, dtype=torch.bool), self._lane_rows, False) for n in rows], 1
+        )
+        message = unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
+        symbols = vbq.conditional(freqs, context, valid).pop(message)
+        if bool(message.head.any()) or bool(message.size.any()):
+            raise self._damaged("stacks that end where they began", "bits that are left")
+        found, lane = [], 0
+        for number, part, n in zip(numbers, parts, rows, strict=True):
+            lanes = len(part.sizes)
+            mine = symbols[:, lane : lane + lanes].T.reshape(lanes * self._lane_rows, self.dimensions)[:n]
+            lane += lanes
+            vectors = part.book.points[mine]
+            if _rows_crc(vectors) != self._reader.chunks[number + 1].rows_crc:
+                raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
+            found.append(vectors)
+        return found
+
+    def _damaged(self, expected: str, got: str) -> DamagedFile:
+        return DamagedFile(f"{self._reader.path}: expected {expected}, got {got}; copy the file again or export again")
+
+
+class _Group:
+    """One chunk: its codebook, and where each lane's bytes lie."""
+
+    def __init__(self, payload: bytes, d: int, lanes: int) -> None:
+        m, tables, codebook, sizes = BOOK.unpack_from(payload)
+        if not 0 < m <= MOST_POINTS or not 0 < tables <= 256 or m * tables > MOST_TABLE:
+            raise ValueError(f"{m} code points in {tables} tables")
+        at = BOOK.size
+        self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
+        at += codebook
+        self.sizes = np.frombuffer(inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
+        self.sizes = np.ascontiguousarray(self.sizes.T).view("<u4")[:, 0].astype(np.int64)
+        self.body = payload[at + sizes :]
+        self._ends = np.cumsum(self.sizes)
+        if int(self._ends[-1]) != len(self.body):
+            raise ValueError(f"lanes of {int(self._ends[-1])} bytes in {len(self.body)}")
+        starts = torch.cat([torch.zeros(tables, 1, dtype=torch.int64), self.book.freqs.cumsum(1)], 1)
+        self._points = self.book.points.numpy()
+        self._starts = starts.tolist()
+        self._freqs = self.book.freqs.tolist()
+        self._context = self.book.context.tolist()
+
+    def row(self, row: int, lane_rows: int) -> np.ndarray[Any, Any]:
+        """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
+        lane, place = divmod(row, lane_rows)
+        end = int(self._ends[lane])
+        head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
+        mask = (1 << vbq.PRECISION) - 1
+        tables = [(self._starts[t], self._freqs[t]) for t in self._context]
+        symbols: list[int] = []
+        for _ in range(place + 1):
+            symbols = []
+            for starts, freqs in tables:
+                u = head & mask
+                symbol = bisect.bisect_right(starts, u) - 1
+                head = freqs[symbol] * (head >> vbq.PRECISION) + u - starts[symbol]
+                if head < LOW and words:
+                    head = head << WORD | words.pop()
+                symbols.append(symbol)
+        return self._points[symbols]
+
+
+def _arrange(x: Tensor, lane_rows: int, fill: int) -> Tensor:
+    """Rows [n, d] as the steps of lanes, [lane_rows * d, lanes]: lane i has the rows from i * lane_rows on."""
+    n, d = x.shape
+    padded = torch.cat([x, x.new_full((-n % lane_rows, d), fill)])
+    return padded.view(-1, lane_rows * d).T
+
+
+def _encode_lanes(book: vbq.Codebook, symbols: Tensor, lane_rows: int) -> tuple[bytes, bytes]:
+    """int64 [n, d] symbols to the stored sizes of their lanes, and the lanes, one after the other."""
+    x = _arrange(symbols, lane_rows, 0)
+    context = _arrange(book.context.expand(len(symbols), -1), lane_rows, 0)
+    valid = _arrange(torch.ones_like(symbols, dtype=torch.bool), lane_rows, 0)
+    message = Message.empty(x.shape[1], small=True)
+    book.codec(context, valid).push(message, torch.where(valid, x, 0))
+    sizes, body = pack_lanes(message)
+    # Bytes of one significance together: the high ones are all alike.
+    return zlib.compress(sizes.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 9), body
+
+
+def pack_book(book: vbq.Codebook) -> bytes:
+    """zlib of: the points, float32, byte planes; the table of each dimension, u8; frequencies, u16, byte planes."""
+    points = book.points.numpy().astype("<f4").view(np.uint8).reshape(-1, 4).T
+    # 2**PRECISION, where a table has one symbol, fits u16 as PRECISION is below 16.
+    freqs = book.freqs.T.numpy().astype("<u2").reshape(-1, 1).view(np.uint8).T
+    return zlib.compress(points.tobytes() + book.context.numpy().astype(np.uint8).tobytes() + freqs.tobytes(), 9)
+
+
+def _unpack_book(stored: bytes, m: int, tables: int, d: int) -> vbq.Codebook:
+    raw = np.frombuffer(inflate(stored, 4 * m + d + 2 * tables * m), np.uint8)
+    points = np.ascontiguousarray(raw[: 4 * m].reshape(4, m).T).view("<f4")[:, 0].astype(np.float32)
+    context = raw[4 * m : 4 * m + d].astype(np.int64)
+    freqs = np.ascontiguousarray(raw[4 * m + d :].reshape(2, -1).T).view("<u2").reshape(m, tables).T.astype(np.int64)
+    wrong = (freqs.sum(1) != 1 << vbq.PRECISION).any() or context.max() >= tables or not np.isfinite(points).all()
+    if wrong:
+        raise ValueError("tables whose frequencies do not sum to the whole, or points that are not finite")
+    return vbq.Codebook(torch.from_numpy(points), torch.from_numpy(context), torch.from_numpy(freqs.copy()))
+
+
+def _rows_crc(vectors: Tensor) -> int:
+    return zlib.crc32(vectors.contiguous().numpy().astype("<f4", copy=False).tobytes())
