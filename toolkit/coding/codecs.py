@@ -18,7 +18,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.ans import PUSH_STEPS, STEPS, Find, Interval, Message, NoFrequency
 from toolkit.coding.fuse import fusible, fusing
 
-PIECE = 1 << 17  # symbols whose intervals are computed before they are pushed
+PIECE = 1 << 18  # symbols that are arranged and coded before the next are looked at
 MOST_PLACES = 16  # bits of precision up to which a static table is unrolled to one entry a place: 512 KiB
 PRECISION = 24  # bits of a frequency: a floor of one count on each of 256 symbols costs 2e-5 bits
 
@@ -60,24 +60,24 @@ def interval_codec(
     # Contiguous, because torch.compile makes a slower graph of its own for other strides.
     shape, flat, params = valid.shape, valid.flatten().contiguous(), [p.contiguous() for p in params]
 
+    def pieces(lanes: int, steps: int) -> list[slice]:
+        """Symbols in whole blocks, few enough for a processor's caches, and for memory that is used again."""
+        size = max(PIECE // (lanes * steps), 1) * lanes * steps if flat.device.type == "cpu" else len(flat)
+        return [slice(i, i + size) for i in range(0, max(len(flat), 1), max(size, 1))]
+
     def push(message: Message, x: Tensor) -> None:
         _check_shape(x, shape)
         lanes, symbols = message.lanes, x.flatten()
         found, before = _masked(interval, bins, precision), (message.head, message.size)
         try:
-            if light and message.compiled:
-                arranged = [to_lanes(p, lanes).contiguous() for p in (symbols.long(), flat, *params)]
-                message.push_found(found, arranged, tables, precision)
-                return
-            # In pieces that a processor's caches hold, and whose memory is used again: whole blocks, but for the last.
-            piece = len(flat)
-            if flat.device.type == "cpu":
-                piece = max(PIECE // (lanes * PUSH_STEPS), 1) * lanes * PUSH_STEPS
-            for first in reversed(range(0, max(len(flat), 1), max(piece, 1))):
-                here = slice(first, first + piece)
-                some = params if piece >= len(flat) else [p[..., here].contiguous() for p in params]
+            for here in reversed(pieces(lanes, PUSH_STEPS)):
+                some = symbols[here].long(), flat[here], *(p[..., here] for p in params)
+                if light and message.compiled:
+                    arranged = [to_lanes(p, lanes).contiguous() for p in some]
+                    message.push_found(found, arranged, tables, precision)
+                    continue
                 with fusing(message.compiled):
-                    low, freq = found(symbols[here].long().contiguous(), flat[here], *some, *tables)
+                    low, freq = found(*(p.contiguous() for p in some), *tables)
                 message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
         except NoFrequency:
             message.head, message.size = before
@@ -90,9 +90,12 @@ def interval_codec(
 
     def pop(message: Message) -> Tensor:
         lanes = message.lanes
-        arranged = [to_lanes(p, lanes).contiguous() for p in params]
-        x = message.pop(to_lanes(flat, lanes), find, arranged, tables, precision, steps, sure)
-        return x.flatten()[: flat.numel()].masked_fill_(~flat, 0).reshape(shape)
+        x = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
+        for here in pieces(lanes, steps):
+            arranged = [to_lanes(p[..., here], lanes).contiguous() for p in params]
+            found = message.pop(to_lanes(flat[here], lanes), find, arranged, tables, precision, steps, sure)
+            x[here] = found.flatten()[: len(flat[here])].masked_fill_(~flat[here], 0)
+        return x.reshape(shape)
 
     return Codec(push, pop)
 

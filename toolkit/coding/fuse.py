@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -54,6 +55,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo  # here, because it takes a second to import
     import torch.fx.experimental._config as shapes
 
+    # What it says about machines with CUDA's tools and no GPU helps nobody here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # Each number of threads is a version of its own, kept; beyond the default of 8, code would quietly run eagerly.
     torch._dynamo.config.recompile_limit = 64
     shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
