@@ -362,9 +362,7 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
             speeds, _ = ours(case, lanes, compiled, arguments.repeat)
             memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - held) / symbols
             mode = "compiled" if compiled else "eager"
-            lines.append(
-                f"| {symbols} | {lanes} | {mode} | {' | '.join(f'{v:.1f}' for v in speeds)} | {memory:.0f} |"
-            )
+            lines.append(f"| {symbols} | {lanes} | {mode} | {' | '.join(f'{v:.1f}' for v in speeds)} | {memory:.0f} |")
             print(lines[-1], flush=True)
     return lines
 

@@ -152,11 +152,12 @@ class Message:
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
-        steps: int = STEPS, sure: Find | None = None,
+        steps: int = STEPS, sure: Find | None = None, out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Pop int64 [n, lanes] symbols, the first step first, so that it undoes `push`.
 
-        valid: bool [n, lanes]; where False nothing is popped and the symbol returned is arbitrary.
+        valid: bool [n, lanes]; where False nothing is popped and the symbol returned is 0. out: int64, where they go,
+        with n rounded up to whole blocks.
         find(u, *(p[step] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
         start <= u < start + freq for any u in [0, 2**precision). params: tensors [n, ..., lanes]. sure: for a `find`
         that may miss, one that does not; it does again the few lanes of a block in which `find` missed.
@@ -172,7 +173,7 @@ class Message:
         block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
         valid = _whole(valid, steps, False)
         params = [_whole(p, steps, 0) for p in params]
-        symbols: list[Tensor] = [valid.new_empty(0, self.lanes, dtype=torch.int64)]
+        symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         if self.tail.shape[1] < 2:
             self._reserve(2)  # something to read where nothing is left, and no size that would be compiled apart
         for i in range(0, n, steps):
@@ -189,7 +190,7 @@ class Message:
                 )  # fmt: skip
                 size[at] = below + left
             self.head, self.size = head, size
-            symbols.append(found)
+            symbols[i : i + steps] = found
         torch.minimum(self.floor, self.size, out=self.floor)
         if bool((self.floor < 0).any()):
             lane = int(self.floor.argmin())
@@ -197,7 +198,7 @@ class Message:
                 f"pop: lane {lane} of {self.lanes} needs {-int(self.floor[lane])} more words than it holds; start from "
                 "Message.random with more words, or push more before popping"
             )
-        return torch.cat(symbols)[:n]
+        return symbols[:n]
 
     def widen(self) -> None:
         """Double the lanes: each gives half of its own words and 31 bits, as a head, to a new one. `narrow` undoes it.
@@ -418,5 +419,5 @@ def _pop(
         word = tail.gather(1, (size - used - 1).clamp(min=0)[:, None])[:, 0].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
-        symbols.append(symbol)
+        symbols.append(torch.where(valid[i], symbol, 0))
     return head, size - used, torch.stack(symbols), missed

@@ -90,12 +90,12 @@ def interval_codec(
 
     def pop(message: Message) -> Tensor:
         lanes = message.lanes
-        x = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
+        x = torch.empty(-(-len(flat) // (lanes * steps)) * steps, lanes, dtype=torch.int64, device=flat.device)
         for here in pieces(lanes, steps):
-            arranged = [to_lanes(p[..., here], lanes).contiguous() for p in params]
-            found = message.pop(to_lanes(flat[here], lanes), find, arranged, tables, precision, steps, sure)
-            x[here] = found.flatten()[: len(flat[here])].masked_fill_(~flat[here], 0)
-        return x.reshape(shape)
+            valid, *some = (to_lanes(p[..., here], lanes).contiguous() for p in (flat, *params))
+            out = x[here.start // lanes : here.stop // lanes]
+            message.pop(valid, find, some, tables, precision, steps, sure, out)
+        return x.flatten()[: len(flat)].reshape(shape)
 
     return Codec(push, pop)
 

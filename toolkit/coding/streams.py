@@ -57,10 +57,10 @@ class Streams:
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
-        steps: int = STEPS, sure: Find | None = None,
+        steps: int = STEPS, sure: Find | None = None, out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """As `Message.pop`, but a stream without words left keeps a head below 2**31: it began so."""
-        symbols = [valid.new_zeros(0, self.lanes, dtype=torch.int64)]
+        symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         for i in range(valid.shape[0]):
             u = self.head & ((1 << precision) - 1)
             symbol, start, freq = find(u, *(p[i] for p in params), *tables)
@@ -74,8 +74,8 @@ class Streams:
                 self.size[refill] -= 1
                 head[refill] = (head[refill] << WORD) | self.tail[refill, self.size[refill]]
             self.head = head
-            symbols.append(symbol[None])
-        return torch.cat(symbols)
+            symbols[i] = torch.where(valid[i], symbol, 0)
+        return symbols[: len(valid)]
 
     def ended(self) -> Tensor:
         """Whether each stream is as it began, as it must be when all that was pushed is popped: bool [lanes]."""
