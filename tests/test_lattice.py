@@ -10,6 +10,7 @@ from torch import Tensor
 from toolkit.coding import lattice, lattice_fit
 from toolkit.coding.ans import Message
 from toolkit.coding.lanes import pack, unpack
+from toolkit.coding.lattice_context import EXACT, TRUSTED, Predictor, State, thresholds
 
 BANDS, DEEP = [1, 2, 3], 2
 RATE = torch.tensor([40])
@@ -105,6 +106,31 @@ def test_predictions_save_bits(model: lattice.Model) -> None:
         float(lattice.given(m, k, rate).bits.sum()) for m in (model, lattice.Model(BANDS, DEEP, blind))
     )
     assert with_tables < 0.95 * without
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 9), (7, 3), (20, 33)])
+def test_classes_follow_from_the_inputs_in_their_stored_order(model: lattice.Model, height: int, width: int) -> None:
+    k = field(2, height, width, seed=2).round().long()
+    state = State(2, 6, 3, height, width, torch.tensor([10, 90]))
+    at = 0
+    for p, predictor in zip(model.passes, model.predictors, strict=True):
+        n = (p.last - p.first) * p.inputs
+        weights, at = model.weights[at : at + n].view(-1, p.inputs), at + n
+        if (here := p.of(k)).numel():
+            expected = torch.bucketize(weights.double() @ state.inputs(p).double(), thresholds(), right=True)
+            assert torch.equal(predictor.classes(p, state), expected.int())
+            state.set(p, here, here)
+
+
+def test_predictors_whose_sums_are_not_exact_in_single_precision_use_double(model: lattice.Model) -> None:
+    p = model.passes[-1]
+    weights = torch.ones((p.last - p.first) * p.inputs, dtype=torch.int32)
+    assert Predictor(p, weights).rate.dtype == (torch.float32 if TRUSTED else torch.float64)
+    assert Predictor(p, weights * (EXACT >> 8)).rate.dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        k = field(1, 9, 9).round().long()
+        again = lattice.given(model, k, RATE)
+    assert torch.equal(again.bits, lattice.given(model, k, RATE).bits)
 
 
 def test_a_pattern_that_training_never_showed_is_kept() -> None:

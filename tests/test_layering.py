@@ -38,8 +38,14 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", *SEARCH},
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
     "toolkit.coding.lanes": {"toolkit.coding.ans"},
-    "toolkit.coding.lattice": {"toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS},
-    "toolkit.coding.lattice_fit": {"toolkit.coding.lattice", "toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS},
+    "toolkit.coding.lattice_context": set(),
+    "toolkit.coding.lattice": {
+        "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS,
+    },
+    "toolkit.coding.lattice_fit": {
+        "toolkit.coding.lattice", "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.codecs",
+        *CODECS,
+    },
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
     "toolkit.baselines": set(),

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from toolkit.coding import lattice
+from toolkit.coding.lattice_context import RATE_STEPS
 from toolkit.container import DamagedFile, Reader, Writer
 from toolkit.data.files import CHANNELS, Item
 from toolkit.data.files import described as described_item
@@ -79,7 +80,7 @@ def level_of(lam: float) -> int:
 
 def rate_index(level: int) -> int:
     """The rate that predictors know."""
-    return level * lattice.RATE_STEPS // LEVELS
+    return level * RATE_STEPS // LEVELS
 
 
 class Tile(NamedTuple):

@@ -1,9 +1,9 @@
 """Integer coefficients on a lattice, coded in parallel passes whose tables are chosen by what is already known.
 
 Channels are coded band by band, each band in passes over finer and finer lattices. An integer network of one layer
-predicts each coefficient's magnitude from those of its neighbours, in its own and all earlier bands; the prediction
-picks a table (context coding by magnitudes: Wu 1997, doi:10.1109/ACSSC.1997.680622; interlaced passes: Howard, Vitter
-1993). Everything that a decoder computes is an integer, so files decode alike on every machine.
+predicts each coefficient's magnitude from those of its neighbours, in its own and all earlier bands
+(`toolkit.coding.lattice_context`); the prediction picks a table (context coding by magnitudes: Wu 1997,
+doi:10.1109/ACSSC.1997.680622). Everything that a decoder computes is an integer, so that files decode alike everywhere.
 """
 
 from __future__ import annotations
@@ -19,49 +19,17 @@ from torch import Tensor
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, bisect, interval_codec
 from toolkit.coding.lanes import pack, unpack
+from toolkit.coding.lattice_context import CLASSES, Pass, Predictor, State, exact_products, passes
 
 RADIUS = 15  # magnitudes with a symbol of their own
 OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
 TOKENS = 2 * RADIUS + 1 + 2 * OCTAVES
+FIRST_FAR = 2 * RADIUS + 3  # the first symbol that raw bits follow
 LIMIT = RADIUS + (1 << OCTAVES) - 1  # largest magnitude of a coefficient
 PRECISION = 20  # bits of a frequency: most coefficients are 0 and cost a few hundredths of a bit
 CELLS = 11  # log2 of the cells of a table, each of which knows its first symbol
-FRACTION = 16  # bits after the point of weights
-CLASSES = 24  # tables of a band, by predicted magnitude
-CLAMP = 31  # magnitudes count so much at most in predictions
 ALLOWED_REGRET = 0.01  # of a file's bits: what leaving out the likely zeros may cost, in the objective
 EXTRA_PRECISION = 16  # of raw bits
-RATE_STEPS = 96  # a coder knows the rate as an integer in [0, RATE_STEPS]
-BORDER = 16  # places around the lattice: how far predictions can look
-
-
-class Pass(NamedTuple):
-    """Coefficients that are coded at once: of some channels, every `stride`-th from (y, x) on."""
-
-    band: int
-    first: int  # channels
-    last: int
-    stride: int
-    y: int
-    x: int
-    reach: int  # distance of the neighbours in the band itself
-    around: str  # the neighbours that a mean is predicted from: "", "corners" or "edges"
-
-
-def passes(bands: Sequence[int], deep: int) -> list[Pass]:
-    """The order of coding for bands of so many channels; the first `deep` have four levels, and means predicted."""
-    found, first = [], 0
-    for band, n in enumerate(bands):
-        span = band, first, first + n
-        depth = 4 if band < deep else 1
-        found.append(Pass(*span, 1 << depth, 0, 0, 1, ""))
-        for level in reversed(range(depth)):
-            h = 1 << level
-            corners, edges = ("corners", "edges") if band < deep else ("", "")
-            found += [Pass(*span, 2 * h, h, h, h, corners), Pass(*span, 2 * h, 0, h, h, edges)]
-            found += [Pass(*span, 2 * h, h, 0, h, edges)]
-        first += n
-    return found
 
 
 class Tables(NamedTuple):
@@ -69,11 +37,6 @@ class Tables(NamedTuple):
 
     weights: Tensor  # int32 [n], of all passes, one after the other: see `Model.matrix`
     freqs: Tensor  # int32 [bands * CLASSES, TOKENS], rows that sum to 2**PRECISION, each at least 1
-
-
-def thresholds() -> Tensor:
-    """Predicted magnitudes, times 2**FRACTION, at which the classes change: int64 [CLASSES - 1]."""
-    return torch.tensor([round((1 << FRACTION) * 0.0015 * 1.5**i) for i in range(CLASSES - 1)])
 
 
 @functools.cache
@@ -112,6 +75,9 @@ def raw_bits(symbol: Tensor) -> Tensor:
     return torch.where(symbol > 2 * RADIUS, (symbol - 2 * RADIUS - 1) >> 1, 0)
 
 
+SIGNED = coefficients(torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64)).int()  # without raw bits
+
+
 class Model:
     """The passes of a lattice and the tables that code them."""
 
@@ -120,7 +86,7 @@ class Model:
         self.channels, self.bands = sum(bands), len(bands)
         self.deep = sum(bands[:deep])
         self.weights, self.freqs = tables.weights, tables.freqs.long()
-        sizes = [self.inputs(p) * (p.last - p.first) for p in self.passes]
+        sizes = [p.inputs * (p.last - p.first) for p in self.passes]
         if self.weights.shape != (sum(sizes),) or self.freqs.shape != (self.bands * CLASSES, TOKENS):
             raise ValueError(
                 f"expected {sum(sizes)} weights and frequencies [{self.bands * CLASSES}, {TOKENS}], got "
@@ -130,85 +96,16 @@ class Model:
             raise ValueError(
                 f"expected frequencies of at least 1 that sum to {1 << PRECISION}, got others; fit the tables first"
             )
-        self._split = self.weights.split(sizes)
+        self.predictors = [Predictor(p, w) for p, w in zip(self.passes, self.weights.split(sizes), strict=True)]
         self.starts = F.pad(self.freqs.cumsum(1), (1, 0))
         firsts = torch.arange(1 << CELLS) << (PRECISION - CELLS)
         self.places = torch.stack([torch.bucketize(firsts, row[1:], right=True) for row in self.starts])
         extra = raw_bits(torch.arange(TOKENS))
         self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
-        self.thresholds = thresholds()
-
-    @staticmethod
-    def inputs(p: Pass) -> int:
-        """Inputs of a pass's predictor: four of each channel, and three of the rate."""
-        return 4 * p.last + 3
-
-    @staticmethod
-    def weight_count(bands: Sequence[int], deep: int) -> int:
-        return sum(Model.inputs(p) * (p.last - p.first) for p in passes(bands, deep))
-
-    def matrix(self, i: int) -> Tensor:
-        """Weights of pass i: float64 [outputs, inputs], integers all."""
-        p = self.passes[i]
-        return self._split[i].view(p.last - p.first, -1).double()
 
 
-class State:
-    """What is known of some lattices while they are coded: float64 planes with a border of zeros, integers all."""
-
-    def __init__(self, rows: int, channels: int, deep: int, height: int, width: int, rate: Tensor) -> None:
-        self.height, self.width, self.rate = height, width, rate
-        shape = height + 2 * BORDER, width + 2 * BORDER
-        self.magnitude = torch.zeros(rows, channels, *shape, dtype=torch.float64)
-        self.value = torch.zeros(rows, deep, *shape, dtype=torch.float64)
-        self.inside = torch.zeros(1, 1, *shape, dtype=torch.float64)
-        self.inside[..., BORDER : BORDER + height, BORDER : BORDER + width] = 1
-
-    def at(self, plane: Tensor, p: Pass, dy: int = 0, dx: int = 0) -> Tensor:
-        """The places of a pass, shifted by (dy, dx), in a plane with a border; a view."""
-        rows = slice(BORDER + p.y + dy, BORDER + self.height + dy, p.stride)
-        return plane[..., rows, slice(BORDER + p.x + dx, BORDER + self.width + dx, p.stride)]
-
-    def features(self, p: Pass) -> Tensor:
-        """Magnitudes known around each place: float64 [rows, inputs, places]."""
-        parts = []
-        for plane, r in ((self.magnitude[:, : p.first], 1), (self.magnitude[:, p.first : p.last], p.reach)):
-            parts += [
-                self.at(plane, p),
-                self.at(plane, p, 0, -r) + self.at(plane, p, 0, r),
-                self.at(plane, p, -r, 0) + self.at(plane, p, r, 0),
-                self.at(plane, p, -r, -r) + self.at(plane, p, -r, r) + self.at(plane, p, r, -r)
-                + self.at(plane, p, r, r),
-            ]  # fmt: skip
-        rate = torch.stack([torch.full_like(self.rate, 16), self.rate, RATE_STEPS - self.rate], 1).double()
-        places = parts[0].shape[-2:]
-        parts.append(rate[:, :, None, None].expand(-1, -1, *places))
-        return torch.cat(parts, 1).flatten(2)
-
-    def shift(self, p: Pass) -> Tensor:
-        """The rounded mean of the known neighbours: float64 [rows, channels, h, w], integers."""
-        plane = self.value[:, p.first : p.last]
-        if not p.around:
-            return torch.zeros_like(self.at(self.magnitude[:, p.first : p.last], p))
-        r = p.reach
-        corners, edges = [(-r, -r), (-r, r), (r, -r), (r, r)], [(0, -r), (0, r), (-r, 0), (r, 0)]
-        around = corners if p.around == "corners" else edges
-        total = sum(self.at(plane, p, *d) for d in around)
-        known = sum(self.at(self.inside, p, *d) for d in around).clamp(min=1)  # type: ignore[union-attr]
-        # Exact: quotients of small integers, the same on every machine.
-        return torch.floor(total / known + 0.5)
-
-    def set(self, p: Pass, r: Tensor, k: Tensor) -> None:
-        """Record coded differences r and coefficients k, int64 [rows, channels, h, w]."""
-        self.at(self.magnitude[:, p.first : p.last], p).copy_(r.abs().clamp(max=CLAMP))
-        if p.last <= self.value.shape[1]:
-            self.at(self.value[:, p.first : p.last], p).copy_(k)
-
-
-def classes(model: Model, state: State, i: int) -> Tensor:
-    """The class of each coefficient of pass i: int64 [rows, channels, places]."""
-    found = model.matrix(i) @ state.features(model.passes[i])  # exact: integers far below 2**53
-    return torch.bucketize(found, model.thresholds.double(), right=True)
+def weight_count(bands: Sequence[int], deep: int) -> int:
+    return sum(p.inputs * (p.last - p.first) for p in passes(bands, deep))
 
 
 class Coded(NamedTuple):
@@ -217,46 +114,54 @@ class Coded(NamedTuple):
     k: Tensor  # int64 [rows, channels, height, width]
     bits: Tensor  # float64 [rows], by the tables' frequencies
     band_bits: Tensor  # float64 [rows, bands]
-    symbols: list[tuple[Tensor, Tensor, Tensor]]  # of each pass: symbol, raw bits, table; where coded
+    symbols: list[tuple[Tensor, Tensor, Tensor]]  # of each pass: symbol and table, where coded; raw bits, where any
     silent: bool  # see `walk`
 
 
-Choose = Callable[[Pass, Tensor, Tensor], Tensor]  # (pass, shift, costs of each symbol's table) -> coefficients
+# (pass, shift int32 [rows, channels, h, w], class of each, places that are coded or None for all) -> differences from
+# the shift, int32 as it; 0 where not coded
+Choose = Callable[[Pass, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Coded:
-    """Go through all passes; `choose` says the coefficients of each, from the search or from what is given.
+def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
+    """Go through all passes; `choose` says the coefficients of each. Returns int64 [rows, channels, height, width].
 
     rate: int64 [rows] in [0, RATE_STEPS]. silent: coefficients of the lowest class are not coded and equal their shift.
     """
     rows = len(rate)
     state = State(rows, model.channels, model.deep, *size, rate)
-    k = torch.zeros(rows, model.channels, *size, dtype=torch.int64)
+    k = torch.zeros(rows, model.channels, *size, dtype=torch.int32)
+    with exact_products():
+        for p, predictor in zip(model.passes, model.predictors, strict=True):
+            shift = state.shift(p).int()
+            if not shift.numel():
+                continue
+            group = predictor.classes(p, state).view(shift.shape)
+            coded = group.flatten().nonzero()[:, 0] if silent else None
+            r = choose(p, shift, group, coded)
+            here = p.of(k)
+            torch.add(r, shift, out=here) if p.around else here.copy_(r)
+            state.set(p, r, here)
+    return k.long()
+
+
+def _coded(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Coded:
+    """`walk`, with what the coefficients cost."""
+    rows = len(rate)
     bits = torch.zeros(rows, model.bands, dtype=torch.float64)
     symbols = []
-    for i, p in enumerate(model.passes):
-        shift = state.shift(p).long()
-        if not shift.numel():
-            symbols.append((shift.flatten(), shift.flatten(), shift.flatten()))
-            continue
-        group = classes(model, state, i).view(shift.shape)
-        table = group + p.band * CLASSES
-        chosen = choose(p, shift, table)
-        if silent:
-            chosen = torch.where(group == 0, shift, chosen)
-        r = (chosen - shift).clamp(-LIMIT, LIMIT)
-        chosen = shift + r
-        symbol = tokens(r)
-        cost = model.costs[table, symbol]
-        if silent:
-            coded = group > 0
-            cost = cost * coded
-            symbols.append((symbol[coded], raw(r[coded]), table[coded]))
-        else:
-            symbols.append((symbol.flatten(), raw(r).flatten(), table.flatten()))
-        bits[:, p.band] += cost.double().sum((1, 2, 3))
-        k[:, p.first : p.last, p.y :: p.stride, p.x :: p.stride] = chosen
-        state.set(p, r, chosen)
+
+    def record(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
+        r = choose(p, shift, group, coded)
+        some, which = (r.flatten(), group.flatten()) if coded is None else (r.take(coded), group.take(coded))
+        symbol, table = tokens(some), which.long() + p.band * CLASSES
+        symbols.append((symbol, raw(some[symbol >= FIRST_FAR]), table))
+        cost = model.costs.take(table * TOKENS + symbol).double()
+        row = torch.arange(rows).repeat_interleave(r[0].numel()) if coded is None else coded // r[0].numel()
+        bits[:, p.band] += torch.bincount(row, cost, rows)
+        return r
+
+    k = walk(model, record, rate, size, silent)
     return Coded(k, bits.sum(1), bits, symbols, silent)
 
 
@@ -269,46 +174,46 @@ def search(model: Model, mu: Tensor, weight: Tensor, rate: Tensor, rounding: boo
     """
     regret = torch.zeros(())
 
-    def choose(p: Pass, shift: Tensor, table: Tensor) -> Tensor:
+    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
         nonlocal regret
-        place = (slice(None), slice(p.first, p.last), slice(p.y, None, p.stride), slice(p.x, None, p.stride))
-        m, w = mu[place], weight[place]
-        near = m.round().long()
-        tried = [near, near + (shift - near).sign(), near + 2 * (shift - near).sign(), shift]
-        costs = []
-        for candidate in tried:
-            symbol = tokens((candidate - shift).clamp(-LIMIT, LIMIT))
-            costs.append(w * (candidate - m).square() + model.costs[table, symbol])
-        least, best = torch.stack(costs).min(0)
-        if rounding:
-            least, best = costs[0], torch.zeros_like(best)
-        regret = regret + ((costs[3] - least) * (table == p.band * CLASSES)).clamp(min=0).sum()
-        return torch.stack(tried).gather(0, best[None])[0]
+        m = p.of(mu)
+        r = (m.round() - shift).int().flatten()
+        at = r.nonzero()[:, 0]  # elsewhere the nearest costs least
+        m, w, low, group = m.take(at) - shift.take(at), p.of(weight).take(at), r.take(at), group.take(at)
+        tried = torch.stack([low, low - low.sign(), low - 2 * low.sign(), torch.zeros_like(low)])
+        table = (group + p.band * CLASSES).long()
+        costs = w * (tried - m).square() + model.costs.take(table * TOKENS + tokens(tried.clamp_(-LIMIT, LIMIT)))
+        least, best = costs.min(0) if not rounding else (costs[0], torch.zeros_like(table))
+        regret = regret + ((costs[3] - least) * (group == 0)).clamp_(min=0).sum()
+        found = tried.gather(0, best[None])[0]
+        if coded is not None:
+            found = found * (group > 0)
+        r[at] = found
+        return r.view(shift.shape)
 
     size = mu.shape[2], mu.shape[3]
-    coded = walk(model, choose, rate, size, silent=True)
+    coded = _coded(model, choose, rate, size, silent=True)
     if float(regret) > ALLOWED_REGRET * float(coded.bits.sum()) + 64:
-        coded = walk(model, choose, rate, size, silent=False)
+        coded = _coded(model, choose, rate, size, silent=False)
     return coded
 
 
 def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
     """What int64 [rows, channels, h, w] coefficients cost."""
 
-    def choose(p: Pass, shift: Tensor, table: Tensor) -> Tensor:
-        return k[:, p.first : p.last, p.y :: p.stride, p.x :: p.stride]
+    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
+        r = (p.of(k) - shift).clamp(-LIMIT, LIMIT).int()
+        return r if coded is None else r * (group > 0)
 
-    return walk(model, choose, rate, (k.shape[2], k.shape[3]), silent)
+    return _coded(model, choose, rate, (k.shape[2], k.shape[3]), silent)
 
 
 def encode(model: Model, coded: Coded, lanes: int, compiled: bool = False) -> bytes:
     """The bytes of `search`'s result of one row."""
     message = Message.empty(lanes, compiled=compiled, small=True)
     for symbol, rest, table in reversed(coded.symbols):
-        bits = raw_bits(symbol)
-        far = bits > 0
-        if bool(far.any()):
-            _raw_codec(bits[far]).push(message, rest[far])
+        if len(rest):
+            _raw_codec(raw_bits(symbol[symbol >= FIRST_FAR])).push(message, rest)
         if len(symbol):
             _symbol_codec(model, table).push(message, symbol)
     return pack(message)
@@ -320,20 +225,21 @@ def decode(
     """int64 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
     message = unpack(payload, compiled)
 
-    def choose(p: Pass, shift: Tensor, table: Tensor) -> Tensor:
-        coded = table != p.band * CLASSES if silent else torch.ones_like(table, dtype=torch.bool)
-        r = torch.zeros_like(shift)
-        which = table[coded]
-        if len(which):
-            symbol = _symbol_codec(model, which).pop(message)
-            bits = raw_bits(symbol)
-            far, rest = bits > 0, torch.zeros_like(symbol)
-            if bool(far.any()):
-                rest[far] = _raw_codec(bits[far]).pop(message)
-            r[coded] = coefficients(symbol, rest)
-        return shift + r
+    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
+        table = (group.flatten() if coded is None else group.take(coded)).long() + p.band * CLASSES
+        if not len(table):
+            return torch.zeros_like(shift)
+        symbol = _symbol_codec(model, table).pop(message)
+        r = SIGNED.take(symbol)
+        far = (symbol >= FIRST_FAR).nonzero()[:, 0]
+        if len(far):
+            symbol = symbol[far]
+            r[far] = coefficients(symbol, _raw_codec(raw_bits(symbol)).pop(message)).int()
+        if coded is None:
+            return r.view(shift.shape)
+        return torch.zeros(shift.numel(), dtype=torch.int32).index_copy_(0, coded, r).view(shift.shape)
 
-    k = walk(model, choose, rate, size, silent).k
+    k = walk(model, choose, rate, size, silent)
     if bool((message.head != 0).any() or (message.size != 0).any()):
         raise ValueError("expected nothing left after the last coefficient, got more; the data are damaged")
     return k

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import lattice
-from toolkit.coding.lattice import CLASSES, FRACTION, PRECISION, TOKENS, Model, State, Tables
+from toolkit.coding.lattice import PRECISION, TOKENS, Tables
+from toolkit.coding.lattice_context import CLASSES, FRACTION, State, passes, thresholds
 
 SAMPLES = 24_576  # places that a predictor is fitted to
 FLOOR = 1e-4  # least predicted magnitude
@@ -17,7 +18,7 @@ LARGEST = 1 << 22  # of a weight: sums of CLAMP times all of them stay exact
 
 def blank(bands: Sequence[int], deep: int) -> Tables:
     """Tables before any fit: no prediction, and frequencies that fall by half for each step of magnitude."""
-    count = Model.weight_count(bands, deep)
+    count = lattice.weight_count(bands, deep)
     r = lattice.coefficients(torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64)).abs()
     share = torch.exp2(-r.clamp(max=30).double()).expand(len(bands) * CLASSES, -1)
     return Tables(torch.full((count,), 16, dtype=torch.int32), frequencies(share))
@@ -36,24 +37,24 @@ def fit(
     state = State(rows, channels, sum(bands[:deep]), height, width, rate)
     counts = torch.zeros(len(bands) * CLASSES, TOKENS, dtype=torch.int64)
     found, at = [], 0
-    edges = lattice.thresholds().double()
-    for p in lattice.passes(bands, deep):
+    edges = thresholds().double()
+    for p in passes(bands, deep):
         n = p.last - p.first
-        inputs = Model.inputs(p)
+        inputs = p.inputs
         weights = before.weights[at : at + n * inputs].view(n, inputs) if before else None
         at += n * inputs
         shift = state.shift(p).long()
-        here = k[:, p.first : p.last, p.y :: p.stride, p.x :: p.stride]
+        here = p.of(k)
         if not here.numel():
             found.append(torch.full((n * inputs,), 16, dtype=torch.int32) if weights is None else weights.flatten())
             continue
         r = here - shift
-        features = state.features(p)
+        features = state.inputs(p)
         x = features.movedim(1, 2).reshape(-1, inputs)
         y = r.flatten(2).movedim(1, 2).reshape(-1, n).abs().clamp(max=lattice.LIMIT).float()
         if weights is None or steps:
             weights = _predictor(x, y, weights, steps, generator)
-        classes = torch.bucketize(weights.double() @ features, edges, right=True)
+        classes = torch.bucketize(weights.double() @ features.double(), edges, right=True)
         symbol = lattice.tokens(r.clamp(-lattice.LIMIT, lattice.LIMIT).flatten(2))
         table = classes + p.band * CLASSES
         counts += torch.bincount((table * TOKENS + symbol).flatten(), minlength=counts.numel()).view(counts.shape)
