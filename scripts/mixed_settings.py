@@ -1,15 +1,18 @@
 """Encode under each of 96 settings, decode under each other, and on processors that this one plays: the same rows?
 
     python scripts/mixed_settings.py RUN [RUN ...] [--rows 3600] [--words FILE.tkc] [--float] [--only eager]
+    python scripts/mixed_settings.py --pictures RUN PICTURE [PICTURE ...]
 
 RUN: folders of trained models with exact networks. Settings: {eager, compiled} x {1, 2 threads} x {1, 7, 64 rows a
 network call} x {contiguous, channels_last} x {float32, float64} x {oneDNN on, off}. Where all settings write the same
 bytes, one decoding for each covers all pairs; where not, each setting decodes each of the different payloads.
 Processors: new processes whose libraries are told to use no instructions beyond AVX2, or beyond SSE. --float: the
-trained networks instead, to see how often the test finds what it looks for.
+trained networks instead, to see how often the test finds what it looks for. --pictures: of a lossy model, whose
+coefficients must decode to the same, and whose pixels to within a level.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -25,8 +28,9 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.mixed import SETTINGS, Setting, decode, encode  # noqa: E402  # of the repository, which is no package
+from tests.mixed import SETTINGS, Setting, code_picture, decode, encode, picture_differs  # noqa: E402  # of the repository, which is no package
 from toolkit import embeddings  # noqa: E402
+from toolkit.data.files import read_image  # noqa: E402
 from toolkit.head import Settings  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
 from toolkit.recipe import build_data, load  # noqa: E402
@@ -143,12 +147,37 @@ def words(path: Path) -> None:
     print(f"{path}: {wrong} of {total} decoded rows wrong", flush=True)
 
 
+def pictures(run: Path, paths: list[Path], only: str | None) -> None:
+    """Each setting writes each picture at two rates, and each reads what each wrote."""
+    module = load(run, "cpu")[0].module
+    settings = [
+        s for s in SETTINGS if s.rows == 64 and not s.double and only in (None, ("eager", "compiled")[s.compiled])
+    ]
+    tiles = rows = wrong = largest = 0
+    different = set[bytes]()
+    for path, lam in itertools.product(paths, (4.0, 64.0)):
+        picture = torch.from_numpy(read_image(path))
+        for writer in settings:
+            coded = code_picture(writer, module, picture, lam)
+            different.add(b"".join(payload for payload, _ in coded.payloads))
+            for reader in settings:
+                bad, difference = picture_differs(reader, module, coded, picture)
+                tiles, wrong, largest = tiles + len(coded.payloads), wrong + bad, max(largest, difference)
+                rows += -(-picture.shape[1] // 8)
+        print(
+            f"{path.name}, lambda {lam:g}: so far {len(different)} different payloads, {tiles} tiles decoded ({rows} "
+            f"rows of coefficients), {wrong} wrong; pixels differ by {largest} at most",
+            flush=True,
+        )
+
+
 def main() -> None:
     warnings.filterwarnings("ignore", "TF32 acceleration")  # of switching oneDNN off and on
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=3600)
     parser.add_argument("--words", type=Path)
+    parser.add_argument("--pictures", type=Path, nargs="+", metavar=("RUN", "PICTURE"))
     parser.add_argument("--float", action="store_true", dest="floats")
     parser.add_argument("--only", choices=["eager", "compiled"], help="half of the settings")
     parser.add_argument("--step", choices=["encode", "decode"], help=argparse.SUPPRESS)
@@ -164,6 +193,8 @@ def main() -> None:
         processors(run, model, min(arguments.rows, 500), arguments.floats)
         settings = [s for s in SETTINGS if not (arguments.floats and s.double)]
         all_settings(model, [s for s in settings if arguments.only in (None, ("eager", "compiled")[s.compiled])])
+    if arguments.pictures:
+        pictures(arguments.pictures[0], arguments.pictures[1:], arguments.only)
     if arguments.words:
         words(arguments.words)
 

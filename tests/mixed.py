@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit import lossy
 from toolkit.alone import AloneCoder
+from toolkit.data.files import item_of
 from toolkit.head import Coder, Settings
 from toolkit.nets.exact import ExactLayer, Table, exactly, lookup
+from toolkit.nets.transform import CHANNELS
 
 FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLayer, nn.Conv2d, nn.Linear)}
 
@@ -61,6 +64,56 @@ def under(setting: Setting, module: Any) -> Iterator[Any]:
             yield module
         finally:
             torch.set_num_threads(threads)
+
+
+class Coded(NamedTuple):
+    """A picture as one setting coded it."""
+
+    level: int
+    payloads: list[tuple[bytes, int]]  # of its tiles, and the checksums of their coefficients
+    shown: Tensor  # uint8 [c, h, w], as the same setting restores it
+
+
+@contextlib.contextmanager
+def lossy_under(setting: Setting, module: Any) -> Iterator[lossy.PictureCoder]:
+    """A coder of pictures that runs as the setting says; its `rows` and `double` do not apply."""
+    order = torch.channels_last if setting.channels_last else torch.contiguous_format
+    module, threads = copy.deepcopy(module).to(setting.device), torch.get_num_threads()
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(memory_format=order)
+    with torch.backends.mkldnn.flags(enabled=setting.onednn):
+        torch.set_num_threads(setting.threads)
+        try:
+            yield lossy.PictureCoder(module, setting.device, setting.compiled)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def code_picture(setting: Setting, module: Any, picture: Tensor, lam: float) -> Coded:
+    with lossy_under(setting, module) as coder:
+        level, payloads = coder.encode(picture, lossy.Target("lambda", lam))
+        return Coded(level, payloads, _shown(coder, level, payloads, picture)[1])
+
+
+def picture_differs(setting: Setting, module: Any, coded: Coded, like: Tensor) -> tuple[int, int]:
+    """Tiles whose coefficients decode to others, and the largest difference of restored pixels, in levels."""
+    with lossy_under(setting, module) as coder:
+        wrong, shown = _shown(coder, coded.level, coded.payloads, like)
+    return wrong, int((shown.int() - coded.shown.int()).abs().max())
+
+
+def _shown(
+    coder: lossy.PictureCoder, level: int, payloads: list[tuple[bytes, int]], like: Tensor
+) -> tuple[int, Tensor]:
+    item, wrong = item_of("", like), 0
+    k = torch.zeros(1, CHANNELS, -(-item.height // lossy.STRIDE), -(-item.width // lossy.STRIDE), dtype=torch.int64)
+    grid = lossy.tiles(item.height, item.width, coder.model.halo)
+    for tile, (payload, checksum) in zip(grid, payloads, strict=True):
+        found = coder.read(payload, level, (tile.height, tile.width))
+        wrong += lossy.checksum(found) != checksum
+        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    return wrong, coder.restore(k, item, level)
 
 
 def _compiled(layer: ExactLayer, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.vae import VAE, Prior, step_of
+from tests.mixed import Setting, code_picture, picture_differs
 from tests.tiny import images
 from toolkit import compress, decompress, evaluate, inspect, lossy, rate_distortion
 from toolkit.container import DamagedFile, Reader, Writer
@@ -192,6 +193,18 @@ def test_tiles_leave_no_seams(coder: lossy.PictureCoder, monkeypatch: pytest.Mon
     together = coder.restore(k, item_of("", picture), 300)
     monkeypatch.setattr(lossy, "TILE", 128)
     assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # of switching oneDNN off and on
+def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_level(coder: lossy.PictureCoder) -> None:
+    picture = photo(75, 90)
+    settings = [Setting(False, threads, 64, last, False, onednn) for threads, last, onednn in (
+        (1, True, True), (2, False, True), (1, False, False), (2, True, False))]  # fmt: skip
+    for writer in settings:
+        coded = code_picture(writer, coder.model, picture, 16.0)
+        for reader in settings:
+            wrong, difference = picture_differs(reader, coder.model, coded, picture)
+            assert wrong == 0 and difference <= 1, (writer, reader)
 
 
 def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: lossy.PictureCoder) -> None:
