@@ -27,6 +27,10 @@ OWN = {  # what else makes a recipe small
         "recipe.module.width=8", "recipe.module.blocks=[1,1]", "recipe.module.latent_channels=[2,2]",
         "recipe.module.components=2", "recipe.module.warmup=2",
     ],
+    "vae_lossless": [
+        "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.latents=2", "recipe.module.components=2",
+        "recipe.module.levels=1", "recipe.module.warmup=2",
+    ],
     "ikvae": [
         "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.latents=4", "recipe.module.components=2",
         "recipe.module.warmup=2", "recipe.module.likelihood=logistic", "recipe.head.sampler=ad_star",
