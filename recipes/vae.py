@@ -167,7 +167,7 @@ class VAE(LightningModule):
         return float(step_of(torch.tensor(lam), self.net.noise))
 
     def pixels(self, k: Tensor, lam: float) -> Tensor:
-        """The pixels of int64 [rows, channels, h, w] code points."""
+        """The pixels of [rows, channels, h, w] code points, int, or float between them."""
         step = torch.full((len(k),), self.step(lam), device=k.device)
         return self.net.synthesis(k.float() * step[:, None, None, None], step)
 
@@ -258,7 +258,8 @@ class Evaluation(Callback):
         mine, restored = rate_distortion.of_files(coder, pictures, self.lambdas, self.run, {"recipe": "vae"})
         lower = [max(lam / 2, lossy.lambda_of(0)) for lam in self.lambdas]
         uniform = rate_distortion.of_quantiser(coder, pictures, [*lower, *self.lambdas], search=False)
-        ways = {"its latents, rounded": uniform}
+        clustered = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
+        ways = {"its latents, rounded": uniform, "its latents, k-means": clustered}
         if blind:
             ways["one sigma for all"] = rate_distortion.of_quantiser(coder, pictures, self.lambdas, blind=True)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)

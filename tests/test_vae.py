@@ -391,3 +391,23 @@ def test_the_envelope_is_the_better_curve_at_each_rate() -> None:
     best = rate_distortion.envelope([a, b])
     assert best[0].psnr == pytest.approx(26) and best[-1].psnr == pytest.approx(40)
     assert all(p.psnr >= 29.9 for p in best[100:])
+
+
+def test_kmeans_finds_separate_clusters_and_keeps_empty_points() -> None:
+    values = torch.tensor([-1.0, -1.1, 0.0, 0.1, 0.0, 5.0, 5.2])
+    assert torch.allclose(rate_distortion.kmeans(values, 3), torch.tensor([-1.05, 0.1 / 3, 5.1]))
+    points = rate_distortion.kmeans(values, 40)
+    assert torch.equal(points, points.sort().values) and len(points) == 40
+    assert float((values[:, None] - points).abs().min(1).values.max()) < 1e-6
+
+
+def test_kmeans_gives_a_curve_of_the_same_latents(coder: lossy.PictureCoder) -> None:
+    pictures = [photo(80, 100, 1), photo(64, 72, 2, channels=1)]
+    coarse, fine = rate_distortion.of_kmeans(coder, pictures, [5, 129])
+    assert 0 < coarse.bpp < fine.bpp
+    assert coarse.psnr + 5 < fine.psnr
+    # A fine codebook comes near what the latents themselves give.
+    [item] = [item_of("a", pictures[0])]
+    level, latents = lossy.level_of(0.25), coder.latents(pictures[0], lossy.tiles(80, 100, 4)[0])[0]
+    best = rate_distortion.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
+    assert fine.psnr < best + 1

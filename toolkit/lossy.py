@@ -53,7 +53,7 @@ class LossyModel(Protocol):
         """Distance between code points."""
 
     def pixels(self, k: Tensor, lam: float) -> Tensor:
-        """int64 [1, channels, h, w] -> float32 [1, 3, 8 h, 8 w], about 0 to 1."""
+        """Latents in steps, int or float [1, channels, h, w] -> float32 [1, 3, 8 h, 8 w], about 0 to 1."""
 
     def tables(self) -> lattice.Model:
         """Of the latents. Raises ValueError if they were not fitted."""
@@ -165,12 +165,12 @@ class PictureCoder:
 
     @torch.inference_mode()
     def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
-        """The picture uint8 [c, h, w] of all its coefficients int [1, channels, h / 8, w / 8]."""
+        """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8]."""
         grey = CHANNELS[item.mode] == 1
         picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
         for tile in tiles(item.height, item.width, self.model.halo):
             rows, columns = tile.around()
-            pixels = self.model.pixels(k[..., rows, columns].long().to(self.device), lambda_of(level))
+            pixels = self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))
             y, x = tile.top * STRIDE, tile.left * STRIDE
             inner = pixels[0, :, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE].float().cpu()
             inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)

@@ -26,6 +26,8 @@ QUALITIES = {
     "AVIF": (10, 20, 35, 50, 65, 80, 92),
     "JPEG XL": (10, 20, 35, 50, 65, 80, 90, 96),
 }
+KMEANS_SIZES = (9, 17, 33, 65, 129)  # code points of each point of a curve
+KMEANS_SAMPLES = 1 << 19  # latents that codebooks are fitted to
 SMALLEST_MS_SSIM = 161  # pixels a side that its five scales need
 
 
@@ -109,6 +111,55 @@ def of_quantiser(coder: lossy.PictureCoder, pictures: Sequence[Tensor], lambdas:
             points.append((bits / picture[0].numel(), *quality(picture, coder.restore(k, item, level))))
         found.append(mean(points))
     return sorted(found)
+
+
+def of_kmeans(coder: lossy.PictureCoder, pictures: Sequence[Tensor], sizes: Iterable[int]) -> Curve:
+    """The curve of k-means quantisation of the same latents: one codebook of so many points for all, fitted to these.
+
+    Rates are entropies, of each channel's points over all pictures; codebooks and tables cost nothing.
+    """
+    means = [_whole(coder, picture) for picture in pictures]
+    pooled = torch.cat([mu.flatten()[:: max(1, mu.numel() * len(means) // KMEANS_SAMPLES)] for mu in means])
+    found = []
+    for size in sizes:
+        points = kmeans(pooled, size)
+        indices = [torch.bucketize(mu, (points[1:] + points[:-1]) / 2) for mu in means]
+        counts = [torch.stack([torch.bincount(c.flatten(), minlength=size) for c in index[0]]) for index in indices]
+        total = torch.stack(counts).sum(0)
+        cost = (total.sum(1, keepdim=True) / total.clamp(min=1)).log2()
+        errors = [float((points[index] - mu).square().mean()) for index, mu in zip(indices, means, strict=True)]
+        # The decoder's network wants to know how coarse the points are: as a uniform grid of the same error.
+        wanted = math.sqrt(12 * sum(errors) / len(errors))
+        level = min(range(lossy.LEVELS + 1), key=lambda i: abs(coder.model.step(lossy.lambda_of(i)) - wanted))
+        step, results = coder.model.step(lossy.lambda_of(level)), []
+        for picture, index, count in zip(pictures, indices, counts, strict=True):
+            restored = coder.restore(points[index] / step, item_of("picture", picture), level)
+            results.append((float((count * cost).sum()) / picture[0].numel(), *quality(picture, restored)))
+        found.append(mean(results))
+    return sorted(found)
+
+
+def kmeans(values: Tensor, size: int, rounds: int = 30) -> Tensor:
+    """The code points of least squared error near float [n] values, in order: float [size] (Lloyd 1982)."""
+    low, high = float(values.min()), float(values.max())
+    # The start: as dense as the cube root of the values' density, which is best for many points (Panter, Dite 1951).
+    share = torch.histc(values, 4096, low, high).double().pow(1 / 3).cumsum(0)
+    at = torch.searchsorted(share, (torch.arange(size) + 0.5) / size * share[-1])
+    points = (low + (high - low) * (at + 0.5) / 4096).float()
+    for _ in range(rounds):
+        near = torch.bucketize(values, (points[1:] + points[:-1]) / 2)
+        count = torch.bincount(near, minlength=size)
+        sums = torch.bincount(near, values.double(), size)
+        points = torch.where(count > 0, (sums / count.clamp(min=1)).float(), points).sort().values
+    return points
+
+
+def _whole(coder: lossy.PictureCoder, picture: Tensor) -> Tensor:
+    """The latents' means of a whole picture: float32 [1, channels, h / 8, w / 8]."""
+    rows: dict[int, list[Tensor]] = {}
+    for tile in lossy.tiles(picture.shape[1], picture.shape[2], coder.model.halo):
+        rows.setdefault(tile.y, []).append(coder.latents(picture, tile)[0])
+    return torch.cat([torch.cat(row, 3) for row in rows.values()], 2)
 
 
 def of_codecs(pictures: Sequence[Tensor]) -> dict[str, Curve]:
