@@ -93,7 +93,7 @@ class NetworkClock:
 
 def choose_lanes(symbols: int) -> int:
     """Stacks for so many coded symbols, a power of two: more code faster, each costs about three bytes."""
-    return min(max(1 << max(symbols // (1 << 12), 1).bit_length() - 1, FIRST_LANES), 2048)
+    return min(max(1 << max(symbols // (1 << 12), 1).bit_length() - 1, FIRST_LANES), 4096)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
