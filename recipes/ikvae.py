@@ -2,195 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from toolkit.coding import beta_binomial, frequencies, rec
+from toolkit.coding import rec
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, location_scale
-from toolkit.nets.exact import Conversion, converted, real
-from toolkit.nets.exact_observation import LEVEL_RANGE, LOC_RANGE, LOCATION, SCALE, observation, scale_shift
-from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
-from toolkit.nets.observation import (
-    HALF,
-    LEVELS,
-    LOG_SCALES,
-    InterlacedObservation,
-    Mixture,
-    complete,
-    log_discretised_logistic,
-    normalise,
-)
-from toolkit.nets.residual import residual_stack, residual_trunk
+from toolkit.coding.codecs import Codec
+from toolkit.coding.streams import Tally
+from toolkit.nets.exact import converted
+from toolkit.nets.grey_vae import Net
+from toolkit.nets.isokl import index_overhead
+from toolkit.nets.observation import complete
 
-PRECISION = 18  # bits of a pixel's frequency: more would cost at the end of each image's stream, less in every pixel
-MEAN, ALPHA = 3.0, 3.5  # posterior means stay within +-MEAN prior deviations, IsoKL's alpha within +-ALPHA
-LEAST_PRECISION, MOST_PRECISION = 1e-3, 17.0  # of -log variance: narrower than the prior, wider than 2e-4
-POSTERIORS = ("gaussian", "isokl")
-LIKELIHOODS = ("interlaced", "mixture", "logistic", "beta_binomial")
-NETWORKS = ("conv", "dense")
 SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
+BLOCK_SAMPLERS = ("blocks", "shortest_blocks")
 CODES = ("learned", "zeta", "fixed")
 LEARN_ROWS = 1024  # training rows whose nodes the tables are learned from
 EXPECTED = 10.0  # rows' worth of nodes as expected beforehand that a table of nodes starts with and keeps
+MOST_BLOCK_BITS = 16
+MOST_TRIES = 32
 BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
-LATENTS = real(2.0**-7, 1 << 10)  # on the exact path: finer than posteriors are
-# Scale and shift of the two raw outputs of a pixel to the integers, or halves and sixteenths, that are coded.
-PAIRS = {"logistic": ((LOCATION, LOCATION / 2), (SCALE, scale_shift(-1.5))), "beta_binomial": ((16, -32), (2, 4))}
-DENSE = 8  # channels at full resolution of network=dense
-
-
-class Net(nn.Module):
-    """Encoder, decoder and observation model of images with one channel and sides that are multiples of 4."""
-
-    def __init__(
-        self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, network: str,
-        width: int, blocks: int, kappa: float, kappa_learned: bool,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        for name, value, known in (
-            ("posterior", posterior, POSTERIORS),
-            ("likelihood", likelihood, LIKELIHOODS),
-            ("network", network, NETWORKS),
-        ):
-            if value not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
-        channels, height, breadth = shape
-        if channels != 1 or height % 4 or breadth % 4:
-            raise ValueError(
-                f"expected grey images whose sides are multiples of 4, got {channels} x {height} x {breadth}; change "
-                "data or data.size"
-            )
-        if not 0 < kappa <= 7:
-            raise ValueError(
-                f"expected kappa above 0 and at most 7 bits a latent, got {kappa}; use more latents instead"
-            )
-        self.posterior, self.likelihood, self.latents = posterior, likelihood, latents
-        self.is_exact = False  # whether `exact` made it
-        if network == "conv":
-            up, last, small = 2, width, (width, height // 4, breadth // 4)
-            size = math.prod(small)
-            self.infer = nn.Sequential(
-                nn.PixelUnshuffle(2), residual_trunk(4, width, blocks), nn.SiLU(), nn.PixelUnshuffle(2),
-                nn.Conv2d(4 * width, width, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(size, 2 * latents),
-            )  # fmt: skip
-            self.features = nn.Sequential(
-                nn.Linear(latents, size), nn.Unflatten(1, small), residual_stack(width, width, 1, 4 * width),
-                nn.PixelShuffle(2), residual_trunk(width, width, blocks), nn.SiLU(),
-            )  # fmt: skip
-        else:
-            up, last, full = 1, DENSE, (DENSE, height, breadth)
-            self.infer = nn.Sequential(
-                nn.Flatten(), nn.Linear(height * breadth, width), nn.SiLU(), *_dense(width, blocks),
-                nn.Linear(width, 2 * latents),
-            )  # fmt: skip
-            self.features = nn.Sequential(
-                nn.Linear(latents, width), nn.SiLU(), *_dense(width, blocks), nn.Linear(width, math.prod(full)),
-                nn.Unflatten(1, full), nn.SiLU(),
-            )  # fmt: skip
-        if likelihood == "interlaced":
-            if network != "conv":
-                raise ValueError(f"expected network=conv with likelihood=interlaced, got {network!r}")
-            self.observe: nn.Module = InterlacedObservation(shape, last, width, 1, components, 2, 1)
-        elif likelihood == "mixture":
-            self.observe = Mixture(last, 1, components, up)
-        else:
-            self.observe = nn.Sequential(nn.Conv2d(last, 2 * up**2, 3, padding=1), nn.PixelShuffle(up))
-        start = math.log(math.expm1(kappa))  # softplus of it is kappa
-        self.raw_kappa = nn.Parameter(torch.full((latents,), start), requires_grad=kappa_learned)
-
-    def kappa(self) -> Tensor:
-        """KL budget of each latent in bits, float32 [latents]; of the IsoKL posterior."""
-        return F.softplus(self.raw_kappa).clamp(max=7.0)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [rows, 1, h, w] -> mean and y = -log variance of each latent, float32 [rows, latents]."""
-        first, second = self.infer(normalise(x)).float().chunk(2, 1)
-        if self.posterior == "gaussian":
-            y = LEAST_PRECISION + F.softplus(second + 1)
-            return MEAN * torch.tanh(first / MEAN), y.clamp(max=MOST_PRECISION)
-        alpha = ALPHA * torch.tanh(first / ALPHA)
-        kappa = self.kappa() * math.log(2)
-        # 2 kappa / cosh^2 is 2 kappa - mean^2 without its cancellation.
-        return torch.sqrt(2 * kappa) * torch.tanh(alpha), cast(Tensor, IsoKL.apply(2 * kappa / torch.cosh(alpha) ** 2))
-
-    def pair(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Two parameters of each pixel, float32 [rows, 1, h, w].
-
-        Location and log-scale on the axis of `normalise`; of a beta-binomial logit of the mean and log2(a + b).
-        """
-        first, second = self.observe(self.features(z)).float().chunk(2, 1)
-        if self.likelihood == "beta_binomial":
-            return first - 2, second + 2
-        return first - 0.5, (second - 1.5).clamp(*LOG_SCALES)
-
-    def nll(self, x: Tensor, z: Tensor) -> Tensor:
-        """-log2 p(x|z): uint8 [rows, 1, h, w], float32 [rows, latents] -> float32 [rows]."""
-        pixels = normalise(x)
-        if self.likelihood in ("interlaced", "mixture"):
-            return cast(Mixture, self.observe).bits(pixels, self.features(z))
-        if self.likelihood == "beta_binomial":
-            log_p = beta_binomial.log_probability(x.float(), *self.pair(z), LEVELS)
-        else:
-            log_p = log_discretised_logistic(pixels, *self.pair(z))
-        return -log_p.sum((1, 2, 3)) / math.log(2)
-
-    def pixels(self, z: Tensor, valid: Tensor) -> Codec:
-        """The same distribution as a codec of int64 [1, h, w, rows]; valid: bool, the same shape: one lane a row."""
-        if self.likelihood in ("interlaced", "mixture"):
-            observe = cast(Mixture, self.observe)
-            inner = observe.codec(self.features(z), valid.movedim(-1, 0), precision=PRECISION)
-            return Codec(
-                lambda message, x: inner.push(message, x.movedim(-1, 0)),
-                lambda message: inner.pop(message).movedim(0, -1),
-            )
-        first, *second = (part.movedim(0, -1) for part in self.snapped(z))
-        if self.likelihood == "beta_binomial":
-            return beta_binomial.beta_binomial(first, LEVELS, PRECISION, valid)
-        return location_scale("logistic", first, second[0], LEVELS, 1, PRECISION, valid)
-
-    def snapped(self, z: Tensor) -> tuple[Tensor, ...]:
-        """`pair` as int64 [rows, 1, h, w]: locations and levels of scales, or beta-binomials' tables alone."""
-        first, second = self.observe(self.features(z)).chunk(2, 1) if self.is_exact else self.pair(z)
-        if self.likelihood == "beta_binomial":
-            return (beta_binomial.snap(*((first / 16, second / 2) if self.is_exact else (first, second))),)
-        if self.is_exact:
-            return first.clamp(-LOC_RANGE, LOC_RANGE).long(), second.clamp(*LEVEL_RANGE).long()
-        return _bins(first), _levels(second)
-
-    def exact(self, conversion: Conversion) -> Net:
-        """This network with a decoder in exact arithmetic: `pixels` is integers throughout; there is no `nll`."""
-        found = copy.deepcopy(self)
-        found.is_exact = True
-        found.features, form = conversion.stack(self.features, LATENTS)
-        if isinstance(self.observe, nn.Sequential):
-            pair = PAIRS[self.likelihood]
-            count = cast(nn.Conv2d, self.observe[0]).out_channels // 2  # phases of PixelShuffle
-            gain, shift = (torch.tensor(values).double().repeat_interleave(count) for values in zip(*pair, strict=True))
-            found.observe, _ = conversion.stack(self.observe, form, gain, shift)
-        else:
-            found.observe = observation(self.observe, form, conversion)
-        found.register_buffer("limit", torch.tensor(self.depth_limit()))
-        return found
-
-    def depth_limit(self) -> int:
-        """Of DAD*: one level more than the KL budget."""
-        if self.is_exact:
-            return int(cast(Tensor, self.limit))
-        return math.ceil(float(self.kappa().max()) - 1e-6) + 1
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [rows, 1, h, w] -> bits of x given one sample of z, float32 [rows], and KL in bits [rows, latents]."""
-        mean, y = self.encode(x)
-        z = mean + torch.exp(-0.5 * y) * torch.randn_like(mean)
-        return self.nll(x, z), kl_bits(mean, y)
 
 
 class IKVAE(LightningModule):
@@ -199,18 +35,22 @@ class IKVAE(LightningModule):
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
     likelihood: mixture of `components` logistics, one logistic, or a beta-binomial, for each pixel; latents: how many;
     network: conv, or dense, which costs a tenth; width, blocks: of the networks; kappa: bits, where it starts if
-    kappa_learned; overhead: weight of the index's cost beyond the KL in the loss, 0 for the ELBO; learning_rate: at its
+    kappa_learned; block_bits: KL of latents that share an index with sampler=blocks or shortest_blocks, 0 for neither;
+    overhead: weight of the index's cost beyond the KL in the loss, 0 for the ELBO; learning_rate: at its
     peak; warmup, kl_warmup: steps.
     """
 
     alone = True  # rows are coded each alone
+    block_bits: float = 0
     depths: Tensor
     nodes: Tensor
+    kl: Tensor
+    block_depths: Tensor
 
     def __init__(
         self, shape: Sequence[int], posterior: str, likelihood: str, components: int, latents: int, network: str,
         width: int, blocks: int, kappa: float, kappa_learned: bool, overhead: float, learning_rate: float, warmup: int,
-        weight_decay: float, kl_warmup: int,
+        weight_decay: float, kl_warmup: int, block_bits: float = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape = tuple(shape)
@@ -223,6 +63,21 @@ class IKVAE(LightningModule):
         self.register_buffer("depths", torch.zeros(len(SAMPLERS), latents, rec.DEPTHS))
         # Counts of the nodes of sampler=codebook.
         self.register_buffer("nodes", expected_nodes().repeat(latents, 1))
+        if block_bits:
+            self.use_blocks(block_bits)
+
+    def use_blocks(self, bits: float) -> None:
+        """Prepare for blocks of latents of so many bits of KL; their tables are to be learned."""
+        if not 0 < bits <= MOST_BLOCK_BITS:
+            raise ValueError(
+                f"expected block_bits above 0 and at most {MOST_BLOCK_BITS}, got {bits}: 2**(block_bits + 5) candidates"
+                " are tried for each block"
+            )
+        self.block_bits = bits
+        self.register_buffer("kl", torch.zeros(self.net.latents, device=self.device))  # mean KL of each latent, bits
+        # As `depths`, of the indices of blocks: a table for each block, of which there are at most as many as latents.
+        shape = len(BLOCK_SAMPLERS), self.net.latents, rec.DEPTHS
+        self.register_buffer("block_depths", torch.zeros(shape, device=self.device))
 
     @property
     def dims(self) -> int:
@@ -297,6 +152,13 @@ class IKVAE(LightningModule):
                     # Without what was expected, a node that lost its rows once would stay lost.
                     self.nodes.copy_(counts + expected_nodes().to(counts.device))
                 self.depths[i] = rec.count_depths(node.view(count, -1)).to(self.depths)
+        if self.block_bits:
+            self.kl.copy_(target.kl().view(count, -1).mean(0))
+            self.block_depths.zero_()
+            for i, sampler in enumerate(BLOCK_SAMPLERS):
+                for _ in range(rounds if sampler == "shortest_blocks" else 1):
+                    found = rec.count_depths(self.options(target, torch.arange(count), sampler)[0].T)
+                    self.block_depths[i, : len(found)] = found.to(self.block_depths)
         self.train(training)
 
     def targets(self, posterior: Tensor | Sequence[Tensor]) -> rec.Target:
@@ -312,7 +174,10 @@ class IKVAE(LightningModule):
         return rec.Keys.of(SEED, number[:, None], latent), latent.repeat(len(number))
 
     def frequencies(self, sampler: str) -> Tensor:
-        """Learned frequencies of depths of a sampler's nodes: int64 [latents, DEPTHS]."""
+        """Learned frequencies of depths of a sampler's nodes: int64 [latents, DEPTHS], or [blocks, DEPTHS]."""
+        if sampler in BLOCK_SAMPLERS:
+            counts = self.block_depths[BLOCK_SAMPLERS.index(sampler), : len(self.blocks().bits)]
+            return rec.learned(counts.round().long())
         return rec.learned(self.depths[SAMPLERS.index(sampler)].round().long())
 
     def book(self) -> Tensor:
@@ -330,6 +195,36 @@ class IKVAE(LightningModule):
         if sampler == "codebook":
             return rec.shortest_shared(target, SEED, self.book())
         return rec.ad_star(target, keys, self.net.depth_limit()).node
+
+    def blocks(self) -> rec.Blocks:
+        """The latents of each block of sampler=blocks and shortest_blocks."""
+        if not self.block_bits:
+            raise ValueError(
+                "expected block_bits above 0 with blocks of latents, got 0; train with recipe.module.block_bits=10"
+            )
+        return rec.blocks((64 * self.kl).round() / 64, self.block_bits)
+
+    def options(self, target: rec.Target, number: Tensor, sampler: str, tries: int = 1) -> Tensor:
+        """Nodes of the rows with these numbers, the best so many, best first: int64 [tries, units, rows].
+
+        A unit is a latent, or a block of them with sampler=blocks (one try) and shortest_blocks.
+        """
+        if sampler not in BLOCK_SAMPLERS:
+            keys, which = self.keys(number, sampler)
+            return self.search(target, keys, which, sampler).view(1, len(number), -1).transpose(1, 2)
+        blocks = self.blocks()
+        parts = zip(blocks.targets(target, self.net.latents), blocks.keys(SEED), blocks.bits, strict=True)
+        if sampler == "blocks":
+            return torch.stack([rec.ordered_random(*part).node for part in parts])[None]
+        freqs = self.frequencies(sampler)
+        found = [rec.shortest_block(t, k, freqs[i], bits, tries) for i, (t, k, bits) in enumerate(parts)]
+        return torch.stack(found).permute(2, 0, 1)
+
+    def rebuild(self, node: Tensor, number: Tensor, sampler: str) -> Tensor:
+        """The latents that nodes stand for: int64 [units, rows] -> float64 [rows, latents]."""
+        if sampler in BLOCK_SAMPLERS:
+            return self.blocks().rebuild(node.T, SEED)
+        return rec.rebuild_dyadic(node.T.flatten(), self.keys(number, sampler)[0]).view(len(number), -1)
 
     @torch.inference_mode()
     def diagnose(self, rows: Tensor, result: dict[str, float]) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -381,59 +276,92 @@ SEED = 0  # of the shared random points; part of the file format
 
 
 def head(
-    module: IKVAE, valid: Tensor, number: Tensor, sampler: str, code: str, trace: list[Tensor] | None = None
-) -> Codec:
+    module: IKVAE, valid: Tensor, number: Tensor, sampler: str, code: str, tries: int = 1,
+    trace: list[Tensor] | None = None,
+) -> Codec:  # fmt: skip
     """Codec of a block of rows, each on a lane of its own: int64 [rows, 1, h, w] levels, of which `valid` are coded.
 
     number: int64 [rows], what tells rows of a chunk apart; sampler: ad_star or greedy (exact samples), dad_star (of a
-    tree with kappa + 1 levels), shortest (no sample, but the node that makes node and pixels shortest), or codebook
-    (the same among points that all rows share, under a table of the points); code: learned (depths by histogram), zeta,
-    or fixed (a fixed length, with dad_star); trace: receives the chosen latents, float64 [rows, latents].
+    tree with kappa + 1 levels), shortest (no sample, but the node that makes node and pixels shortest), codebook
+    (the same among points that all rows share, under a table of the points), blocks (nearly exact samples of groups of
+    latents), or shortest_blocks; code: learned (depths by histogram), zeta, or fixed (a fixed length, with dad_star);
+    tries: with shortest_blocks, candidates of each block that are tried on the pixels themselves, each of which takes
+    as long as encoding does; trace: receives the chosen latents, float64 [rows, latents].
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"expected sampler to be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    alive = valid.flatten(1).any(1)
+    names, coded = naming(module, alive, sampler, code)
+    if not 1 <= tries <= (MOST_TRIES if sampler == "shortest_blocks" else 1):
+        raise ValueError(f"expected tries=1, or with sampler=shortest_blocks up to {MOST_TRIES}, got {tries}")
+
+    def rebuild(node: Tensor) -> Tensor:  # int64 [units, rows] -> float64 [rows, latents]
+        return torch.where(alive[:, None], module.rebuild(node, number, sampler), 0)
+
+    def pixels(z: Tensor) -> Codec:
+        return module.net.pixels(z.float(), valid.movedim(0, -1))
+
+    def push(message: Message, x: Tensor) -> None:
+        target = module.targets(module.net.encode(complete(x, valid)))
+        options = torch.where(coded, module.options(target, number, sampler, tries), 1)
+        levels = torch.where(valid, x, 0).movedim(0, -1)
+
+        def cost(node: Tensor) -> Tensor:  # int64 [units, rows] -> float64 [rows], bits
+            tally = Tally(len(valid), valid.device)
+            pixels(rebuild(node)).push(cast(Message, tally), levels)
+            names.push(cast(Message, tally), node)
+            return tally.bits
+
+        node = least(options, cost) if len(options) > 1 else options[0]
+        z = rebuild(node)
+        if trace is not None:
+            trace.append(z)
+        pixels(z).push(message, levels)
+        names.push(message, node)
+
+    def pop(message: Message) -> Tensor:
+        return pixels(rebuild(names.pop(message))).pop(message).movedim(-1, 0)
+
+    return Codec(push, pop)
+
+
+def naming(module: IKVAE, alive: Tensor, sampler: str, code: str) -> tuple[Codec, Tensor]:
+    """Codec of the nodes of latents, or of blocks, int64 [units, rows], and which are coded, bool of that shape.
+
+    alive: bool [rows]; sampler, code: as of `head`, which raises ValueError through this.
+    """
+    known = SAMPLERS + BLOCK_SAMPLERS
+    if sampler not in known:
+        raise ValueError(f"expected sampler to be one of {', '.join(known)}, got {sampler!r}")
     if code not in {"codebook": ("learned",), "dad_star": CODES}.get(sampler, CODES[:2]):
         raise ValueError(
             "expected code to be learned, or zeta but with sampler=codebook, or fixed with sampler=dad_star, got "
             f"{code!r} with {sampler}"
         )
-    rows, latents = len(valid), module.net.latents
-    alive = valid.flatten(1).any(1)
-    keys, which = module.keys(number, sampler)
-    table_of = which.view(rows, latents).T.contiguous()
-    coded = alive.expand(latents, rows)
+    units = len(module.blocks().bits) if sampler in BLOCK_SAMPLERS else module.net.latents
+    coded = alive.expand(units, len(alive))
+    table_of = torch.arange(units, device=alive.device)[:, None].expand(coded.shape).contiguous()
     if sampler == "codebook":
-        names = rec.codebook(module.book(), table_of, coded)
-    elif code == "fixed":
-        names = rec.fixed_length(module.net.depth_limit(), coded, coded)
-    else:
-        # The literature's code knows nothing of a latent but one exponent.
-        table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, latents)
-        names = rec.node_codec(table, table_of, coded)
-
-    def pixels(node: Tensor) -> Codec:  # node: int64 [latents, rows]
-        z = rec.rebuild_dyadic(node.T.flatten(), keys).view(rows, latents)
-        z = torch.where(alive[:, None], z, 0)
-        if trace is not None:
-            trace.append(z)
-        return module.net.pixels(z.float(), valid.movedim(0, -1))
-
-    def push(message: Message, x: Tensor) -> None:
-        posterior = module.net.encode(complete(x, valid))
-        node = module.search(module.targets(posterior), keys, which, sampler).view(rows, latents).T
-        node = torch.where(coded, node, 1)
-        pixels(node).push(message, torch.where(valid, x, 0).movedim(0, -1))
-        names.push(message, node)
-
-    def pop(message: Message) -> Tensor:
-        found = pixels(names.pop(message)).pop(message)
-        return found.movedim(-1, 0)
-
-    return Codec(push, pop)
+        return rec.codebook(module.book(), table_of, coded), coded
+    if code == "fixed":
+        return rec.fixed_length(module.net.depth_limit(), coded, coded), coded
+    # The literature's code knows nothing of a latent but one exponent.
+    table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, units)
+    return rec.node_codec(table, table_of, coded), coded
 
 
-def _dense(width: int, blocks: int) -> list[nn.Module]:
-    return [layer for _ in range(blocks) for layer in (nn.Linear(width, width), nn.SiLU())]
+def least(options: Tensor, cost: Callable[[Tensor], Tensor]) -> Tensor:
+    """One of the options of each unit, one unit after the other: int64 [options, units, rows] -> int64 [units, rows].
+
+    cost(int64 [units, rows]) -> float64 [rows].
+    """
+    best = options[0].clone()
+    bits = cost(best)
+    for unit in range(options.shape[1]):
+        for option in options[1:, unit]:
+            trial = best.clone()
+            trial[unit] = option
+            found = cost(trial)
+            best, bits = torch.where(found < bits, trial, best), torch.minimum(found, bits)
+    return best
 
 
 def expected_nodes() -> Tensor:
@@ -442,11 +370,3 @@ def expected_nodes() -> Tensor:
     found = torch.ldexp(torch.ones(len(depth)), -depth)
     found[0] = 0  # there is no node 0
     return EXPECTED * found / found.sum()
-
-
-def _bins(loc: Tensor) -> Tensor:
-    return frequencies.snap_location(loc * HALF + HALF)
-
-
-def _levels(log_scale: Tensor) -> Tensor:
-    return frequencies.snap_scale(log_scale + math.log(HALF))

@@ -2,7 +2,8 @@
 
     python scripts/rec_rates.py RUN [--rows 10000] [--batch 500] [--samplers ad_star codebook]
 
-The bound is the mean of `--draws` draws of the negative ELBO; tables are learned on training rows.
+The bound is the mean of `--draws` draws of the negative ELBO; tables are learned on training rows. The last column is
+the latents' part by itself: the bytes of one message that holds the nodes of all rows, of the first try each.
 """
 
 import argparse
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from recipes.ikvae import SAMPLERS, head
+from recipes.ikvae import BLOCK_SAMPLERS, SAMPLERS, head, naming
 from toolkit.alone import AloneCoder
 from toolkit.callbacks import evaluate
+from toolkit.coding.ans import Message
 from toolkit.data.images import spread
 from toolkit.head import Settings
 from toolkit.recipe import build_data, load
@@ -28,17 +30,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument(
-        "--samplers", nargs="+", default=["ad_star", "greedy", "shortest", "codebook"], choices=SAMPLERS
+        "--samplers",
+        nargs="+",
+        default=["ad_star", "greedy", "shortest", "codebook"],
+        choices=SAMPLERS + BLOCK_SAMPLERS,
     )
     parser.add_argument("--codes", nargs="+", default=["learned"], choices=["learned", "zeta", "fixed"])
+    parser.add_argument("--block-bits", type=float, help="instead of the run's own, which may be 0")
+    parser.add_argument("--tries", type=int, default=1, help="with shortest_blocks: candidates tried on the pixels")
     arguments = parser.parse_args()
     recipe, cfg = load(arguments.run, "cpu")
     module = recipe.module
+    if arguments.block_bits:
+        module.use_blocks(arguments.block_bits)  # type: ignore[operator]
     data = build_data(cfg)
     rows = spread(data.test, min(arguments.rows, len(data.test)))
     module.learn_tables(data.train[:2048], arguments.batch, 10)  # type: ignore[operator]
     torch.manual_seed(0)
     draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]  # type: ignore[operator]
+    target = module.targets([torch.cat(p) for p in zip(*map(module.net.encode, rows.split(500)), strict=True)])  # type: ignore[operator,union-attr]
     pixels, latents = (torch.stack(draws).sum(0) / arguments.draws / len(rows)).tolist()
     dims, count = rows[0].numel(), module.net.latents  # type: ignore[union-attr]
     bound = pixels + latents
@@ -48,20 +58,27 @@ def main() -> None:
         flush=True,
     )
     print(
-        "| sampler | code | file, bits/dim | net | over the bound: bits an image | a latent | encode, s | decode, s |"
+        "| sampler | code | file, bits/dim | net | over the bound: bits an image | a latent | encode, s | decode, s "
+        "| nodes alone, bits a latent |"
     )
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for sampler in arguments.samplers:
         for code in arguments.codes:
+            options = {"tries": arguments.tries} if sampler == "shortest_blocks" else {}
             settings = Settings(arguments.batch, 4, 0)
-            coder = AloneCoder(module, functools.partial(head, sampler=sampler, code=code), settings)
+            coder = AloneCoder(module, functools.partial(head, sampler=sampler, code=code, **options), settings)
             with tempfile.TemporaryDirectory() as folder:
                 result = evaluate(module, coder, rows, Path(folder) / "rows.tkc")
+            alive = torch.ones(len(rows), dtype=torch.bool)
+            names, _ = naming(module, alive, sampler, code)  # type: ignore[arg-type]
+            message = Message.empty(lanes=16)
+            names.push(message, module.options(target, torch.arange(len(rows)), sampler)[0])  # type: ignore[operator]
+            nodes = 8 * len(message.to_bytes()) / len(rows)
             over = result["file_bpd"] * dims - bound
             encode, decode = (rows.numel() / 1e6 / result[f"speed/{way}_MB_per_s"] for way in ("encode", "decode"))
             print(
                 f"| {sampler} | {code} | {result['file_bpd']:.4f} | {result['net_bpd']:.4f} | {over:.1f} | "
-                f"{over / float(count):.2f} | {encode:.1f} | {decode:.1f} |",  # type: ignore[arg-type]
+                f"{over / float(count):.2f} | {encode:.1f} | {decode:.1f} | {nodes / float(count):.2f} |",  # type: ignore[arg-type]
                 flush=True,
             )
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import toolkit.alone
-from recipes.ikvae import IKVAE, SAMPLERS, head
+from recipes.ikvae import BLOCK_SAMPLERS, IKVAE, SAMPLERS, head, least
 from tests.test_archive import rewritten
 from tests.test_rec_search import channel
 from tests.tiny import configure, images
@@ -44,8 +44,10 @@ def model(shape: tuple[int, ...] = (1, 8, 8), seed: int = 0, **changes: Any) -> 
     return module
 
 
-def coder(module: IKVAE, sampler: str = "ad_star", code: str = "learned", batch: int = 8) -> AloneCoder:
-    return AloneCoder(module, functools.partial(head, sampler=sampler, code=code), Settings(batch, 4, 0))
+def coder(
+    module: IKVAE, sampler: str = "ad_star", code: str = "learned", batch: int = 8, **options: int
+) -> AloneCoder:  # fmt: skip
+    return AloneCoder(module, functools.partial(head, sampler=sampler, code=code, **options), Settings(batch, 4, 0))
 
 
 def everywhere(x: Tensor) -> Tensor:
@@ -184,6 +186,37 @@ def test_every_sampler_and_code_gives_the_rows_back() -> None:
             assert torch.equal(one.decode(one.encode(x, everywhere(x))[0], everywhere(x)), x)
 
 
+@pytest.mark.parametrize(("sampler", "tries"), [("blocks", 1), ("shortest_blocks", 1), ("shortest_blocks", 4)])
+def test_blocks_of_latents_give_the_rows_back(sampler: str, tries: int) -> None:
+    """Also with a row that is not there, by one row alone, and by a model that loads the tables."""
+    module, x = model(block_bits=1.5), images(11)
+    assert 1 < len(module.blocks().bits) < 5
+    valid = everywhere(x)
+    valid[4] = False
+    payload, _ = coder(module, sampler, tries=tries).encode(x, valid)
+    again = model(block_bits=1.5, seed=3)
+    again.load_state_dict(module.state_dict())
+    back = coder(again, sampler).decode(payload, valid)  # what was tried is the encoder's affair
+    assert torch.equal(back[valid], x[valid])
+    assert torch.equal(coder(module, sampler).decode_range(payload, valid[9:10], 9, 11), x[9:10])
+    assert coder(module, sampler, "zeta").encode(x, valid)[1].net > 0
+
+
+def test_blocks_cost_less_than_latents_and_tries_on_the_pixels_less_still() -> None:
+    module, x = model(block_bits=8.0), images(64)
+    net = [
+        coder(module, sampler, tries=tries).encode(x, everywhere(x))[1].net / 64
+        for sampler, tries in (("ad_star", 1), ("blocks", 1), ("shortest_blocks", 1), ("shortest_blocks", 8))
+    ]
+    assert net[1] < net[0] - 3
+    assert net[3] < net[2] - 0.5
+
+
+def test_the_least_of_some_options_is_found_unit_by_unit() -> None:
+    options = torch.tensor([[[5, 5], [1, 2]], [[4, 6], [3, 1]], [[7, 2], [9, 9]]])
+    assert least(options, lambda node: node.sum(0).double()).tolist() == [[4, 2], [1, 1]]
+
+
 def test_places_that_are_not_coded_cost_nothing() -> None:
     module, x, valid = model(), images(8), everywhere(images(8))
     whole = coder(module).encode(x, valid)[1].net
@@ -284,6 +317,7 @@ def test_diagnostics_say_what_the_latents_cost() -> None:
         ({"likelihood": "poisson"}, "expected likelihood to be one of interlaced, mixture"),
         ({"shape": (3, 8, 8)}, "expected grey images whose sides are multiples of 4, got 3 x 8 x 8"),
         ({"shape": (1, 8, 10)}, "got 1 x 8 x 10; change data or data.size"),
+        ({"block_bits": 17.0}, "expected block_bits above 0 and at most 16, got 17.0"),
         ({"kappa": 9.0}, "expected kappa above 0 and at most 7 bits a latent, got 9.0"),
     ],
 )
@@ -297,6 +331,12 @@ def test_samplers_and_codes_that_do_not_exist_are_refused() -> None:
     x = images(2)
     with pytest.raises(ValueError, match=r"expected sampler to be one of ad_star, .*, got 'mcmc'"):
         coder(model(), "mcmc").encode(x, everywhere(x))
+    for sampler in BLOCK_SAMPLERS:
+        with pytest.raises(ValueError, match=r"expected block_bits above 0 .* with recipe\.module\.block_bits=10"):
+            coder(model(), sampler).encode(x, everywhere(x))
+    for sampler, tries in (("ad_star", 2), ("blocks", 2), ("shortest_blocks", 33), ("shortest_blocks", 0)):
+        with pytest.raises(ValueError, match=f"expected tries=1, .* up to 32, got {tries}"):
+            coder(model(block_bits=6.0), sampler, tries=tries).encode(x, everywhere(x))
     with pytest.raises(ValueError, match=r"expected code to be learned, .* got 'fixed' with ad_star"):
         coder(model(), "ad_star", "fixed").encode(x, everywhere(x))
 

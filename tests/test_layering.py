@@ -35,7 +35,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_greedy": SEARCH,
     "toolkit.coding.rec_blocks": SEARCH,
     "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
-    "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", *SEARCH},
+    "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", "toolkit.coding.rec_blocks", *SEARCH},
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
     "toolkit.coding.lanes": {"toolkit.coding.ans"},
     "toolkit.coding.lattice_context": set(),

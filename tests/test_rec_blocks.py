@@ -119,3 +119,37 @@ def test_blocks_that_are_too_large_are_refused() -> None:
         rec.ordered_random(target, block(4), 3)
     with pytest.raises(ValueError, match=r"partitioned: expected splits that sum to at most 36, .* got 60, 3 and 6"):
         rec.partitioned(target, block(3), torch.full((3,), 20), 3)
+
+
+def test_blocks_hold_every_latent_once_and_no_more_than_they_may() -> None:
+    kl = torch.tensor([0.0, 3.0, 11.0, 5.0, 0.5, 6.0, 4.0])
+    found = rec.blocks(kl, 10)
+    assert sorted(torch.cat(found.members).tolist()) == list(range(7))
+    assert [some.tolist() for some in found.members] == [[2], [0, 5, 6], [1, 3, 4]]
+    assert found.bits == [11 + 5, 10 + 5, 9 + 5]
+
+
+def test_blocks_are_put_together_from_their_indices_alone() -> None:
+    rows, kl = 50, torch.tensor([1.0, 3.0, 2.0, 0.0, 2.0])
+    found = rec.blocks(kl, 4)
+    target = channel(rows * 5, 1, seed=6)
+    parts = zip(found.targets(target, 5), found.keys(7), found.bits, strict=True)
+    node = torch.stack([rec.ordered_random(*part).node for part in parts], 1)
+    z = found.rebuild(node, 7)
+    assert moment(z, target) == pytest.approx(1, abs=0.4)
+    for i, (some, keys) in enumerate(zip(found.members, found.keys(7), strict=True)):
+        assert torch.equal(z[:, some], rec.rebuild_block(node[:, i], keys))
+
+
+@pytest.mark.parametrize("bits", [1.5, 6.0])
+def test_the_shortest_index_of_a_block_is_that_of_the_least_sum(bits: float) -> None:
+    """Both precisions, against the definition: bits of the index less log2 r, the best three in order."""
+    rows, m = 30, 2
+    target, names = channel(rows * m, bits, seed=3), block(m)
+    freqs = rec.learned(torch.arange(rec.DEPTHS).flip(0)[None])
+    found = rec.shortest_block(target, names, freqs[0], 9, 3)
+    number = torch.arange(1, (1 << 9) + 1)
+    wide = Target(target.loc.view(rows, 1, m), target.log_precision.view(rows, 1, m))
+    ratio = wide.log_ratio(rec.rebuild_block(number, names)).sum(2) / math.log(2)
+    cost = rec.node_bits(number, freqs, torch.zeros_like(number)) - ratio
+    assert torch.equal(found, number[cost.argsort(1)[:, :3]])

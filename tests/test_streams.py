@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.coding.codecs import categorical, location_scale, uniform
-from toolkit.coding.streams import Streams
+from toolkit.coding.streams import Streams, Tally
 
 RNG = torch.Generator()
 
@@ -104,3 +104,12 @@ def test_bytes_that_are_no_stream_are_refused() -> None:
 def test_symbols_that_are_not_one_lane_an_image_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected start and freq of shape \[n, 3\] .* got \[2, 2\]"):
         Streams(3).push(torch.zeros(2, 2), torch.ones(2, 2), 16)
+
+
+def test_a_tally_is_what_long_streams_cost() -> None:
+    x = skewed(4000, 3)
+    tally: Any = Tally(3)
+    streams: Any = Streams(3)
+    codec(4000, 3).push(tally, x)
+    codec(4000, 3).push(streams, x)
+    assert (streams.bits() - tally.bits).tolist() == pytest.approx([8] * 3, abs=9)  # the first symbols'

@@ -20,12 +20,12 @@ agree on one sample. Ten lines that code samples of your own posteriors, each ro
 
 A real decoder has the table of depths from elsewhere: learn it on other rows, and ship it with the model. Searches:
 `ad_star` (`depth=` for DAD*), `as_star`, `global_astar`, `greedy_dyadic`, `greedy_path`, `gprs_path`, and for blocks
-`ordered_random` and `partitioned`. Not samples, but shorter where only losslessness counts: `shortest`, and
-`shortest_shared` with `codebook`. What each costs: scripts/rec_curves.py.
+`ordered_random` and `partitioned`; `blocks` makes them of latents. Not samples, but shorter where only losslessness
+counts: `shortest`, `shortest_block`, and `shortest_shared` with `codebook`. What each costs: scripts/rec_curves.py.
 """
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_blocks import ordered_random, partitioned, rebuild_block, rebuild_partitioned
+from toolkit.coding.rec_blocks import Blocks, blocks, ordered_random, partitioned, rebuild_block, rebuild_partitioned
 from toolkit.coding.rec_gaussian import MAX_KL, REACH, Target, quantile, target
 from toolkit.coding.rec_greedy import gprs_path, greedy_dyadic, greedy_path
 from toolkit.coding.rec_index import (
@@ -52,12 +52,12 @@ from toolkit.coding.rec_search import (
     rebuild_path,
     rebuild_rank,
 )
-from toolkit.coding.rec_shortest import shortest, shortest_shared
+from toolkit.coding.rec_shortest import shortest, shortest_block, shortest_shared
 
 __all__ = [
-    "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Choice", "Keys", "Target", "ad_star", "as_star", "codebook",
-    "count_depths", "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path",
+    "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Blocks", "Choice", "Keys", "Target", "ad_star", "as_star", "blocks",
+    "codebook", "count_depths", "depth_of", "fixed_length", "global_astar", "gprs_path", "greedy_dyadic", "greedy_path",
     "learned", "learned_nodes", "node_bits", "node_codec", "ordered_random", "partitioned", "path_bits",
     "path_codec", "quantile", "rebuild_block", "rebuild_dyadic", "rebuild_partitioned", "rebuild_path",
-    "rebuild_rank", "shortest", "shortest_shared", "target", "zeta",
+    "rebuild_rank", "shortest", "shortest_block", "shortest_shared", "target", "zeta",
 ]  # fmt: skip

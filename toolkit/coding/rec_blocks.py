@@ -6,6 +6,7 @@ About 2.2 bits a block, where coding each dimension by itself costs 1.4 to 1.8 b
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,50 @@ MAX_BITS = 24  # log2 of the candidates of a block
 _NOISE, _COINS = 2, 3  # streams
 _CHUNK = 1 << 12  # candidates scored at a time
 _RANK_BITS = 24
+
+
+class Blocks(NamedTuple):
+    """Latents in groups that share an index each; made by `blocks`."""
+
+    members: list[Tensor]  # int64, the latents of each block
+    bits: list[int]  # log2 of the candidates of each block
+
+    def targets(self, target: Target, latents: int) -> list[Target]:
+        """Of rows x latents, row by row, those of each block."""
+        wide = [x.view(-1, latents) for x in target]
+        return [Target(*(x[:, some].flatten() for x in wide)) for some in self.members]
+
+    def keys(self, seed: int) -> list[Keys]:
+        """One set of candidates a block, which all rows share."""
+        return [Keys.of(seed, torch.zeros((), dtype=torch.int64, device=s.device), s) for s in self.members]
+
+    def rebuild(self, node: Tensor, seed: int) -> Tensor:
+        """The samples of all blocks: int64 [rows, blocks] -> float64 [rows, latents]."""
+        z = torch.empty(len(node), sum(map(len, self.members)), dtype=torch.float64, device=node.device)
+        for some, keys, number in zip(self.members, self.keys(seed), node.T, strict=True):
+            z[:, some] = rebuild_block(number, keys)
+        return z
+
+
+def blocks(kl: Tensor, most: float, margin: int = 5) -> Blocks:
+    """Group latents into blocks of at most `most` bits of KL, each with `margin` more bits of candidates.
+
+    kl: float [latents], the mean KL of each in bits. First fit, the fullest first; a latent with more than `most` has
+    a block of its own. The same on every machine if the KLs are multiples of 1/64.
+    """
+    order = torch.argsort(kl.double(), descending=True, stable=True).tolist()
+    members, sums = list[list[int]](), list[float]()
+    for latent in order:
+        need = float(kl[latent])
+        fits = (i for i, total in enumerate(sums) if total + need <= most)
+        i = next(fits, len(sums))
+        if i == len(sums):
+            members.append([])
+            sums.append(0.0)
+        members[i].append(latent)
+        sums[i] += need
+    bits = [min(math.ceil(total) + margin, MAX_BITS) for total in sums]
+    return Blocks([torch.tensor(sorted(some), device=kl.device) for some in members], bits)
 
 
 class Partitioned(NamedTuple):

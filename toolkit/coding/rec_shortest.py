@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.hashing import Keys
+from toolkit.coding.rec_blocks import rebuild_block
 from toolkit.coding.rec_gaussian import Target
 from toolkit.coding.rec_index import PRECISION
-from toolkit.coding.rec_search import MAX_DEPTH, between, rebuild_dyadic
+from toolkit.coding.rec_search import MAX_DEPTH, between, depth_of, rebuild_dyadic
 
 _BELOW, _BESIDE = 5, 1  # what `shortest` tries: levels below the KL, cells on each side of the mean's
 _ROWS = 64  # searched at a time
@@ -60,4 +61,28 @@ def shortest_shared(target: Target, seed: int, freqs: Tensor) -> Tensor:
     found = [torch.zeros(0, dtype=torch.int64, device=freqs.device)]
     for loc, y in zip(*(part.view(-1, latents, 1).split(_ROWS) for part in target), strict=True):
         found.append((bits - Target(loc, y).log_ratio(x) / math.log(2)).argmin(2).flatten())
+    return torch.cat(found)
+
+
+def shortest_block(target: Target, keys: Keys, freqs: Tensor, bits: int, count: int = 1) -> Tensor:
+    """As `shortest`, for a block of latents that share an index: the `count` best of 2**bits candidates, best first.
+
+    target: of rows x m latents, row by row; keys: of the m latents, the row among them one for all; freqs:
+    int64 [DEPTHS], of the block's indices; returns int64 [rows, count]; rebuild with `rebuild_block`.
+    """
+    loc, y = (x.view(-1, len(keys.latent)) for x in target)
+    number = torch.arange(1 << bits, device=loc.device) + 1
+    x = rebuild_block(number, keys)
+    depth = depth_of(number)
+    cost = (depth + PRECISION - freqs[depth].double().log2()) * math.log(2)
+    # log r = constant + x (e^y D) + x^2 (1 - e^y) / 2: see `ordered_random`.
+    weight = torch.cat([torch.exp(y) * loc, -0.5 * torch.expm1(y)], 1)
+    features = torch.cat([x, x * x], 1)
+    precise = float(y.max()) > 7 if y.numel() else False
+    kind = torch.float64 if precise else torch.float32
+    cost, weight, features = cost.to(kind), weight.to(kind), features.to(kind)
+    found = [torch.zeros(0, count, dtype=torch.int64, device=loc.device)]
+    for part in weight.split(_ROWS):
+        score = torch.addmm(cost, part, features.T, alpha=-1)
+        found.append(number[score.topk(min(count, len(number)), 1, largest=False).indices])
     return torch.cat(found)

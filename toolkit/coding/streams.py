@@ -108,3 +108,20 @@ class Streams:
         streams.tail = torch.tensor([w + [0] * (width - len(w)) for w in words], dtype=torch.int64).to(device)
         streams.head = torch.tensor(heads, dtype=torch.int64).to(device)
         return streams
+
+
+class Tally:
+    """What codecs would push on each lane, in bits, without a stream: for an encoder that compares choices."""
+
+    def __init__(self, lanes: int, device: torch.device | str = "cpu") -> None:
+        self.bits = torch.zeros(lanes, dtype=torch.float64, device=device)
+        self.head = self.size = self.bits  # what codecs put back after an error
+        self.compiled = False
+
+    @property
+    def lanes(self) -> int:
+        return self.bits.shape[0]
+
+    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int = STEPS) -> None:
+        """As `Streams.push`: int64 [n, lanes] each."""
+        self.bits = self.bits + (precision - freq.double().log2()).sum(0)
