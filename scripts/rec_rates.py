@@ -48,7 +48,8 @@ def main() -> None:
     module.learn_tables(data.train[:2048], arguments.batch, 10)  # type: ignore[operator]
     torch.manual_seed(0)
     draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]  # type: ignore[operator]
-    target = module.targets([torch.cat(p) for p in zip(*map(module.net.encode, rows.split(500)), strict=True)])  # type: ignore[operator,union-attr]
+    posterior = [module.net.encode(part) for part in rows.split(500)]  # type: ignore[operator,union-attr]
+    target = module.targets([torch.cat(parts) for parts in zip(*posterior, strict=True)])  # type: ignore[operator]
     pixels, latents = (torch.stack(draws).sum(0) / arguments.draws / len(rows)).tolist()
     dims, count = rows[0].numel(), module.net.latents  # type: ignore[union-attr]
     bound = pixels + latents

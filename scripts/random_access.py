@@ -1,0 +1,51 @@
+"""What decoding one image costs, against the number of images in the file, for a run whose rows are coded each alone.
+
+    python scripts/random_access.py RUN [--rows 1000 10000] [--batch 50] [--draws 9]
+
+Times are processor seconds of this process, medians over images evenly spread; the file is one chunk, in memory. It
+repeats the streams of `--distinct` images, a multiple of the batch, as sampler=codebook and those of blocks allow: for
+them a row's stream depends on its place in its batch alone.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from toolkit.alone import AloneCoder, joined, streams_of
+from toolkit.data.images import spread
+from toolkit.head import Settings
+from toolkit.recipe import build_data, has_exact, load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--distinct", type=int, default=250)
+    parser.add_argument("--draws", type=int, default=9)
+    arguments = parser.parse_args()
+    recipe, cfg = load(arguments.run, "cpu", exact=has_exact(arguments.run))
+    rows = spread(build_data(cfg).test, arguments.distinct)
+    assert recipe.head is not None
+    coder = AloneCoder(recipe.module, recipe.head, Settings(arguments.batch, 4, 0))
+    valid = torch.ones(rows.shape, dtype=torch.bool)
+    streams = streams_of(coder.encode(rows, valid)[0], len(rows))
+    print("| images in the file | payload, bytes | one image, ms |\n|---|---|---|", flush=True)
+    for count in arguments.rows:
+        payload = joined((streams * -(-count // len(streams)))[:count])
+        coder.decode_range(payload, valid[:1], 0, count)  # what only the first call costs
+        one = []
+        for i in spread(torch.arange(count), arguments.draws).tolist():
+            began = time.process_time()
+            found = coder.decode_range(payload, valid[:1], i, count)
+            one.append(time.process_time() - began)
+            assert torch.equal(found[0], rows[i % len(rows)]), i
+        print(f"| {count} | {len(payload)} | {1000 * statistics.median(one):.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
