@@ -36,10 +36,19 @@ def searched(mu: Tensor, sigma: Tensor, lam: float) -> embeddings.Quantised:
     return one(vbq.Codebook(points, torch.zeros(mu.shape[1], dtype=torch.int64), vbq.tables(counts)), symbols)
 
 
+def grouped(mu: Tensor, sigma: Tensor, lam: float) -> embeddings.Quantised:
+    """The default without tables by dimension."""
+    rows = embeddings.groups(len(mu))
+    pairs = [vbq.refined(m, s, lam, contexts=1) for m, s in zip(mu.split(rows), sigma.split(rows), strict=True)]
+    bits = sum(book.bits(symbols) for book, symbols in pairs)
+    return embeddings.Quantised([book for book, _ in pairs], [symbols for _, symbols in pairs], bits)
+
+
 ABLATION: dict[str, Callable[[Tensor, Tensor, float], embeddings.Quantised]] = {
     "vbq, empirical prior": searched,
-    "... and refined": lambda mu, sigma, lam: one(*vbq.refined(mu, sigma, lam, contexts=1)),
-    "... and tables by dimension": lambda mu, sigma, lam: one(*vbq.refined(mu, sigma, lam)),
+    "refined points and rates alone": lambda mu, sigma, lam: one(*vbq.refined(mu, sigma, lam, contexts=1)),
+    "... and tables by dimension, no groups": lambda mu, sigma, lam: one(*vbq.refined(mu, sigma, lam)),
+    "... and groups of ranks, one table each": grouped,
 }
 
 
@@ -65,7 +74,7 @@ def points(words: list[str], mu: Tensor, sigma: Tensor) -> Iterator[tuple[str, s
     for step in (0.4, 0.6, 0.9, 1.2):
         small = vector_baselines.uniform(mu, step * std)
         yield "uniform, entropy", f"step={step} std", 8 * small.size / n, small.vectors
-    for width in (2, 4, 8):
+    for width in (2, 4, 8, 16):
         small = vector_baselines.product(mu, width)
         yield "product", f"width={width}", 8 * small.size / n, small.vectors
     small = vector_baselines.int8(mu)

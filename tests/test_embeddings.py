@@ -60,7 +60,7 @@ def test_every_vector_comes_back_whole_and_alone(
 
 def test_a_file_is_as_large_as_the_search_reports(tmp_path: Path) -> None:
     words, vectors, sigma = posterior(8000, 100)
-    quantised = embeddings.quantise(vectors, sigma, 0.1, rounds=2)
+    quantised = embeddings.quantise(vectors, sigma, 0.2, rounds=2)
     sizes = embeddings.write(tmp_path / "v.tkc", words, quantised)
     assert sizes["file"] == (tmp_path / "v.tkc").stat().st_size
     assert 1.5 < quantised.bits / vectors.numel() < 3

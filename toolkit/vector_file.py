@@ -6,6 +6,7 @@ docs/format.md, section "Word vectors", is the specification.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import os
 import struct
@@ -24,7 +25,7 @@ from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 KIND = "embeddings"
-LANE_VALUES = 2000  # values of a stack: what a single word may need decoded; more would cost fewer bytes
+LANE_VALUES = 5000  # values of a stack: what a single word may need decoded; more would cost fewer bytes
 BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
 BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
@@ -67,9 +68,9 @@ def write(
     tables = lanes = 0
     with Writer(path, header) as writer:
         writer.write(vocabulary, 0, word_list.checksum(words))
-        for book, symbols in zip(quantised.books, quantised.symbols, strict=True):
+        stacks = _encode_lanes(quantised, lane_rows)
+        for book, symbols, (sizes, body) in zip(quantised.books, quantised.symbols, stacks, strict=True):
             codebook = pack_book(book)
-            sizes, body = _encode_lanes(book, symbols, lane_rows)
             head = BOOK.pack(len(book.points), len(book.freqs), len(codebook), len(sizes))
             writer.write(head + codebook + sizes + body, len(symbols), _rows_crc(book.points[symbols]))
             tables, lanes = tables + len(head) + len(codebook), lanes + len(sizes) + len(body)
@@ -158,15 +159,8 @@ class Embeddings:
 
     def vectors(self, compiled: bool = False) -> Tensor:
         """All vectors, float32 [words, d], checked against the file's checksums. compiled: through torch.compile."""
-        parts: list[Tensor] = []
-        batch: list[int] = []
-        for number in range(len(self._first) - 1):
-            batch.append(number)
-            rows = self._first[number + 1] - self._first[batch[0]]
-            if rows * self.dimensions >= BATCH_VALUES or number + 2 == len(self._first):
-                parts += self._decode(batch, compiled)
-                batch = []
-        return torch.cat(parts)
+        rows = [b - a for a, b in itertools.pairwise(self._first)]
+        return torch.cat([x for batch in _batches(rows, self.dimensions) for x in self._decode(batch, rows, compiled)])
 
     def _group(self, number: int) -> _Group:
         if number not in self._groups:
@@ -180,23 +174,10 @@ class Embeddings:
                 raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
         return self._groups[number]
 
-    def _decode(self, numbers: list[int], compiled: bool) -> list[Tensor]:
+    def _decode(self, numbers: list[int], all_rows: list[int], compiled: bool) -> list[Tensor]:
         """The vectors of some groups, whose lanes are popped together: float32 [rows, d] of each."""
-        parts = [self._group(number) for number in numbers]
-        rows = [self._first[number + 1] - self._first[number] for number in numbers]
-        m = max(len(part.book.points) for part in parts)
-        offsets = [0, *itertools.accumulate(len(part.book.freqs) for part in parts)]
-        freqs = torch.cat([torch.nn.functional.pad(part.book.freqs, (0, m - len(part.book.points))) for part in parts])
-        context = torch.cat(
-            [
-                _arrange((part.book.context + offset).expand(n, -1), self._lane_rows, 0)
-                for part, offset, n in zip(parts, offsets, rows, strict=False)
-            ],
-            1,
-        )
-        valid = torch.cat(
-            [_arrange(torch.ones(n, self.dimensions, dtype=torch.bool), self._lane_rows, False) for n in rows], 1
-        )
+        parts, rows = [self._group(number) for number in numbers], [all_rows[number] for number in numbers]
+        freqs, context, valid = _joined([part.book for part in parts], rows, self._lane_rows)
         message = unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
         symbols = vbq.conditional(freqs, context, valid).pop(message)
         if bool(message.head.any()) or bool(message.size.any()):
@@ -232,30 +213,37 @@ class _Group:
         self._ends = np.cumsum(self.sizes)
         if int(self._ends[-1]) != len(self.body):
             raise ValueError(f"lanes of {int(self._ends[-1])} bytes in {len(self.body)}")
-        starts = torch.cat([torch.zeros(tables, 1, dtype=torch.int64), self.book.freqs.cumsum(1)], 1)
         self._points = self.book.points.numpy()
-        self._starts = starts.tolist()
-        self._freqs = self.book.freqs.tolist()
-        self._context = self.book.context.tolist()
+
+    @functools.cached_property
+    def _tables(self) -> list[tuple[Sequence[int], list[int], list[int]]]:
+        """Of each dimension: the symbol of each place of its table, and the symbols' starts and frequencies."""
+        freqs = self.book.freqs.numpy()
+        # Bytes are small, and indexed fastest.
+        small = freqs.shape[1] <= 256
+        symbols = np.arange(freqs.shape[1], dtype=np.uint8 if small else np.uint16)
+        places = [np.repeat(symbols, row).tobytes() for row in freqs]
+        found: list[Sequence[int]] = [x if small else memoryview(x).cast("H") for x in places]
+        tables = list(zip(found, (freqs.cumsum(1) - freqs).tolist(), freqs.tolist(), strict=True))
+        return [tables[t] for t in self.book.context.tolist()]
 
     def row(self, row: int, lane_rows: int) -> np.ndarray[Any, Any]:
         """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
         lane, place = divmod(row, lane_rows)
         end = int(self._ends[lane])
         head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
-        mask = (1 << vbq.PRECISION) - 1
-        tables = [(self._starts[t], self._freqs[t]) for t in self._context]
+        mask, pop = (1 << vbq.PRECISION) - 1, words.pop
         symbols: list[int] = []
+        append = symbols.append
         for _ in range(place + 1):
-            symbols = []
-            for starts, freqs in tables:
+            for symbol_at, starts, freqs in self._tables:
                 u = head & mask
-                symbol = bisect.bisect_right(starts, u) - 1
+                symbol = symbol_at[u]
                 head = freqs[symbol] * (head >> vbq.PRECISION) + u - starts[symbol]
                 if head < LOW and words:
-                    head = head << WORD | words.pop()
-                symbols.append(symbol)
-        return self._points[symbols]
+                    head = head << WORD | pop()
+                append(symbol)
+        return self._points[symbols[-len(self._tables) :]]
 
 
 def _arrange(x: Tensor, lane_rows: int, fill: int) -> Tensor:
@@ -265,16 +253,43 @@ def _arrange(x: Tensor, lane_rows: int, fill: int) -> Tensor:
     return padded.view(-1, lane_rows * d).T
 
 
-def _encode_lanes(book: vbq.Codebook, symbols: Tensor, lane_rows: int) -> tuple[bytes, bytes]:
-    """int64 [n, d] symbols to the stored sizes of their lanes, and the lanes, one after the other."""
-    x = _arrange(symbols, lane_rows, 0)
-    context = _arrange(book.context.expand(len(symbols), -1), lane_rows, 0)
-    valid = _arrange(torch.ones_like(symbols, dtype=torch.bool), lane_rows, 0)
-    message = Message.empty(x.shape[1], small=True)
-    book.codec(context, valid).push(message, torch.where(valid, x, 0))
-    sizes, body = pack_lanes(message)
-    # Bytes of one significance together: the high ones are all alike.
-    return zlib.compress(sizes.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 9), body
+def _joined(books: Sequence[vbq.Codebook], rows: Sequence[int], lane_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What `vbq.conditional` needs for the lanes of some groups side by side: frequencies, context, valid."""
+    m, d = max(len(book.points) for book in books), len(books[0].context)
+    offsets = [0, *itertools.accumulate(len(book.freqs) for book in books)]
+    freqs = torch.cat([torch.nn.functional.pad(book.freqs, (0, m - len(book.points))) for book in books])
+    contexts = [(book.context + at).expand(n, -1) for book, at, n in zip(books, offsets, rows, strict=False)]
+    valid = [_arrange(torch.ones(n, d, dtype=torch.bool), lane_rows, False) for n in rows]
+    return freqs, torch.cat([_arrange(x, lane_rows, 0) for x in contexts], 1), torch.cat(valid, 1)
+
+
+def _batches(rows: Sequence[int], d: int) -> Iterator[list[int]]:
+    """Numbers of groups of so many rows each that are coded together."""
+    batch: list[int] = []
+    for number in range(len(rows)):
+        batch.append(number)
+        if d * sum(rows[i] for i in batch) >= BATCH_VALUES or number + 1 == len(rows):
+            yield batch
+            batch = []
+
+
+def _encode_lanes(quantised: Quantised, lane_rows: int) -> Iterator[tuple[bytes, bytes]]:
+    """For each group, the stored sizes of its lanes, and the lanes, one after the other."""
+    rows = [len(symbols) for symbols in quantised.symbols]
+    for batch in _batches(rows, quantised.symbols[0].shape[1]):
+        parts = [_arrange(quantised.symbols[i], lane_rows, 0) for i in batch]
+        x = torch.cat(parts, 1)
+        message = Message.empty(x.shape[1], small=True)
+        freqs, context, valid = _joined([quantised.books[i] for i in batch], [rows[i] for i in batch], lane_rows)
+        vbq.conditional(freqs, context, valid).push(message, x)
+        sizes, body = pack_lanes(message)
+        ends = [0, *np.cumsum(sizes).tolist()]
+        lane = 0
+        for part in parts:
+            first, lane = lane, lane + part.shape[1]
+            # Bytes of one significance together: the high ones are all alike.
+            planes = sizes[first:lane].astype("<u4").view(np.uint8).reshape(-1, 4).T
+            yield zlib.compress(planes.tobytes(), 9), body[ends[first] : ends[lane]]
 
 
 def pack_book(book: vbq.Codebook) -> bytes:

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from toolkit.coding import vbq
 from toolkit.vector_file import Quantised, pack_book, write
 
 FIRST_GROUP, GROWTH, LAST_GROUP = 512, 1.5, 16384  # rows of the first group of ranks; of each next, at most
-SAMPLE_VALUES = 400_000  # of the rows that a search for lambda begins with
+SAMPLE_VALUES = 250_000  # of the rows that a search for lambda begins with
 METHODS = ("default", "vbq")
 
 
@@ -38,19 +39,82 @@ def quantise(
     algorithm; rounds: of refinement; compiled: search through torch.compile. Raises ValueError for an unknown method,
     and what `toolkit.coding.vbq.check` says.
     """
+    vbq.check(vectors, sigma, lam)
+    found = [_chosen(mu, s, lam, method, rounds, compiled) for mu, s in _parts(vectors, sigma, method)]
+    bits = sum(book.bits(symbols) + 8 * len(pack_book(book)) for book, symbols in found)
+    return Quantised([book for book, _ in found], [symbols for _, symbols in found], bits)
+
+
+def _parts(vectors: Tensor, sigma: Tensor, method: str) -> list[tuple[Tensor, Tensor]]:
+    """Vectors and sigmas of the groups of ranks that a method has."""
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
-    vbq.check(vectors, sigma, lam)
+    rows = groups(len(vectors)) if method != "vbq" else [len(vectors)]
+    return list(zip(vectors.split(rows), sigma.split(rows), strict=True))
+
+
+def _chosen(
+    mu: Tensor, sigma: Tensor, lam: float, method: str, rounds: int, compiled: bool, times: float = 1.0
+) -> tuple[vbq.Codebook, Tensor]:
+    """Codebook and symbols of one group, each of whose rows stands for so many."""
     if method == "vbq":
-        pairs = [vbq.plain(vectors, sigma, lam, compiled)]
-    else:
-        parts = groups(len(vectors))
-        pairs = [
-            vbq.refined(mu, s, lam, rounds, compiled=compiled)
-            for mu, s in zip(vectors.split(parts), sigma.split(parts), strict=True)
-        ]
-    bits = sum(book.bits(symbols) + 8 * len(pack_book(book)) for book, symbols in pairs)
-    return Quantised([book for book, _ in pairs], [symbols for _, symbols in pairs], bits)
+        return vbq.plain(mu, sigma, lam, compiled)
+    return vbq.refined(mu, sigma, lam, rounds, compiled=compiled, times=times)
+
+
+class _Forecast:
+    """Bits as a function of lambda: from a formula, then along the line through what was found last, then between.
+
+    ln(1 + mean(mu^2) / (lambda sigma^2)) / (2 ln 2) for each coordinate: the rate-distortion function of a Gaussian
+    (Cover, Thomas 2006, section 10.3), smooth where that is 0. Lambdas and bits are logarithms here.
+    """
+
+    def __init__(self, vectors: Tensor, sigma: Tensor) -> None:
+        rows = slice(None, None, max(1, vectors.numel() // SAMPLE_VALUES))
+        self._signal = vectors.double().square().mean() / sigma[rows].double().square()
+        self._values = vectors.numel()
+        self.dearest = math.log(1e4 * max(float(self._signal.mean()), 1e-30))  # no value is worth a bit at this price
+        self.cheapest = self.dearest - 40.0
+        self._last: tuple[float, float] | None = None  # lambda, and the bits that were found there
+        self._slope = -math.inf
+        self.forget()
+
+    def forget(self) -> None:
+        """What was found was of a sample: a place to begin and a slope, but no bound."""
+        self._sampled = True
+        self.large: tuple[float, float] = (self.cheapest, math.inf)  # lambda and bits of the last that was too large
+        self.small: tuple[float, float] = (self.dearest, -math.inf)
+
+    def learn(self, at: float, bits: float, goal: float) -> None:
+        """Take note of the bits that a search found."""
+        found = (at, math.log(max(bits, 1.0)))
+        if self._last is not None and not self._sampled and abs(at - self._last[0]) > 0.1:
+            self._slope = min((found[1] - self._last[1]) / (at - self._last[0]), -0.05)
+        self._last, self._sampled = found, False
+        if bits > goal:
+            self.large = found
+        else:
+            self.small = found
+
+    def _bits(self, at: float) -> float:
+        bits = self._values * float((self._signal / math.exp(at)).log1p().mean()) / math.log(4)
+        return math.log(max(bits, 1.0))
+
+    def place(self, goal: float) -> float:
+        """Where so many bits are expected."""
+        wanted = math.log(max(goal, 1.0))
+        (low, most), (high, least) = self.large, self.small
+        if math.isfinite(most - least):
+            return low + (high - low) * min(max((most - wanted) / (most - least), 0.1), 0.9)
+        if self._last is None:
+            a, b = low, high
+            for _ in range(40):
+                middle = (a + b) / 2
+                a, b = (middle, b) if self._bits(middle) > wanted else (a, middle)
+            return middle
+        at, bits = self._last
+        slope = self._slope if math.isfinite(self._slope) else (self._bits(at + 0.1) - self._bits(at - 0.1)) / 0.2
+        return min(max(at + (wanted - bits) / min(slope, -0.05), self.cheapest), self.dearest)
 
 
 def fit(
@@ -68,52 +132,58 @@ def fit(
             file = os.path.join(folder, "size.tkc")
             return write(file, words, quantised, about_file(method, lam, about))["file"]
 
-    def tried(lam: float, rows: slice = slice(None), rounds: int = 8) -> Quantised:
-        return quantise(vectors[rows], sigma[rows], lam, method, rounds, compiled)
-
-    scale = float((vectors.double().square() / (2 * sigma.double().square())).mean())
-    dearest = 1e4 * max(scale, 1e-30)  # so much for a bit that no value is worth one
-    quantised = tried(dearest)
-    least = size(dearest, quantised)
+    vbq.check(vectors, sigma, 0.0)
+    forecast = _Forecast(vectors, sigma)
+    best = (math.exp(forecast.dearest), _nothing(vectors))
+    least = size(*best)
     if least > target:
         raise ValueError(
             f"expected a target size of at least {least} bytes, which is what {len(words)} words take without their "
             f"vectors, got {target}; allow more, or leave out words"
         )
-    # Bits of a sample of the rows find the neighbourhood of lambda in a fraction of the time.
-    sample = slice(None, None, max(1, vectors.numel() // SAMPLE_VALUES))
-    goal = 8 * (target - least) * len(vectors[sample]) / len(vectors)
-    cheapest = math.log(dearest) - 40.0
-    low, high = cheapest, math.log(dearest)
-    for _ in range(9):
-        middle = (low + high) / 2
-        low, high = (low, middle) if tried(math.exp(middle), sample, 2).bits <= goal else (middle, high)
-    guess, low, high = (low + high) / 2, -math.inf, math.log(dearest)
-    best, other = (dearest, quantised), least - quantised.bits / 8  # bytes that are not the search's
-    for _ in range(16):
-        lam = math.exp(guess)
-        quantised = tried(lam)
-        found = other + quantised.bits / 8
-        if abs(found / target - 0.995) < 0.006:  # near enough to write it and see
-            found = size(lam, quantised)
-            other = found - quantised.bits / 8
-        if found <= target:
-            high, best = guess, (lam, quantised)
-            if found >= 0.99 * target or guess <= cheapest:
+    parts = _parts(vectors, sigma, method)
+
+    def sampled(lam: float) -> float:
+        """About the bits that `quantise` would find, from few rows."""
+        bits = 0.0
+        for mu, s in parts:
+            step = max(1, mu.numel() * len(parts) // SAMPLE_VALUES)
+            times = len(mu) / len(mu[::step])
+            book, symbols = _chosen(mu[::step], s[::step], lam, method, 8, compiled, times)
+            bits += times * book.bits(symbols) + 8 * len(pack_book(book))
+        return bits
+
+    other = least - best[1].bits / 8  # bytes that are not the search's
+    if vectors.numel() > 2 * SAMPLE_VALUES:
+        goal = 8 * (0.995 * target - other)
+        for _ in range(5):
+            at = forecast.place(goal)
+            bits = sampled(math.exp(at))
+            forecast.learn(at, bits, goal)
+            if abs(bits / goal - 1) < 0.03:
                 break
-        else:
-            low = guess
-        # A bit a value less for each factor of 4 in lambda, where lambda is small; at worst the bracket is halved.
-        newton = guess + math.log(4) * 8 * (found - 0.995 * target) / vectors.numel()
-        if not low < newton < high:
-            newton = (max(low, high - 4) + high) / 2
-        if abs(newton - guess) < 1e-4:
-            break
-        guess = newton
-    while size(*best) > target and best[0] < dearest:  # an estimate that was a little too low
-        lam = min(1.03 * best[0], dearest)
-        best = (lam, tried(lam))
+        forecast.forget()
+    for _ in range(16):
+        at = forecast.place(8 * (0.995 * target - other))
+        lam = math.exp(at)
+        quantised = quantise(vectors, sigma, lam, method, compiled=compiled)
+        found = size(lam, quantised)
+        other = found - quantised.bits / 8
+        forecast.learn(at, quantised.bits, 8 * (target - other))
+        if found <= target:
+            best = (lam, quantised)
+            if found >= 0.99 * target or at - forecast.cheapest < 1e-3:
+                break
     return best
+
+
+def _nothing(vectors: Tensor) -> Quantised:
+    """All vectors as one code point: the smallest file."""
+    n, d = vectors.shape
+    book = vbq.Codebook(
+        vectors.double().mean()[None].float(), torch.zeros(d, dtype=torch.int64), vbq.tables(torch.ones(1, 1).long())
+    )
+    return Quantised([book], [torch.zeros(n, d, dtype=torch.int64)], 8.0 * len(pack_book(book)))
 
 
 def about_file(method: str, lam: float, about: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Variational Bayesian quantisation (VBQ): code points on a dyadic grid, a rate-distortion search, tables for ANS.
 
 A value with a Gaussian posterior is moved to a code point nearby that is cheap to name: as far as the posterior allows
-(Yang, Bamler, Mandt 2020, arXiv:2002.08158). The decoder needs neither posterior nor lambda nor any distribution
-function in floats: code points and integer frequencies travel in the file.
+(Yang, Bamler, Mandt 2020, arXiv:2002.08158). `plain` does as published; `refined` learns its points. The decoder needs
+neither posterior nor lambda nor any distribution function in floats: code points and integer frequencies travel in the
+file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ PRECISION = 14  # bits of a frequency: 16384 counts for the few tens of points t
 CHUNK = 1 << 14  # values searched at once: the distances to all code points stay in cache
 ENTRY_BITS = 40.0  # of a code point in the file: 32 of its value, about 8 of its frequency
 TABLE_BITS = 10.0  # of each further frequency in the file
+START = 0.5  # distance of the code points that refinement begins with, of the best at a high rate: some will die out
+LEARN_VALUES = 1 << 18  # from which code points and tables are learnt, of more
+LAST_ROUNDS = 2  # of refinement, with all values
 
 Quantile = Callable[[Tensor], Tensor]  # float64 [points] in (0, 1) -> float [points] or [channels, points]
 
@@ -164,31 +168,50 @@ def refined(
     lam: float,
     rounds: int = 8,
     contexts: int = 16,
-    quantile: Quantile | None = None,
     compiled: bool = False,
+    times: float = 1.0,
 ) -> tuple[Codebook, Tensor]:
-    """VBQ of float [n, d], then iterated rate-distortion quantisation with the true rate -log2 p(point | dimension).
+    """Iterated rate-distortion quantisation of float [n, d] with the true rate -log2 p(point | dimension).
 
-    Starts from `search` on the dyadic grid of `quantile` (default: of the values themselves). Each round moves code
-    points to the centroids of their values, weighted by 1 / sigma^2, lets dimensions that use them alike share a table,
-    and chooses the best point for each value anew; points that do not pay for their entries in the tables die out.
-    At most `contexts` tables. Returns the codebook and int64 [n, d] symbols.
-    Entropy-constrained quantisation: Chou, Lookabaugh, Gray 1989, doi:10.1109/29.17498.
+    Starts from `evenly`. Each round moves code points to the centroids of their values, weighted by 1 / sigma^2, lets
+    dimensions that use them alike share a table, and chooses the best point for each value anew; points that do not
+    pay for their entries in the tables die out. Of many rows all but the last rounds see a part, evenly spread. At most
+    `contexts` tables. times: rows that each row stands for, where the rows are themselves a part. Returns the codebook
+    and int64 [n, d] symbols. Entropy-constrained quantisation: Chou, Lookabaugh, Gray 1989, doi:10.1109/29.17498.
     """
-    grid = dyadic_grid(quantile or empirical(mu.flatten()))
-    points, symbols = used(grid, search(mu, sigma, grid, lam, compiled=compiled))
+    step = max(1, mu.numel() // LEARN_VALUES) if rounds > LAST_ROUNDS else 1
     weight = 0.5 / sigma.square()
-    for _ in range(rounds):
-        points = _centroids(mu, weight, symbols, points)
-        histogram = _histograms(symbols, len(points))
+    part, part_weight, scale = mu[::step], weight[::step], times * len(mu) / len(mu[::step])
+    points, symbols = evenly(part, sigma[::step], lam, compiled)
+    for left in reversed(range(rounds)):
+        points = _centroids(part, part_weight, symbols, points)
+        histogram = scale * _histograms(symbols, len(points)).double()
         context = _share(histogram, contexts)
-        symbols = _nearest(mu, weight, points, context, _pool(histogram, context), lam)
+        if left == LAST_ROUNDS - 1:
+            part, part_weight, scale = mu, weight, times
+        symbols = _nearest(part, part_weight, points, context, _pool(histogram, context), lam)
         points, symbols = _drop_unused(points, symbols)
     histogram = _histograms(symbols, len(points))
-    context = _share(histogram, contexts)
+    context = _share(times * histogram, contexts)
     # Points last: moving them changes no symbol's rate, and brings each nearer to what it stands for.
     points = _centroids(mu, weight, symbols, points)
     return Codebook(points, context, tables(_pool(histogram, context))), symbols
+
+
+def evenly(mu: Tensor, sigma: Tensor, lam: float, compiled: bool = False) -> tuple[Tensor, Tensor]:
+    """Multiples of a step as code points, and the nearest of each value; or what `search` finds if they are too many.
+
+    The step is START of that with s^2 / (24 sigma^2) = lam / (2 ln 2): the distortion of step s, where a bit more saves
+    2 ln 2 of it and costs lam (high rate, Gish, Pierce 1968, doi:10.1109/TIT.1968.1054193).
+    """
+    step = START * math.sqrt(24 * lam / (2 * math.log(2)) / float(sigma.double().pow(-2).mean()))
+    low, high = float(mu.min()), float(mu.max())
+    if high - low > step * (2 << DEPTH):
+        grid = dyadic_grid(empirical(mu.flatten()))
+        return used(grid, search(mu, sigma, grid, lam, compiled=compiled))
+    symbols = (mu / step).round().long()
+    first, last = int(symbols.min()), int(symbols.max())
+    return _drop_unused(torch.arange(first, last + 1) * step, symbols - first)
 
 
 def used(grid: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +276,7 @@ def _share(histogram: Tensor, contexts: int) -> Tensor:
 
 
 def _pool(histogram: Tensor, context: Tensor) -> Tensor:
-    """The histograms [d, m] of the dimensions of each table, added up: [tables, m]."""
+    """The histograms [d, m], of any dtype, of the dimensions of each table, added up: [tables, m]."""
     pooled = histogram.new_zeros(int(context.max()) + 1, histogram.shape[1])
     return pooled.index_add(0, context, histogram)
 
