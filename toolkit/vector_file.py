@@ -25,7 +25,7 @@ from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 KIND = "embeddings"
-LANE_VALUES = 5000  # values of a stack: what a single word may need decoded; more would cost fewer bytes
+LANE_VALUES = 4500  # values of a stack: what a single word may need decoded; more would cost fewer bytes
 BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
 BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.

@@ -206,7 +206,7 @@ def evenly(mu: Tensor, sigma: Tensor, lam: float, compiled: bool = False) -> tup
     """
     step = START * math.sqrt(24 * lam / (2 * math.log(2)) / float(sigma.double().pow(-2).mean()))
     low, high = float(mu.min()), float(mu.max())
-    if high - low > step * (2 << DEPTH):
+    if not high - low < step * (2 << DEPTH):
         grid = dyadic_grid(empirical(mu.flatten()))
         return used(grid, search(mu, sigma, grid, lam, compiled=compiled))
     symbols = (mu / step).round().long()
