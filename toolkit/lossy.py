@@ -353,7 +353,8 @@ def picture_of(
     lost: receives what is wrong with each damaged tile, which is left grey; None: raise it. A picture of which no tile
     is left is empty.
     """
-    parts, grey = [], []
+    down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
+    grey, k = [], None
     for number, tile in enumerate(tiles(item.height, item.width, 0), first):
         try:
             found = _read_tile(reader, coder, level, number, tile)
@@ -363,13 +364,11 @@ def picture_of(
             lost.append(str(error))
             grey.append(tile)
             continue
-        parts.append((tile, found.to(torch.int16)))
-    if not parts:
-        return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
-    down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
-    k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
-    for tile, found in parts:
+        if k is None:  # not before there is a tile that decodes
+            k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    if k is None:
+        return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
     picture = coder.restore(k, item, level)
     for tile in grey:
         y, x = tile.y * STRIDE, tile.x * STRIDE
