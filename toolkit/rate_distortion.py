@@ -26,7 +26,7 @@ QUALITIES = {
     "AVIF": (10, 20, 35, 50, 65, 80, 92),
     "JPEG XL": (10, 20, 35, 50, 65, 80, 90, 96),
 }
-KMEANS_SIZES = (9, 17, 33, 65, 129)  # code points of each point of a curve
+KMEANS_SIZES = (3, 5, 9, 17, 33)  # code points of each point of a curve
 KMEANS_SAMPLES = 1 << 19  # latents that codebooks are fitted to
 SMALLEST_MS_SSIM = 161  # pixels a side that its five scales need
 
