@@ -41,7 +41,8 @@ def pack_lanes(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
     A head of 8 significant bytes gives its low word to the others, so that the size alone tells where it begins.
     """
     head, size = message.head.cpu().numpy().copy(), message.size.cpu().numpy().copy()
-    tail = np.concatenate([message.tail.cpu().numpy(), np.zeros((len(head), 1), np.int32)], 1)
+    tail = message.tail[:, : int(size.max(initial=0))].cpu().numpy()  # what is garbage in all lanes costs time
+    tail = np.concatenate([tail, np.zeros((len(head), 1), np.int32)], 1)
     long = head >= 1 << 56
     tail[long, size[long]] = (head[long] & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
     head[long] >>= WORD
