@@ -26,7 +26,7 @@ from PIL import Image
 
 from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
-from toolkit import archive, embeddings, lossy, restore
+from toolkit import archive, embeddings, lossy, restore, vector_file
 from toolkit.container import (
     END,
     INDEX_ENTRY,
@@ -149,7 +149,7 @@ def words_of(folder: Path) -> Subject:
     vectors = torch.randn(16, 4, generator=rng)
     words = [f"w{'ä' * (i % 3)}{i}" for i in range(16)]
     quantised = embeddings.quantise(vectors, torch.full((16, 4), 0.1), 0.5, rounds=2)
-    with mock.patch.object(embeddings, "LANE_VALUES", 20):  # stacks are as quickly read as they are long
+    with mock.patch.object(vector_file, "LANE_VALUES", 20):  # stacks are as quickly read as they are long
         embeddings.write(folder / "words.tkc", words, quantised)
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
