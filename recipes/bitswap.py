@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, location_scale
-from toolkit.nets.exact import Conversion, Form, converted, real
+from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
     InterlacedObservation,
@@ -54,18 +54,6 @@ class Conditional(nn.Module):
         # A posterior's scale lies in (0.1, 1), a prior's above 0.1 (the paper's parametrisation).
         scale = torch.sigmoid(raw + 2) if self.bounded else F.softplus(raw + math.log(math.e - 1))
         return LEAST_SCALE + (1 - LEAST_SCALE) * scale
-
-
-class ExactConditional(nn.Module):
-    """A `Conditional` in exact arithmetic, which gives integers of `frequencies`; made by `Chain.exact`."""
-
-    def __init__(self, net: nn.Module, location: nn.Module, scale: nn.Module) -> None:
-        super().__init__()
-        self.net, self.location, self.scale = net, location, scale
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # -> int64, int64
-        loc, raw = self.net(x).chunk(2, 1)
-        return self.location(loc).long(), self.scale(raw).long()
 
 
 class Chain(nn.Module):
@@ -167,7 +155,7 @@ class Chain(nn.Module):
 
     def snapped(self, net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of latents by one of the networks, as integers of `frequencies`."""
-        if isinstance(net, ExactConditional):
+        if isinstance(net, ExactParameters):
             return cast(tuple[Tensor, Tensor], net(x))
         loc, scale = net(x, 0.75 * self.reach)
         return self.snap_location(loc), self.snap_scale(scale)
@@ -180,9 +168,9 @@ class Chain(nn.Module):
         found = copy.deepcopy(self)
         latents = real(0.5 / self.bins_per_unit, self.bins)
 
-        def conditional(net: Conditional, form: Form) -> ExactConditional:
+        def conditional(net: Conditional, form: Form) -> ExactParameters:
             reach = 0.75 * self.reach
-            return ExactConditional(
+            return ExactParameters(
                 conversion.stack(net.net, form)[0],
                 conversion.table(lambda raw: self.snap_location(net.location(raw, reach)), 4 * reach),
                 conversion.table(lambda raw: self.snap_scale(net.scale(raw)), SCALE_REACH),

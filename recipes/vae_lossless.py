@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, bits_back, location_scale
-from toolkit.nets.exact import Conversion, converted, real
+from toolkit.nets.exact import Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import InterlacedObservation, MixtureObservation, Observation, complete, normalise
 from toolkit.nets.residual import residual_stack
@@ -54,18 +54,6 @@ def gaussian_codec(loc: Tensor, scale: Tensor, valid: Tensor, least: int) -> Cod
     return location_scale("gaussian", loc, scale, BINS, least, valid=valid.expand_as(loc))
 
 
-class ExactEncoder(nn.Module):
-    """The encoder in exact arithmetic, which gives integers of `frequencies`; made by `Net.exact`."""
-
-    def __init__(self, net: nn.Module, loc: nn.Module, scale: nn.Module) -> None:
-        super().__init__()
-        self.net, self.loc, self.scale = net, loc, scale
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:  # -> int64, int64
-        loc, raw = self.net(pixels).chunk(2, 1)
-        return self.loc(loc).long(), self.scale(raw).long()
-
-
 class Net(nn.Module):
     """Encoder, and observation model with a discretised likelihood; latents have half the sides of a row."""
 
@@ -99,7 +87,7 @@ class Net(nn.Module):
 
     def snapped(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The same as integers of `frequencies`."""
-        if isinstance(self.infer, ExactEncoder):
+        if isinstance(self.infer, ExactParameters):
             return cast(tuple[Tensor, Tensor], self.infer(pixels))
         loc, deviation = self.posterior(pixels)
         return snap_location(loc), snap_scale(deviation)
@@ -119,7 +107,7 @@ class Net(nn.Module):
     def exact(self, conversion: Conversion) -> Net:
         """This net in exact arithmetic, whose `snapped` and `observation.codec` are integers throughout."""
         found = copy.deepcopy(self)
-        found.infer = ExactEncoder(
+        found.infer = ExactParameters(
             conversion.stack(self.infer, PIXELS)[0],
             conversion.table(lambda raw: snap_location(location(raw)), 4 * MOST_LOCATION),
             conversion.table(lambda raw: snap_scale(scale(raw)), RAW_REACH),

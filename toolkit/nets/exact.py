@@ -381,3 +381,15 @@ def _take(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
         stored = state.get(prefix + name)
         if value is not None and stored is not None and stored.dtype == value.dtype:
             module._buffers[name] = torch.empty_like(stored, device=value.device)
+
+
+class ExactParameters(nn.Module):
+    """Locations and scales, integers of `frequencies`, from a network in exact arithmetic and a table for each."""
+
+    def __init__(self, net: nn.Module, location: nn.Module, scale: nn.Module) -> None:
+        super().__init__()
+        self.net, self.location, self.scale = net, location, scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # -> int64, int64
+        loc, raw = self.net(x).chunk(2, 1)
+        return self.location(loc).long(), self.scale(raw).long()
