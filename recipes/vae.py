@@ -4,7 +4,7 @@ arXiv:2002.08158)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from toolkit import lossy, rate_distortion
+from toolkit import picture_coder, rate_distortion
 from toolkit.coding import lattice, lattice_fit
 from toolkit.data.embedded import held_out
 from toolkit.data.files import find, read_image
@@ -182,18 +182,18 @@ class VAE(LightningModule):
         steps: of the fit of each predictor; rounds: of search with the tables and fitting them anew.
         """
         generator = torch.Generator().manual_seed(seed)
-        low, high = lossy.level_of(self.lambdas[0]), lossy.level_of(self.lambdas[1])
+        low, high = picture_coder.level_of(self.lambdas[0]), picture_coder.level_of(self.lambdas[1])
         levels = low + (torch.rand(len(rows), generator=generator) * (high - low)).long()
-        lam = torch.tensor([lossy.lambda_of(level) for level in levels.tolist()])
-        rate = torch.tensor([lossy.rate_index(level) for level in levels.tolist()])
+        lam = torch.tensor([picture_coder.lambda_of(level) for level in levels.tolist()])
+        rate = torch.tensor([picture_coder.rate_index(level) for level in levels.tolist()])
         parts = [self.latents(part.to(self.device).float() / 255) for part in rows.split(16)]
         mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
         step = step_of(lam, self.net.noise)[:, None, None, None]
-        mu, weight = mu / step, step.square() / (2 * lam[:, None, None, None]) / sigma.square()
+        mu, precision = mu / step, step.flatten().square() / (2 * lam)
         k = rounded_to_zero(mu).long()
         tables = lattice_fit.fit(BANDS, DEEP, k, rate, None, steps)
         for n in range(rounds):
-            coded = lattice.search(lattice.Model(BANDS, DEEP, tables), mu, weight, rate)
+            coded = lattice.search(lattice.Model(BANDS, DEEP, tables), mu, sigma, precision, rate)
             tables = lattice_fit.fit(BANDS, DEEP, coded.k, rate, tables, 0 if n else steps // 2)
         self.coder_weights.copy_(tables.weights)
         self.coder_freqs.copy_(tables.freqs)
@@ -253,15 +253,20 @@ class Evaluation(Callback):
         blind: also that of the same search with one sigma for all latents.
         """
         pictures = self.pictures()
-        coder = lossy.PictureCoder(module, module.device, compiled)
         self.run.mkdir(parents=True, exist_ok=True)
-        mine, restored = rate_distortion.of_files(coder, pictures, self.lambdas, self.run, {"recipe": "vae"})
-        lower = [max(lam / 2, lossy.lambda_of(0)) for lam in self.lambdas]
-        uniform = rate_distortion.of_quantiser(coder, pictures, [*lower, *self.lambdas], search=False)
-        clustered = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
-        ways = {"its latents, rounded": uniform, "its latents, k-means": clustered}
+
+        def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
+            coder = picture_coder.PictureCoder(module, module.device, compiled, choice)
+            return rate_distortion.of_files(coder, pictures, lambdas, self.run, {"recipe": "vae"})
+
+        mine, restored = files("search", self.lambdas)
+        # Of larger lambdas, at which rounding makes files of about the same sizes.
+        most = picture_coder.lambda_of(picture_coder.LEVELS)
+        ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
         if blind:
-            ways["one sigma for all"] = rate_distortion.of_quantiser(coder, pictures, self.lambdas, blind=True)
+            ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
+        coder = picture_coder.PictureCoder(module, module.device, compiled)
+        ways["its latents, k-means"] = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
         curves = {"this model": mine, **ways, **self.codecs}
         anchors = {
@@ -272,14 +277,13 @@ class Evaluation(Callback):
         if board is not None:
             board.add_figure("validation/curve", rate_distortion.figure(curves, f"{len(pictures)} pictures"), step)
             board.add_image("images/original", pictures[0], step)
-            for lam in self.lambdas[:: max(1, len(self.lambdas) // 3)][-3:]:
-                board.add_image(f"images/lambda_{lam:g}", restored[lam][0], step)
-            grid = lossy.tiles(pictures[0].shape[1], pictures[0].shape[2], module.halo)
-            coded = coder.quantise(
-                coder.latents(pictures[0], grid[0]), lossy.level_of(self.lambdas[len(self.lambdas) // 2])
-            )
-            names = [f"{'chroma' if chroma else 'luma'} {low}-{high}" for chroma, low, high in transform.BANDS]
-            board.add_figure("validation/bits_of_bands", rate_distortion.band_figure(coded.band_bits[0], names), step)
+            shown = sorted(self.lambdas)
+            for lam in {shown[0], shown[len(shown) // 2], shown[-1]}:
+                board.add_image(f"images/lambda_{lam:g}", restored[lam], step)
+            bits = coder.channel_bits(pictures[0], picture_coder.level_of(shown[len(shown) // 2]))
+            channels = [channel for band in transform.bands() for channel in band]
+            plot = rate_distortion.channel_figure(bits, channels, pictures[0][0].numel())
+            board.add_figure("validation/bits_of_channels", plot, step)
         return curves, differences
 
     def report(self, module: VAE, train: Tensor) -> str:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
-from toolkit import archive, embeddings, lossy, restore, vector_file
+from toolkit import archive, embeddings, lossy, picture_coder, restore, vector_file
 from toolkit.container import (
     END,
     INDEX_ENTRY,
@@ -110,8 +110,8 @@ def lossy_of(folder: Path, pictures: Path) -> Subject:
     torch.manual_seed(0)
     module = VAE((3, 16, 16), 4, 1, 1, 3, 2.0, [0.7, 500], 1e-3, 1, 0.0).eval()
     module.fit_tables(images(4, (3, 16, 16)), steps=2)
-    source, coder = archive.source(pictures), lossy.PictureCoder(module)
-    file, target = folder / "vae.tkc", lossy.Target("lambda", 4.0)
+    source, coder = archive.source(pictures), picture_coder.PictureCoder(module)
+    file, target = folder / "vae.tkc", picture_coder.Target("lambda", 4.0)
     lossy.compress(coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False)
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import lossy
 from toolkit.alone import AloneCoder
 from toolkit.data.files import item_of
 from toolkit.head import Coder, Settings
 from toolkit.nets.exact import ExactLayer, Table, exactly, lookup
 from toolkit.nets.transform import CHANNELS
+from toolkit.picture_coder import STRIDE, PictureCoder, Target, checksum, tiles
 
 FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLayer, nn.Conv2d, nn.Linear)}
 
@@ -75,7 +75,7 @@ class Coded(NamedTuple):
 
 
 @contextlib.contextmanager
-def lossy_under(setting: Setting, module: Any) -> Iterator[lossy.PictureCoder]:
+def lossy_under(setting: Setting, module: Any) -> Iterator[PictureCoder]:
     """A coder of pictures that runs as the setting says; its `rows` and `double` do not apply."""
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
     module, threads = copy.deepcopy(module).to(setting.device), torch.get_num_threads()
@@ -85,14 +85,14 @@ def lossy_under(setting: Setting, module: Any) -> Iterator[lossy.PictureCoder]:
     with torch.backends.mkldnn.flags(enabled=setting.onednn):
         torch.set_num_threads(setting.threads)
         try:
-            yield lossy.PictureCoder(module, setting.device, setting.compiled)
+            yield PictureCoder(module, setting.device, setting.compiled)
         finally:
             torch.set_num_threads(threads)
 
 
 def code_picture(setting: Setting, module: Any, picture: Tensor, lam: float) -> Coded:
     with lossy_under(setting, module) as coder:
-        level, payloads = coder.encode(picture, lossy.Target("lambda", lam))
+        level, payloads = coder.encode(picture, Target("lambda", lam))
         return Coded(level, payloads, _shown(coder, level, payloads, picture)[1])
 
 
@@ -103,15 +103,13 @@ def picture_differs(setting: Setting, module: Any, coded: Coded, like: Tensor) -
     return wrong, int((shown.int() - coded.shown.int()).abs().max())
 
 
-def _shown(
-    coder: lossy.PictureCoder, level: int, payloads: list[tuple[bytes, int]], like: Tensor
-) -> tuple[int, Tensor]:
+def _shown(coder: PictureCoder, level: int, payloads: list[tuple[bytes, int]], like: Tensor) -> tuple[int, Tensor]:
     item, wrong = item_of("", like), 0
-    k = torch.zeros(1, CHANNELS, -(-item.height // lossy.STRIDE), -(-item.width // lossy.STRIDE), dtype=torch.int64)
-    grid = lossy.tiles(item.height, item.width, coder.model.halo)
-    for tile, (payload, checksum) in zip(grid, payloads, strict=True):
+    k = torch.zeros(1, CHANNELS, -(-item.height // STRIDE), -(-item.width // STRIDE), dtype=torch.int16)
+    grid = tiles(item.height, item.width, coder.model.halo)
+    for tile, (payload, crc) in zip(grid, payloads, strict=True):
         found = coder.read(payload, level, (tile.height, tile.width))
-        wrong += lossy.checksum(found) != checksum
+        wrong += checksum(found) != crc
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     return wrong, coder.restore(k, item, level)
 

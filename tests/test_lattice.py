@@ -10,7 +10,7 @@ from torch import Tensor
 from toolkit.coding import lattice, lattice_fit
 from toolkit.coding.ans import Message
 from toolkit.coding.lanes import pack, unpack
-from toolkit.coding.lattice_context import EXACT, TRUSTED, Predictor, State, thresholds
+from toolkit.coding.lattice_context import EXACT, THRESHOLDS, TRUSTED, Predictor, State, classes
 
 BANDS, DEEP = [1, 2, 3], 2
 RATE = torch.tensor([40])
@@ -28,6 +28,11 @@ def field(rows: int, height: int, width: int, seed: int = 0) -> Tensor:
     x = rough * scale * torch.randn(rows, 6, height, width, generator=rng)
     x[:, 0] += slope
     return x
+
+
+def search(model: lattice.Model, mu: Tensor, weight: float, rounding: bool = False) -> lattice.Coded:
+    """At a weight of all squared misses."""
+    return lattice.search(model, mu, torch.ones_like(mu), torch.tensor([weight]), RATE, rounding)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def test_a_lattice_of_any_size_comes_back_and_costs_what_the_tables_say(
     model: lattice.Model, height: int, width: int, lanes: int
 ) -> None:
     mu = field(1, height, width, seed=3)
-    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    coded = search(model, mu, 3.0)
     data = lattice.encode(model, coded, lanes)
     found = lattice.decode(model, data, RATE, (height, width), coded.silent)
     assert torch.equal(found, coded.k)
@@ -69,7 +74,7 @@ def test_a_lattice_of_any_size_comes_back_and_costs_what_the_tables_say(
 
 
 def test_coefficients_far_out_come_back(model: lattice.Model) -> None:
-    k = torch.zeros(1, 6, 5, 5, dtype=torch.int64)
+    k = torch.zeros(1, 6, 5, 5, dtype=torch.int16)
     k[0, 3, 2, 2], k[0, 5, 1, 4], k[0, 0, 4, 4] = lattice.LIMIT, -lattice.LIMIT, 300
     coded = lattice.given(model, k, RATE)
     assert torch.equal(coded.k, k)
@@ -79,7 +84,7 @@ def test_coefficients_far_out_come_back(model: lattice.Model) -> None:
 
 def test_compiled_and_eager_coders_write_the_same_bytes(model: lattice.Model) -> None:
     mu = field(1, 9, 11, seed=5)
-    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    coded = search(model, mu, 3.0)
     assert lattice.encode(model, coded, 4) == lattice.encode(model, coded, 4, compiled=True)
 
 
@@ -89,11 +94,10 @@ def test_the_search_has_a_lower_objective_than_rounding_and_a_higher_weight_keep
     def objective(coded: lattice.Coded, weight: float) -> float:
         return weight * float((coded.k - mu).square().sum()) + float(coded.bits.sum())
 
-    weight = torch.full_like(mu, 2.0)
-    found, rounded = lattice.search(model, mu, weight, RATE), lattice.search(model, mu, weight, RATE, rounding=True)
-    assert torch.equal(rounded.k, mu.round().long()) or rounded.silent
+    found, rounded = search(model, mu, 2.0), search(model, mu, 2.0, rounding=True)
+    assert torch.equal(rounded.k, mu.round().short()) or rounded.silent
     assert objective(found, 2.0) < objective(rounded, 2.0)
-    assert float(lattice.search(model, mu, 0.05 * weight, RATE).bits.sum()) < 0.8 * float(found.bits.sum())
+    assert float(search(model, mu, 0.1).bits.sum()) < 0.8 * float(found.bits.sum())
 
 
 def test_predictions_save_bits(model: lattice.Model) -> None:
@@ -108,6 +112,12 @@ def test_predictions_save_bits(model: lattice.Model) -> None:
     assert with_tables < 0.95 * without
 
 
+@pytest.mark.parametrize("dtype,most", [(torch.float32, 1 << 24), (torch.float64, 1 << 53)])
+def test_classes_are_the_numbers_of_thresholds_that_are_reached(dtype: torch.dtype, most: int) -> None:
+    sums = torch.cat([torch.tensor([0, 1, most]), *(THRESHOLDS + i for i in (-1, 0, 1))]).to(dtype)
+    assert torch.equal(classes(sums), (sums[:, None] >= THRESHOLDS).sum(1))
+
+
 @pytest.mark.parametrize("height,width", [(1, 1), (1, 9), (7, 3), (20, 33)])
 def test_classes_follow_from_the_inputs_in_their_stored_order(model: lattice.Model, height: int, width: int) -> None:
     k = field(2, height, width, seed=2).round().long()
@@ -117,8 +127,9 @@ def test_classes_follow_from_the_inputs_in_their_stored_order(model: lattice.Mod
         n = (p.last - p.first) * p.inputs
         weights, at = model.weights[at : at + n].view(-1, p.inputs), at + n
         if (here := p.of(k)).numel():
-            expected = torch.bucketize(weights.double() @ state.inputs(p).double(), thresholds(), right=True)
-            assert torch.equal(predictor.classes(p, state), expected.int())
+            sums = predictor.sums(p, state)
+            assert torch.equal(sums.double(), weights.double() @ state.all_inputs(p).double())
+            assert torch.equal(classes(sums), torch.bucketize(sums, THRESHOLDS, right=True))
             state.set(p, here, here)
 
 
@@ -138,9 +149,9 @@ def test_a_pattern_that_training_never_showed_is_kept() -> None:
     fitted = lattice.Model(BANDS, DEEP, lattice_fit.fit(BANDS, DEEP, quiet, torch.full((4,), 40), None, steps=10))
     mu = torch.zeros(1, 6, 16, 16)
     mu[:, 5] = 9.0
-    coded = lattice.search(fitted, mu, torch.full_like(mu, 2.0), RATE)
+    coded = search(fitted, mu, 2.0)
     assert not coded.silent
-    assert torch.equal(coded.k, mu.long())
+    assert torch.equal(coded.k, mu.short())
     data = lattice.encode(fitted, coded, 1)
     assert torch.equal(lattice.decode(fitted, data, RATE, (16, 16), False), coded.k)
 
@@ -161,7 +172,7 @@ def test_tables_that_do_not_fit_are_refused() -> None:
 
 def test_damaged_lanes_are_refused(model: lattice.Model) -> None:
     mu = field(1, 9, 9)
-    coded = lattice.search(model, mu, torch.full_like(mu, 3.0), RATE)
+    coded = search(model, mu, 3.0)
     data = lattice.encode(model, coded, 2)
     with pytest.raises(ValueError, match="damaged"):
         lattice.decode(model, data[:-1], RATE, (9, 9), coded.silent)
@@ -185,13 +196,14 @@ def test_bits_agree_with_the_frequencies(model: lattice.Model) -> None:
         for s, _, t in coded.symbols
     )
     assert float(coded.bits.sum()) == pytest.approx(by_symbol, rel=1e-5)
-    assert torch.allclose(coded.band_bits.sum(1), coded.bits)
+    assert torch.allclose(coded.channel_bits.sum(1), coded.bits)
 
 
 def test_bytes_of_given_tables_stay_what_they_are() -> None:
     """A file that was written once decodes for ever: the same integers, the same bytes."""
     model = lattice.Model(BANDS, DEEP, lattice_fit.blank(BANDS, DEEP))
     k = (torch.arange(6 * 7 * 5).view(1, 6, 7, 5) * 37 % 11 - 5) * (torch.arange(5) % 2)
+    k = k.short()
     coded = lattice.given(model, k, RATE)
     data = lattice.encode(model, coded, 3)
     assert hashlib.sha256(data).hexdigest() == GOLDEN

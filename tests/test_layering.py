@@ -15,7 +15,7 @@ COMMANDS = {
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
     "toolkit.archive", "toolkit.restore", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
-    "toolkit.lossy", "toolkit.rate_distortion",
+    "toolkit.lossy", "toolkit.picture_coder", "toolkit.rate_distortion",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
@@ -56,8 +56,9 @@ TABLE: dict[str, set[str]] = {
     "toolkit.head": {"toolkit.coding", "toolkit.container"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
     "toolkit.restore": {"toolkit.archive", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
-    "toolkit.lossy": {"toolkit.coding", "toolkit.container", "toolkit.data", "toolkit.restore"},
-    "toolkit.rate_distortion": {"toolkit.lossy", "toolkit.container", "toolkit.data"},
+    "toolkit.picture_coder": {"toolkit.coding", "toolkit.data"},
+    "toolkit.lossy": {"toolkit.picture_coder", "toolkit.container", "toolkit.data", "toolkit.restore"},
+    "toolkit.rate_distortion": {"toolkit.picture_coder", "toolkit.lossy", "toolkit.container", "toolkit.data"},
     "toolkit.word_tests": set(),
     "toolkit.vector_baselines": set(),
     "toolkit.word_list": set(),
@@ -66,12 +67,14 @@ TABLE: dict[str, set[str]] = {
     "toolkit.embeddings": {"toolkit.vector_search", "toolkit.vector_file", "toolkit.word_list"},
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
-    "toolkit.recipe": {"toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact", "toolkit.lossy"},
+    "toolkit.recipe": {
+        "toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact", "toolkit.picture_coder",
+    },
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
-        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines", "toolkit.lossy",
-        "toolkit.rate_distortion",
+        "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines",
+        "toolkit.picture_coder", "toolkit.rate_distortion",
     },
 }  # fmt: skip
 

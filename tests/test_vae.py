@@ -12,15 +12,17 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from recipes.vae import VAE, Prior, step_of
 from tests.mixed import Setting, code_picture, picture_differs
 from tests.tiny import images
-from toolkit import compress, decompress, evaluate, inspect, lossy, rate_distortion
+from toolkit import compress, decompress, evaluate, inspect, lossy, picture_coder, rate_distortion
 from toolkit.container import DamagedFile, Reader, Writer
 from toolkit.data.files import item_of, read_image
 from toolkit.nets.transform import CHANNELS, bands, block_transform
+from toolkit.picture_coder import PictureCoder, Target
 from toolkit.rate_distortion import Point, bd_rate
 from toolkit.recipe import load, save
 from toolkit.train import train
@@ -66,14 +68,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def coder(run: Path) -> lossy.PictureCoder:
+def coder(run: Path) -> PictureCoder:
     module: Any = load(run, "cpu")[0].module
-    return lossy.PictureCoder(module)
+    return PictureCoder(module)
 
 
-def file_of(coder: lossy.PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
+def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
     item = item_of("a.png", picture)
-    size = lossy.compress(coder, [item], lambda i: picture, path, lossy.Target(way, value), {}, progress=False)
+    size = lossy.compress(coder, [item], lambda i: picture, path, Target(way, value), {}, progress=False)
     with Reader(path) as reader:
         [found], [level] = lossy.described(reader)
         return size, lossy.picture_of(reader, coder, found, level, 0)
@@ -124,6 +126,11 @@ def test_it_trains_evaluates_and_saves_what_compress_needs(
     assert evaluate.main([f"run={run}"]) == 0
     assert "against JPEG" in (run / "evaluation.txt").read_text()
     assert (run / "evaluation.png").stat().st_size > 10_000
+    board = EventAccumulator(str(run), {"images": 0}).Reload()
+    shown = {"original", "lambda_8", "lambda_64"}
+    assert {f"images/{name}" for name in shown} | {"validation/curve", "validation/bits_of_channels"} <= set(
+        board.Tags()["images"]
+    )
 
 
 def test_a_folder_comes_back_under_its_names_near_its_pixels(run: Path, tmp_path: Path) -> None:
@@ -145,7 +152,25 @@ def test_a_folder_comes_back_under_its_names_near_its_pixels(run: Path, tmp_path
     assert (tmp_path / "one/sub/b.png").read_bytes() == (tmp_path / "out/sub/b.png").read_bytes()
 
 
-def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", ["rounding", "one sigma"])
+def test_files_of_other_choices_of_code_points_decode_alike(coder: PictureCoder, tmp_path: Path, choice: str) -> None:
+    picture, other = photo(72, 90), PictureCoder(coder.model, choice=choice)
+    size, restored = file_of(other, picture, tmp_path / "a.tkc", "lambda", 16)
+    assert size != file_of(coder, picture, tmp_path / "b.tkc", "lambda", 16)[0]
+    with Reader(tmp_path / "a.tkc") as reader:
+        [item], [level] = lossy.described(reader)
+        assert torch.equal(lossy.picture_of(reader, coder, item, level, 0), restored)
+
+
+def test_bits_of_channels_are_those_of_the_picture(coder: PictureCoder) -> None:
+    picture, level = photo(72, 90), picture_coder.level_of(16)
+    bits = coder.channel_bits(picture, level)
+    coded = coder.quantise(coder.latents(picture, picture_coder.tiles(72, 90, 0)[0]), level)
+    assert float(bits.sum()) == pytest.approx(float(coded.bits.sum()))
+    assert bits.shape == (CHANNELS,) and bool((bits >= 0).all())
+
+
+def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: PictureCoder, tmp_path: Path) -> None:
     picture = photo(64, 80)
     points = []
     for lam in (1, 16, 256):
@@ -155,20 +180,20 @@ def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: lossy.PictureCode
 
 
 @pytest.mark.parametrize("bpp", [0.8])
-def test_a_file_has_the_size_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, bpp: float) -> None:
+def test_a_file_has_the_size_that_was_asked_for(coder: PictureCoder, tmp_path: Path, bpp: float) -> None:
     picture = photo(120, 160)
     size, _ = file_of(coder, picture, tmp_path / "a.tkc", "bpp", bpp)
     assert 8 * size / picture[0].numel() == pytest.approx(bpp, rel=0.03)
 
 
 @pytest.mark.parametrize("psnr", [36.0])
-def test_a_picture_has_the_quality_that_was_asked_for(coder: lossy.PictureCoder, tmp_path: Path, psnr: float) -> None:
+def test_a_picture_has_the_quality_that_was_asked_for(coder: PictureCoder, tmp_path: Path, psnr: float) -> None:
     picture = photo(96, 120)
     _, restored = file_of(coder, picture, tmp_path / "a.tkc", "psnr", psnr)
     assert rate_distortion.psnr(picture, restored) == pytest.approx(psnr, abs=0.1)
 
 
-def test_a_rate_out_of_reach_is_refused_with_the_range(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+def test_a_rate_out_of_reach_is_refused_with_the_range(coder: PictureCoder, tmp_path: Path) -> None:
     picture = photo(64, 64)
     for way, value in (("bpp", 90.0), ("bpp", 0.0001), ("psnr", 90.0), ("psnr", 1.0)):
         with pytest.raises(ValueError, match=rf"a.png: expected {way} from [\d.]+ to [\d.]+( dB)? for this picture"):
@@ -176,13 +201,13 @@ def test_a_rate_out_of_reach_is_refused_with_the_range(coder: lossy.PictureCoder
     assert not list(tmp_path.iterdir())
 
 
-def test_tiles_leave_no_seams(coder: lossy.PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Latents and pixels are those of the whole picture; only what the contexts of the coder know ends at a border."""
     picture = photo(70, 64)
     _, whole = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
-    mu = coder.latents(picture, lossy.tiles(70, 64, coder.model.halo)[0])[0]
-    monkeypatch.setattr(lossy, "TILE", 5)
-    grid = lossy.tiles(70, 64, coder.model.halo)
+    mu = coder.latents(picture, picture_coder.tiles(70, 64, coder.model.halo)[0])[0]
+    monkeypatch.setattr(picture_coder, "TILE", 5)
+    grid = picture_coder.tiles(70, 64, coder.model.halo)
     assert len(grid) == 4
     for tile in grid:
         expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
@@ -191,12 +216,12 @@ def test_tiles_leave_no_seams(coder: lossy.PictureCoder, monkeypatch: pytest.Mon
     assert rate_distortion.psnr(whole, tiled) > 40
     k = torch.randint(-3, 4, (1, CHANNELS, 9, 8))
     together = coder.restore(k, item_of("", picture), 300)
-    monkeypatch.setattr(lossy, "TILE", 128)
+    monkeypatch.setattr(picture_coder, "TILE", 128)
     assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
 
 
 @pytest.mark.filterwarnings("ignore:TF32")  # of switching oneDNN off and on
-def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_level(coder: lossy.PictureCoder) -> None:
+def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_level(coder: PictureCoder) -> None:
     picture = photo(75, 90)
     settings = [Setting(False, threads, 64, last, False, onednn) for threads, last, onednn in (
         (1, True, True), (2, False, True), (1, False, False), (2, True, False))]  # fmt: skip
@@ -207,14 +232,14 @@ def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_lev
             assert wrong == 0 and difference <= 1, (writer, reader)
 
 
-def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: lossy.PictureCoder) -> None:
+def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: PictureCoder) -> None:
     picture = photo(96, 120)
-    latents = coder.latents(picture, lossy.tiles(96, 120, 0)[0])
-    level = lossy.level_of(32)
+    latents = coder.latents(picture, picture_coder.tiles(96, 120, 0)[0])
+    level = picture_coder.level_of(32)
     step = coder.model.step(32.0)
     scores = []
-    for search in (True, False):
-        coded = coder.quantise(latents, level, search=search)
+    for choice in ("search", "rounding"):
+        coded = PictureCoder(coder.model, choice=choice).quantise(latents, level)
         distortion = ((coded.k * step - latents[0]) / latents[1]).square().sum() / 2
         scores.append(float(distortion) + 32 * float(coded.bits.sum()))
     assert scores[0] < scores[1]
@@ -304,7 +329,7 @@ def test_a_model_without_tables_is_refused() -> None:
     cfg = configuration()
     module = VAE(**{k: v for k, v in OmegaConf.to_container(cfg.recipe.module).items() if k != "_target_"})  # type: ignore[union-attr, misc]
     with pytest.raises(ValueError, match="fit the tables first"):
-        lossy.PictureCoder(module)
+        PictureCoder(module)
 
 
 def test_a_file_of_another_model_or_kind_is_refused(
@@ -318,7 +343,7 @@ def test_a_file_of_another_model_or_kind_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_inside_a_chunk_or_header_is_refused(coder: lossy.PictureCoder, tmp_path: Path) -> None:
+def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_path: Path) -> None:
     picture, path = photo(40, 40), tmp_path / "a.tkc"
     file_of(coder, picture, path, "lambda", 8)
     with Reader(path) as reader:
@@ -401,13 +426,13 @@ def test_kmeans_finds_separate_clusters_and_keeps_empty_points() -> None:
     assert float((values[:, None] - points).abs().min(1).values.max()) < 1e-6
 
 
-def test_kmeans_gives_a_curve_of_the_same_latents(coder: lossy.PictureCoder) -> None:
+def test_kmeans_gives_a_curve_of_the_same_latents(coder: PictureCoder) -> None:
     pictures = [photo(80, 100, 1), photo(64, 72, 2, channels=1)]
     coarse, fine = rate_distortion.of_kmeans(coder, pictures, [5, 129])
     assert 0 < coarse.bpp < fine.bpp
     assert coarse.psnr + 5 < fine.psnr
     # A fine codebook comes near what the latents themselves give.
     [item] = [item_of("a", pictures[0])]
-    level, latents = lossy.level_of(0.25), coder.latents(pictures[0], lossy.tiles(80, 100, 4)[0])[0]
+    level, latents = picture_coder.level_of(0.25), coder.latents(pictures[0], picture_coder.tiles(80, 100, 4)[0])[0]
     best = rate_distortion.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
     assert fine.psnr < best + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from toolkit import archive, cli, lossy
+from toolkit import archive, cli, lossy, picture_coder
 from toolkit.data.files import CHANNELS, left_out
 from toolkit.recipe import Recipe, compression, has_exact, load, lossy_coder
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chunk_rows = cli.positive(values, "chunk_rows", 16384)
     exact = cli.boolean(values, "exact") if "exact" in values else has_exact(values["run"])
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
-    ways = [way for way in lossy.WAYS if way in values]
+    ways = [way for way in picture_coder.WAYS if way in values]
     origin = archive.source(values["input"])
     if recipe.lossy:
         return _compress_lossy(recipe, origin, values, ways)
@@ -72,8 +72,8 @@ def _compress_lossy(recipe: Recipe, origin: archive.Source, values: dict[str, st
         raise ValueError(
             f"expected pictures for a lossy model, got the array {values['input']}; save them as PNG files"
         )
-    target = lossy.Target(ways[0], cli.number(values, ways[0]))
-    lossy.check(target)
+    target = picture_coder.Target(ways[0], cli.number(values, ways[0]))
+    picture_coder.check(target)
     coder, identity = lossy_coder(recipe, values.get("compile"), sum(i.height * i.width for i in origin.items))
     size = lossy.compress(coder, origin.items, origin.read, values["output"], target, identity)
     _name_left_out(origin, values)

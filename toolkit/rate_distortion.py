@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image, features
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from toolkit import lossy
 from toolkit.container import Reader
 from toolkit.data.files import item_of
+from toolkit.picture_coder import LEVELS, PictureCoder, Target, lambda_of, tiles
 
 QUALITIES = {
     "JPEG 4:2:0": (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 94),
@@ -65,55 +67,31 @@ def mean(points: Sequence[Sequence[float]]) -> Point:
 
 
 def of_files(
-    coder: lossy.PictureCoder,
-    pictures: Sequence[Tensor],
-    lambdas: Iterable[float],
-    folder: Path,
+    coder: PictureCoder, pictures: Sequence[Tensor], lambdas: Iterable[float], folder: Path,
     identity: dict[str, Any],
-) -> tuple[Curve, dict[float, list[Tensor]]]:
-    """The curve of real files, a file a picture and lambda, decoded; also the decoded pictures of each lambda.
+) -> tuple[Curve, dict[float, Tensor]]:  # fmt: skip
+    """The curve of real files, a file a picture and lambda, decoded; also the first picture as each lambda restores it.
 
     Raises DamagedFile if a file does not decode to the coefficients that were encoded.
     """
-    found, restored = [], {}
+    found, shown = [], dict[float, Tensor]()
     for lam in lambdas:
-        points, images = [], []
+        points = []
         for picture in pictures:
             file = folder / "evaluation.tkc"
             item = item_of("picture", picture)
-            read = functools.partial(_same, picture)
-            size = lossy.compress(coder, [item], read, file, lossy.Target("lambda", lam), identity, progress=False)
+            read, target = functools.partial(_same, picture), Target("lambda", lam)
+            size = lossy.compress(coder, [item], read, file, target, identity, progress=False)
             with Reader(file) as reader:
                 [item], [level] = lossy.described(reader)
-                images.append(lossy.picture_of(reader, coder, item, level, 0))
-            points.append((8 * size / picture[0].numel(), *quality(picture, images[-1])))
+                restored = lossy.picture_of(reader, coder, item, level, 0)
+            shown.setdefault(lam, restored)
+            points.append((8 * size / picture[0].numel(), *quality(picture, restored)))
         found.append(mean(points))
-        restored[lam] = images
-    return sorted(found), restored
+    return sorted(found), shown
 
 
-def of_quantiser(coder: lossy.PictureCoder, pictures: Sequence[Tensor], lambdas: Iterable[float], **how: bool) -> Curve:
-    """As `of_files`, with another way to quantise (see `PictureCoder.quantise`); the coder's own bits, no files."""
-    found = []
-    for lam in lambdas:
-        points = []
-        level = lossy.level_of(lam)
-        for picture in pictures:
-            bits, k = 0.0, None
-            item = item_of("picture", picture)
-            grid = lossy.tiles(item.height, item.width, coder.model.halo)
-            k = torch.zeros(1, coder.tables.channels, -(-item.height // 8), -(-item.width // 8), dtype=torch.int16)
-            for tile in grid:
-                coded = coder.quantise(coder.latents(picture, tile), level, **how)
-                bits += lossy.file_bits(float(coded.bits))
-                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
-            bits += 8 * lossy.HEADER
-            points.append((bits / picture[0].numel(), *quality(picture, coder.restore(k, item, level))))
-        found.append(mean(points))
-    return sorted(found)
-
-
-def of_kmeans(coder: lossy.PictureCoder, pictures: Sequence[Tensor], sizes: Iterable[int]) -> Curve:
+def of_kmeans(coder: PictureCoder, pictures: Sequence[Tensor], sizes: Iterable[int]) -> Curve:
     """The curve of k-means quantisation of the same latents: one codebook of so many points for all, fitted to these.
 
     Rates are entropies, of each channel's points over all pictures; codebooks and tables cost nothing.
@@ -130,8 +108,8 @@ def of_kmeans(coder: lossy.PictureCoder, pictures: Sequence[Tensor], sizes: Iter
         errors = [float((points[index] - mu).square().mean()) for index, mu in zip(indices, means, strict=True)]
         # The decoder's network wants to know how coarse the points are: as a uniform grid of the same error.
         wanted = math.sqrt(12 * sum(errors) / len(errors))
-        level = min(range(lossy.LEVELS + 1), key=lambda i: abs(coder.model.step(lossy.lambda_of(i)) - wanted))
-        step, results = coder.model.step(lossy.lambda_of(level)), []
+        level = min(range(LEVELS + 1), key=lambda i: abs(coder.model.step(lambda_of(i)) - wanted))
+        step, results = coder.model.step(lambda_of(level)), []
         for picture, index, count in zip(pictures, indices, counts, strict=True):
             restored = coder.restore(points[index] / step, item_of("picture", picture), level)
             results.append((float((count * cost).sum()) / picture[0].numel(), *quality(picture, restored)))
@@ -154,10 +132,10 @@ def kmeans(values: Tensor, size: int, rounds: int = 30) -> Tensor:
     return points
 
 
-def _whole(coder: lossy.PictureCoder, picture: Tensor) -> Tensor:
+def _whole(coder: PictureCoder, picture: Tensor) -> Tensor:
     """The latents' means of a whole picture: float32 [1, channels, h / 8, w / 8]."""
     rows: dict[int, list[Tensor]] = {}
-    for tile in lossy.tiles(picture.shape[1], picture.shape[2], coder.model.halo):
+    for tile in tiles(picture.shape[1], picture.shape[2], coder.model.halo):
         rows.setdefault(tile.y, []).append(coder.latents(picture, tile)[0])
     return torch.cat([torch.cat(row, 3) for row in rows.values()], 2)
 
@@ -248,13 +226,22 @@ def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
     return plot
 
 
-def band_figure(bits: Tensor, names: Sequence[str]) -> Figure:
-    """Bars of the bits float [bands] of each band of latents."""
-    plot = Figure((7, 4.5), layout="constrained")
-    axes = plot.subplots()
-    axes.barh(names, (100 * bits / bits.sum()).tolist())
-    axes.invert_yaxis()
-    axes.set(xlabel="share of the bits, %", title="Bands of frequencies, in the order of coding")
+def channel_figure(bits: Tensor, names: Sequence[tuple[int, int, int]], pixels: int) -> Figure:
+    """A square of frequencies for each component: the bits float [channels] of each channel, over so many pixels.
+
+    names: component (luma, two of chroma) and frequencies (down, across) of each channel.
+    """
+    side = 1 + max(down for _, down, _ in names)
+    squares = np.zeros((3, side, side))
+    for (component, down, across), value in zip(names, (bits / pixels).tolist(), strict=True):
+        squares[component, down, across] = value
+    plot = Figure((11, 4), layout="constrained")
+    most = max(float(squares.max()), 1e-9)
+    for axes, square, name in zip(plot.subplots(1, 3), squares, ("luma", "chroma 1", "chroma 2"), strict=True):
+        shown = axes.imshow(np.maximum(square, most / 1e5), norm=LogNorm(most / 1e5, most))
+        axes.set(xlabel="frequency across", title=f"{name}: {square.sum():.4f} bits/pixel")
+    plot.axes[0].set_ylabel("frequency down")
+    plot.colorbar(shown, ax=plot.axes, label="bits per pixel of each channel")
     return plot
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
-from toolkit.lossy import PictureCoder
 from toolkit.nets.exact import exactly, prove
+from toolkit.picture_coder import PictureCoder
 
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
 
     @property
     def lossy(self) -> bool:
-        """Whether the module codes pictures at any rate: see `toolkit.lossy.LossyModel`."""
+        """Whether the module codes pictures at any rate: see `toolkit.picture_coder.LossyModel`."""
         return self.head is None and hasattr(self.module, "latents")
 
 

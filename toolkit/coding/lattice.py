@@ -19,7 +19,7 @@ from torch import Tensor
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, bisect, interval_codec
 from toolkit.coding.lanes import pack, unpack
-from toolkit.coding.lattice_context import CLASSES, Pass, Predictor, State, exact_products, passes
+from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
 
 RADIUS = 15  # magnitudes with a symbol of their own
 OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
@@ -51,13 +51,13 @@ def _symbols() -> tuple[Tensor, Tensor]:
 
 
 def tokens(r: Tensor) -> Tensor:
-    """The symbol of each coefficient: int64 [...] in [-LIMIT, LIMIT] -> int64 [...]."""
-    return _symbols()[0][r + LIMIT]
+    """The symbol of each coefficient: int [...] in [-LIMIT, LIMIT] -> int64 [...]."""
+    return _symbols()[0].take(r.long() + LIMIT)
 
 
 def raw(r: Tensor) -> Tensor:
     """The raw bits behind the symbol of each coefficient."""
-    return _symbols()[1][r + LIMIT]
+    return _symbols()[1].take(r.long() + LIMIT)
 
 
 def coefficients(symbol: Tensor, raw: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def raw_bits(symbol: Tensor) -> Tensor:
     return torch.where(symbol > 2 * RADIUS, (symbol - 2 * RADIUS - 1) >> 1, 0)
 
 
-SIGNED = coefficients(torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64)).int()  # without raw bits
+SIGNED = coefficients(torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.int64)).to(torch.int16)  # without raw bits
 
 
 class Model:
@@ -103,107 +103,140 @@ class Model:
         extra = raw_bits(torch.arange(TOKENS))
         self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
 
+    def tables(self, p: Pass, sums: Tensor) -> Tensor:
+        """The rows of `freqs` for coefficients of a pass whose predicted magnitudes are `sums`: int64."""
+        return classes(sums).add_(p.band * CLASSES)
+
 
 def weight_count(bands: Sequence[int], deep: int) -> int:
     return sum(p.inputs * (p.last - p.first) for p in passes(bands, deep))
 
 
+class Known(NamedTuple):
+    """What is known of the coefficients of a pass before they are coded."""
+
+    shift: Tensor | None  # int16 [places of all channels], their predicted means; None: 0
+    sums: Tensor  # float [places of all channels], their predicted magnitudes
+    coded: Tensor | None  # int64, rising: the places that are coded; None: all
+
+
 class Coded(NamedTuple):
     """Coefficients and what they cost."""
 
-    k: Tensor  # int64 [rows, channels, height, width]
+    k: Tensor  # int16 [rows, channels, height, width]
     bits: Tensor  # float64 [rows], by the tables' frequencies
-    band_bits: Tensor  # float64 [rows, bands]
+    channel_bits: Tensor  # float64 [rows, channels]
     symbols: list[tuple[Tensor, Tensor, Tensor]]  # of each pass: symbol and table, where coded; raw bits, where any
     silent: bool  # see `walk`
 
 
-# (pass, shift int32 [rows, channels, h, w], class of each, places that are coded or None for all) -> differences from
-# the shift, int32 as it; 0 where not coded
-Choose = Callable[[Pass, Tensor, Tensor, Tensor | None], Tensor]
+# Says the coefficients of a pass, given the tables of those that are coded: int16 [places of all channels],
+# differences from the shift, 0 where not coded.
+Choose = Callable[[Pass, Known, Tensor], Tensor]
 
 
 def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
-    """Go through all passes; `choose` says the coefficients of each. Returns int64 [rows, channels, height, width].
+    """Go through all passes; `choose` says the coefficients of each. Returns int16 [rows, channels, height, width].
 
     rate: int64 [rows] in [0, RATE_STEPS]. silent: coefficients of the lowest class are not coded and equal their shift.
     """
     rows = len(rate)
     state = State(rows, model.channels, model.deep, *size, rate)
-    k = torch.zeros(rows, model.channels, *size, dtype=torch.int32)
+    k = torch.zeros(rows, model.channels, *size, dtype=torch.int16)
     with exact_products():
         for p, predictor in zip(model.passes, model.predictors, strict=True):
-            shift = state.shift(p).int()
-            if not shift.numel():
-                continue
-            group = predictor.classes(p, state).view(shift.shape)
-            coded = group.flatten().nonzero()[:, 0] if silent else None
-            r = choose(p, shift, group, coded)
             here = p.of(k)
-            torch.add(r, shift, out=here) if p.around else here.copy_(r)
+            if not here.numel():
+                continue
+            shift, sums = state.shift(p), predictor.sums(p, state).flatten()
+            coded = (sums >= LEAST).nonzero()[:, 0] if silent else None
+            known = Known(None if shift is None else shift.flatten(), sums, coded)
+            tables = model.tables(p, sums if coded is None else sums.take(coded))
+            r = choose(p, known, tables).view(here.shape)
+            here.copy_(r if shift is None else r + shift)
             state.set(p, r, here)
-    return k.long()
+    return k
 
 
 def _coded(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Coded:
     """`walk`, with what the coefficients cost."""
     rows = len(rate)
-    bits = torch.zeros(rows, model.bands, dtype=torch.float64)
+    bits = torch.zeros(rows, model.channels, dtype=torch.float64)
     symbols = []
 
-    def record(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
-        r = choose(p, shift, group, coded)
-        some, which = (r.flatten(), group.flatten()) if coded is None else (r.take(coded), group.take(coded))
-        symbol, table = tokens(some), which.long() + p.band * CLASSES
-        symbols.append((symbol, raw(some[symbol >= FIRST_FAR]), table))
-        cost = model.costs.take(table * TOKENS + symbol).double()
-        row = torch.arange(rows).repeat_interleave(r[0].numel()) if coded is None else coded // r[0].numel()
-        bits[:, p.band] += torch.bincount(row, cost, rows)
+    def record(p: Pass, known: Known, table: Tensor) -> Tensor:
+        r = choose(p, known, table)
+        some = r if known.coded is None else r.take(known.coded)
+        at = some.nonzero()[:, 0]
+        some = some.take(at)
+        symbol = torch.zeros_like(table).index_copy_(0, at, tokens(some))
+        symbols.append((symbol, raw(some[some.abs() > RADIUS + 1]), table))
+        # Of each channel by differences of running sums: coded places rise, channel after channel.
+        cost = F.pad(model.costs.take(table * TOKENS + symbol).double().cumsum(0), (1, 0))
+        n = rows * (p.last - p.first)
+        ends = torch.arange(n + 1) * (len(r) // n)
+        ends = ends if known.coded is None else torch.searchsorted(known.coded, ends)
+        bits[:, p.first : p.last] += cost[ends].diff().view(rows, -1)
         return r
 
     k = walk(model, record, rate, size, silent)
     return Coded(k, bits.sum(1), bits, symbols, silent)
 
 
-def search(model: Model, mu: Tensor, weight: Tensor, rate: Tensor, rounding: bool = False) -> Coded:
-    """The coefficients near float [rows, channels, h, w] mu (in steps) of least weight (k - mu)^2 + bits.
+def search(model: Model, mu: Tensor, sigma: Tensor, precision: Tensor, rate: Tensor, rounding: bool = False) -> Coded:
+    """The coefficients near float [rows, channels, h, w] mu of least precision (k - mu)^2 / sigma^2 + bits.
 
-    weight: float, the shape of mu, bits for a squared step. The rate is the tables' own, pass by pass, given what was
-    chosen before. rounding: the nearest integers instead. Coefficients of the lowest class are left out unless that
-    costs more than it saves, as for patterns that training never showed.
+    mu in steps; sigma: float, the shape of mu, in any unit; precision: float [rows], bits for sigma of one and a miss
+    of one step. The rate is the tables' own, pass by pass, given what was chosen before. rounding: the nearest integers
+    instead. Coefficients of the lowest class are left out unless that costs more than it saves, as for patterns that
+    training never showed.
     """
+    height, width = mu.shape[2:]
+    mu, sigma, nearest = mu.contiguous(), sigma.contiguous(), torch.empty_like(mu, dtype=torch.int16)
+    # Of each place of a plane, by pass, where it stands in the plane.
+    grid = torch.arange(height * width).view(1, 1, height, width)
     regret = torch.zeros(())
 
-    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
+    def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
         nonlocal regret
-        m = p.of(mu)
-        r = (m.round() - shift).int().flatten()
+        if not (p.x or p.y):  # the first pass of a band
+            nearest[:, p.first : p.last] = mu[:, p.first : p.last].round()
+        r = p.of(nearest).flatten()
+        r = r if known.shift is None else r - known.shift
         at = r.nonzero()[:, 0]  # elsewhere the nearest costs least
-        m, w, low, group = m.take(at) - shift.take(at), p.of(weight).take(at), r.take(at), group.take(at)
+        places = grid[0, 0, p.y :: p.stride, p.x :: p.stride].flatten()
+        plane = at // len(places)
+        row = plane // (p.last - p.first)
+        where = places.take(at - plane * len(places))
+        where += (plane + row * (model.channels - p.last + p.first) + p.first) * (height * width)
+        m, low = mu.take(where), r.take(at).float()
+        m = m if known.shift is None else m - known.shift.take(at)
+        w = sigma.take(where).square_().reciprocal_().mul_(precision.take(row))
         tried = torch.stack([low, low - low.sign(), low - 2 * low.sign(), torch.zeros_like(low)])
-        table = (group + p.band * CLASSES).long()
-        costs = w * (tried - m).square() + model.costs.take(table * TOKENS + tokens(tried.clamp_(-LIMIT, LIMIT)))
-        least, best = costs.min(0) if not rounding else (costs[0], torch.zeros_like(table))
-        regret = regret + ((costs[3] - least) * (group == 0)).clamp_(min=0).sum()
+        which = model.tables(p, known.sums.take(at))
+        distortion = w * (tried - m).square()
+        tried = tried.to(torch.int16).clamp_(-LIMIT, LIMIT)
+        costs = distortion + model.costs.take(which * TOKENS + tokens(tried))
+        least, best = costs.min(0) if not rounding else (costs[0], torch.zeros_like(which))
+        quiet = which == p.band * CLASSES
+        regret = regret + ((costs[3] - least) * quiet).clamp_(min=0).sum()
         found = tried.gather(0, best[None])[0]
-        if coded is not None:
-            found = found * (group > 0)
-        r[at] = found
-        return r.view(shift.shape)
+        r[at] = found if known.coded is None else found.masked_fill_(quiet, 0)
+        return r
 
-    size = mu.shape[2], mu.shape[3]
-    coded = _coded(model, choose, rate, size, silent=True)
+    coded = _coded(model, choose, rate, (height, width), silent=True)
     if float(regret) > ALLOWED_REGRET * float(coded.bits.sum()) + 64:
-        coded = _coded(model, choose, rate, size, silent=False)
+        coded = _coded(model, choose, rate, (height, width), silent=False)
     return coded
 
 
 def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
-    """What int64 [rows, channels, h, w] coefficients cost."""
+    """What int [rows, channels, h, w] coefficients cost."""
 
-    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
-        r = (p.of(k) - shift).clamp(-LIMIT, LIMIT).int()
-        return r if coded is None else r * (group > 0)
+    def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
+        r = p.of(k).flatten() - (0 if known.shift is None else known.shift)
+        r = r.clamp(-LIMIT, LIMIT).to(torch.int16)
+        return r if known.coded is None else torch.zeros_like(r).index_copy_(0, known.coded, r.take(known.coded))
 
     return _coded(model, choose, rate, (k.shape[2], k.shape[3]), silent)
 
@@ -211,33 +244,44 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
 def encode(model: Model, coded: Coded, lanes: int, compiled: bool = False) -> bytes:
     """The bytes of `search`'s result of one row."""
     message = Message.empty(lanes, compiled=compiled, small=True)
-    for symbol, rest, table in reversed(coded.symbols):
+    last = len(coded.symbols)
+    while last:
+        # Passes without raw bits between them are pushed together, each filled up to whole steps of all lanes.
+        rest = coded.symbols[last - 1][1]
         if len(rest):
+            symbol = coded.symbols[last - 1][0]
             _raw_codec(raw_bits(symbol[symbol >= FIRST_FAR])).push(message, rest)
-        if len(symbol):
-            _symbol_codec(model, table).push(message, symbol)
+        first = last - 1
+        while first and not len(coded.symbols[first - 1][1]):
+            first -= 1
+        some = [(symbol, table, torch.ones_like(symbol)) for symbol, _, table in coded.symbols[first:last]]
+        symbols, tables, valid = (
+            torch.cat([F.pad(part, (0, -len(part) % lanes)) for part in parts]) for parts in zip(*some, strict=True)
+        )
+        if len(symbols):
+            _symbol_codec(model, tables, valid.bool()).push(message, symbols)
+        last = first
     return pack(message)
 
 
 def decode(
     model: Model, payload: bytes, rate: Tensor, size: tuple[int, int], silent: bool, compiled: bool = False
 ) -> Tensor:
-    """int64 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
+    """int16 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
     message = unpack(payload, compiled)
 
-    def choose(p: Pass, shift: Tensor, group: Tensor, coded: Tensor | None) -> Tensor:
-        table = (group.flatten() if coded is None else group.take(coded)).long() + p.band * CLASSES
+    def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
         if not len(table):
-            return torch.zeros_like(shift)
+            return torch.zeros(len(known.sums), dtype=torch.int16)
         symbol = _symbol_codec(model, table).pop(message)
         r = SIGNED.take(symbol)
         far = (symbol >= FIRST_FAR).nonzero()[:, 0]
         if len(far):
             symbol = symbol[far]
-            r[far] = coefficients(symbol, _raw_codec(raw_bits(symbol)).pop(message)).int()
-        if coded is None:
-            return r.view(shift.shape)
-        return torch.zeros(shift.numel(), dtype=torch.int32).index_copy_(0, coded, r).view(shift.shape)
+            r[far] = coefficients(symbol, _raw_codec(raw_bits(symbol)).pop(message)).to(torch.int16)
+        if known.coded is None:
+            return r
+        return torch.zeros(len(known.sums), dtype=torch.int16).index_copy_(0, known.coded, r)
 
     k = walk(model, choose, rate, size, silent)
     if bool((message.head != 0).any() or (message.size != 0).any()):
@@ -245,8 +289,8 @@ def decode(
     return k
 
 
-def _symbol_codec(model: Model, table: Tensor) -> Codec:
-    valid = torch.ones_like(table, dtype=torch.bool)
+def _symbol_codec(model: Model, table: Tensor, valid: Tensor | None = None) -> Codec:
+    valid = torch.ones_like(table, dtype=torch.bool) if valid is None else valid
     tables = [model.starts.flatten(), model.places.flatten()]
     return interval_codec(_interval, _find, [table], tables, TOKENS, valid, PRECISION, sure=_surely)
 

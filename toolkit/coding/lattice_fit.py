@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolkit.coding import lattice
 from toolkit.coding.lattice import PRECISION, TOKENS, Tables
-from toolkit.coding.lattice_context import CLASSES, FRACTION, State, passes, thresholds
+from toolkit.coding.lattice_context import CLASSES, FRACTION, State, classes, passes
 
 SAMPLES = 24_576  # places that a predictor is fitted to
 FLOOR = 1e-4  # least predicted magnitude
@@ -37,26 +37,24 @@ def fit(
     state = State(rows, channels, sum(bands[:deep]), height, width, rate)
     counts = torch.zeros(len(bands) * CLASSES, TOKENS, dtype=torch.int64)
     found, at = [], 0
-    edges = thresholds().double()
     for p in passes(bands, deep):
         n = p.last - p.first
         inputs = p.inputs
         weights = before.weights[at : at + n * inputs].view(n, inputs) if before else None
         at += n * inputs
-        shift = state.shift(p).long()
+        shift = state.shift(p)
         here = p.of(k)
         if not here.numel():
             found.append(torch.full((n * inputs,), 16, dtype=torch.int32) if weights is None else weights.flatten())
             continue
-        r = here - shift
-        features = state.inputs(p)
+        r = here if shift is None else here - shift
+        features = state.all_inputs(p)
         x = features.movedim(1, 2).reshape(-1, inputs)
         y = r.flatten(2).movedim(1, 2).reshape(-1, n).abs().clamp(max=lattice.LIMIT).float()
         if weights is None or steps:
             weights = _predictor(x, y, weights, steps, generator)
-        classes = torch.bucketize(weights.double() @ features.double(), edges, right=True)
         symbol = lattice.tokens(r.clamp(-lattice.LIMIT, lattice.LIMIT).flatten(2))
-        table = classes + p.band * CLASSES
+        table = classes(weights.double() @ features.double()) + p.band * CLASSES
         counts += torch.bincount((table * TOKENS + symbol).flatten(), minlength=counts.numel()).view(counts.shape)
         found.append(weights.flatten())
         state.set(p, r, here)

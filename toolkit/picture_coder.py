@@ -1,0 +1,286 @@
+"""One picture at any rate: tiles of quantised latents, found for a lambda, a file size or a PSNR.
+
+docs/format.md, section "Pictures at a chosen rate", is the specification; `toolkit.lossy` writes and reads the files.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toolkit.coding import lattice
+from toolkit.coding.lattice_context import RATE_STEPS
+from toolkit.data.files import CHANNELS, Item
+
+STRIDE = 8  # pixels a side of a block
+TILE = 128  # blocks a side of a tile, which is coded by itself
+OCTAVE = 64  # levels of lambda to a factor of two
+LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
+PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
+CHUNK = 60  # bytes of a chunk without payload
+OVERHEAD = CHUNK + 8  # of a tile beside its stacks
+SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
+WAYS = ("lambda", "bpp", "psnr")
+
+
+class LossyModel(Protocol):
+    """What a recipe offers: networks for pixels and latents, and the tables that code the latents."""
+
+    halo: int  # blocks around a tile that its latents, or pixels, depend on
+
+    def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
+
+    def step(self, lam: float) -> float:
+        """Distance between code points."""
+
+    def pixels(self, k: Tensor, lam: float) -> Tensor:
+        """Latents in steps, int or float [1, channels, h, w] -> float32 [1, 3, 8 h, 8 w], about 0 to 1."""
+
+    def tables(self) -> lattice.Model:
+        """Of the latents. Raises ValueError if they were not fitted."""
+
+
+class Target(NamedTuple):
+    """What a person asks for: way is "lambda", "bpp" (bits of the file a pixel) or "psnr" (dB, of all channels)."""
+
+    way: str
+    value: float
+
+
+def lambda_of(level: int) -> float:
+    return 2.0 ** (level / OCTAVE - 2)
+
+
+def level_of(lam: float) -> int:
+    """The level nearest to a lambda. Raises ValueError outside of their range."""
+    low, high = lambda_of(0), lambda_of(LEVELS)
+    if not (math.isfinite(lam) and low <= lam <= high):
+        raise ValueError(f"expected lambda from {low:g} (finest) to {high:g} (smallest file), got {lam:g}; choose one")
+    return round((math.log2(lam) + 2) * OCTAVE)
+
+
+def rate_index(level: int) -> int:
+    """The rate that predictors know."""
+    return level * RATE_STEPS // LEVELS
+
+
+class Tile(NamedTuple):
+    """A rectangle of blocks, and the one around it that the networks see."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    top: int  # blocks of the halo
+    left: int
+    bottom: int
+    right: int
+
+    def around(self) -> tuple[slice, slice]:
+        return (
+            slice(self.y - self.top, self.y + self.height + self.bottom),
+            slice(self.x - self.left, self.x + self.width + self.right),
+        )
+
+
+def tiles(height: int, width: int, halo: int) -> list[Tile]:
+    """Tiles of a picture of so many pixels, row by row."""
+    down, across = -(-height // STRIDE), -(-width // STRIDE)
+    found = []
+    for y in range(0, down, TILE):
+        for x in range(0, across, TILE):
+            h, w = min(TILE, down - y), min(TILE, across - x)
+            rest = min(halo, down - y - h), min(halo, across - x - w)
+            found.append(Tile(y, x, h, w, min(halo, y), min(halo, x), *rest))
+    return found
+
+
+def tile_count(item: Item) -> int:
+    return -(-item.height // (STRIDE * TILE)) * -(-item.width // (STRIDE * TILE))
+
+
+class PictureCoder:
+    """Codes pictures with a model; compiled: the entropy coder, the same bytes either way.
+
+    choice: how code points are chosen. "search": the cheapest near the latents by distortion and rate; "one sigma": the
+    same, as if all were equally uncertain; "rounding": the nearest. All three make files that decode alike.
+    """
+
+    def __init__(
+        self, model: LossyModel, device: torch.device | str = "cpu", compiled: bool = False, choice: str = "search"
+    ) -> None:
+        self.model, self.device, self.compiled, self.choice = model, device, compiled, choice
+        self.tables = model.tables()
+
+    @torch.inference_mode()
+    def latents(self, picture: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w]: float32 [1, channels, h, w] each, on the host."""
+        rows, columns = tile.around()
+        block = picture[:, rows.start * STRIDE : rows.stop * STRIDE, columns.start * STRIDE : columns.stop * STRIDE]
+        short = (
+            (columns.stop - columns.start) * STRIDE - block.shape[2],
+            (rows.stop - rows.start) * STRIDE - block.shape[1],
+        )
+        pixels = F.pad(block[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
+        inner = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
+        mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
+        return mu, sigma
+
+    def quantise(self, latents: tuple[Tensor, Tensor], level: int) -> lattice.Coded:
+        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits."""
+        mu, sigma = latents
+        lam = lambda_of(level)
+        step = self.model.step(lam)
+        if self.choice == "one sigma":
+            sigma = sigma.log().mean().exp().expand_as(sigma)
+        precision = torch.tensor([step**2 / (2 * lam)])
+        rate = torch.tensor([rate_index(level)])
+        return lattice.search(self.tables, mu / step, sigma, precision, rate, self.choice == "rounding")
+
+    def channel_bits(self, picture: Tensor, level: int) -> Tensor:
+        """Bits of each channel of latents of a picture: float64 [channels]."""
+        grid = tiles(picture.shape[1], picture.shape[2], self.model.halo)
+        return sum(
+            (self.quantise(self.latents(picture, tile), level).channel_bits[0] for tile in grid),
+            torch.zeros(self.tables.channels, dtype=torch.float64),
+        )
+
+    def write(self, coded: lattice.Coded) -> bytes:
+        """The payload of a tile."""
+        expected = float(coded.bits.sum()) / 8
+        lanes = min(256, 1 << max(0, int(expected / 400).bit_length() - 1))
+        return PREAMBLE.pack(coded.silent) + lattice.encode(self.tables, coded, lanes, self.compiled)
+
+    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor:
+        """The coefficients of a tile: int16 [1, channels, height, width]. Raises ValueError for damaged bytes."""
+        if len(payload) < PREAMBLE.size or payload[0] > 1:
+            raise ValueError("expected a tile's preamble, got another; the data are damaged")
+        rate = torch.tensor([rate_index(level)])
+        return lattice.decode(self.tables, payload[PREAMBLE.size :], rate, size, payload[0] == 1, self.compiled)
+
+    @torch.inference_mode()
+    def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
+        """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8]."""
+        grey = CHANNELS[item.mode] == 1
+        picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
+        for tile in tiles(item.height, item.width, self.model.halo):
+            rows, columns = tile.around()
+            pixels = self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))
+            y, x = tile.top * STRIDE, tile.left * STRIDE
+            inner = pixels[0, :, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE].float().cpu()
+            inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
+            y, x = tile.y * STRIDE, tile.x * STRIDE
+            place = picture[:, y : y + inner.shape[1], x : x + inner.shape[2]]
+            place.copy_(inner[:, : place.shape[1], : place.shape[2]])
+        return picture
+
+    def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> tuple[int, list[tuple[bytes, int]]]:
+        """The level of lambda that meets a target, and for each tile its payload and the checksum of its coefficients.
+
+        overhead: bytes of the file that are the picture's beside its tiles. Raises ValueError for a target out of
+        reach, with the range that is in reach.
+        """
+        grid = tiles(picture.shape[1], picture.shape[2], self.model.halo)
+        level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
+        wanted = target.value * picture.shape[1] * picture.shape[2] / 8
+        for attempt in range(4):
+            found = []
+            for tile in grid:
+                coded = self.quantise(self.latents(picture, tile), level)
+                found.append((self.write(coded), checksum(coded.k)))
+            size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
+            # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
+            miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
+            if attempt == 3 or abs(size / wanted - 1) < 0.01 or not round(miss):
+                break
+            level = min(max(level + round(miss), 0), LEVELS)
+        return level, found
+
+    def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float) -> int:
+        """The level at which a picture meets its target, by the secant rule on what levels that were tried gave."""
+        if len(grid) > SAMPLE_TILES:
+            grid = [grid[(2 * i + 1) * len(grid) // (2 * SAMPLE_TILES)] for i in range(SAMPLE_TILES)]
+        latents = [self.latents(picture, tile) for tile in grid]
+        area = sum(_area(picture, tile) for tile in grid)
+        whole = picture.shape[1] * picture.shape[2]
+
+        def measure(level: int) -> float:
+            """log2 of bits a pixel, or the PSNR, each falling with the level."""
+            coded = [self.quantise(x, level) for x in latents]
+            if target.way == "bpp":
+                bits = sum(file_bits(float(c.bits)) for c in coded)
+                return math.log2(bits / area + 8 * overhead / whole)
+            error = 0.0
+            for c, tile in zip(coded, grid, strict=True):
+                item = Item("", "L" if len(picture) == 1 else "RGB", *_size(picture, tile))
+                part = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, : item.height, : item.width]
+                error += float((self.restore(c.k, item, level).float() - part.float()).square().sum())
+            return 10 * math.log10(255**2 * area * len(picture) / max(error, 1e-9))
+
+        wanted = math.log2(target.value) if target.way == "bpp" else target.value
+        tolerance = math.log2(1.01) if target.way == "bpp" else 0.04
+        slope = -0.6 if target.way == "bpp" else -1.0  # a factor of two in lambda
+        low, high, level, tried = 0, LEVELS, LEVELS // 2, dict[int, float]()
+        while level not in tried:
+            tried[level] = measure(level)
+            if abs(tried[level] - wanted) <= tolerance:
+                break
+            low, high = (level, high) if tried[level] > wanted else (low, level)
+            if level == (LEVELS if tried[level] > wanted else 0):
+                raise self._out_of_reach(target, measure, tried)
+            if low in tried and high in tried:
+                slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
+            step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE
+            level = min(max(round(level + step), low + (low in tried)), high - (high in tried))
+        return min(tried, key=lambda i: abs(tried[i] - wanted))
+
+    def _out_of_reach(self, target: Target, measure: Callable[[int], float], tried: dict[int, float]) -> ValueError:
+        ends = [tried.get(level) or measure(level) for level in (LEVELS, 0)]
+        low, high = (2**end if target.way == "bpp" else end for end in ends)
+        unit = "" if target.way == "bpp" else " dB"
+        return ValueError(
+            f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
+            f"{target.value:g}; choose one in that range"
+        )
+
+
+def file_bits(bits: float) -> float:
+    """Bits of a tile in a file: its symbols, about two and a half bytes for each stack, chunk and preamble."""
+    lanes = min(256, 1 << max(0, int(bits / 8 / 400).bit_length() - 1))
+    return bits + 8 * (2.7 * lanes + OVERHEAD)
+
+
+def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:
+    """Pixels of a tile that belong to the picture."""
+    return (
+        min(tile.height * STRIDE, picture.shape[1] - tile.y * STRIDE),
+        min(tile.width * STRIDE, picture.shape[2] - tile.x * STRIDE),
+    )
+
+
+def _area(picture: Tensor, tile: Tile) -> int:
+    height, width = _size(picture, tile)
+    return height * width
+
+
+def check(target: Target) -> None:
+    """Raise ValueError for a target that no picture can meet."""
+    if target.way not in WAYS:
+        raise ValueError(f"expected one of {', '.join(WAYS)}, got {target.way!r}; choose one")
+    if target.way == "lambda":
+        level_of(target.value)
+    elif not (math.isfinite(target.value) and target.value > 0):
+        raise ValueError(f"expected {target.way} above 0, got {target.value:g}; choose one")
+
+
+def checksum(k: Tensor) -> int:
+    """CRC-32 of the coefficients of a tile, as int16, little-endian."""
+    return zlib.crc32(k.to(torch.int16).contiguous().numpy().astype("<i2", copy=False).data)
