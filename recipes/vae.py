@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from toolkit import picture_coder, rate_distortion
 from toolkit.coding import lattice, lattice_fit
@@ -220,6 +221,7 @@ class Evaluation(Callback):
         self.fit = fit_rows, fit_steps
         self.final_fit = final_fit_rows, final_fit_steps
         self.codecs: dict[str, Curve] = {}
+        self.step = 0  # of the last validation
 
     def pictures(self) -> list[Tensor]:
         """The held-out pictures, uint8 [c, h, w] each."""
@@ -230,27 +232,29 @@ class Evaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if (trainer.current_epoch + 1) % self.every_n_epochs and not trainer.should_stop:
-            return
+        self.step = trainer.global_step
+        if trainer.should_stop or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return  # at the end, `report` does it, with the weights that are saved
         assert isinstance(module, VAE)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         training = module.training
         module.eval()
         module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
-        board = getattr(trainer.logger, "experiment", None)
-        curves, differences = self.curves(module, board, trainer.global_step)
+        self.curves(module, getattr(trainer.logger, "experiment", None))
         module.train(training)
-        module.log("validation/bd_rate_jpeg", differences["JPEG"], rank_zero_only=True)
-        for lam, point in zip(sorted(self.lambdas, reverse=True), curves["this model"], strict=True):
-            module.log(f"validation/bpp_lambda_{lam:g}", point.bpp, rank_zero_only=True)
-            module.log(f"validation/psnr_lambda_{lam:g}", point.psnr, rank_zero_only=True)
+
+    def report(self, module: VAE, train: Tensor) -> str:
+        """Fit the tables of the trained model; the table that a training ends with."""
+        module.fit_tables(spread(train, self.final_fit[0]), self.final_fit[1])
+        with SummaryWriter(str(self.run)) as board:
+            return rate_distortion.table(self.curves(module, board))
 
     def curves(
-        self, module: VAE, board: Any = None, step: int = 0, compiled: bool = False, blind: bool = False
-    ) -> tuple[dict[str, Curve], dict[str, float]]:
-        """Curves of the model's files, of other ways to quantise its latents, and of other codecs; BD-rates.
+        self, module: VAE, board: SummaryWriter | None = None, compiled: bool = False, blind: bool = False
+    ) -> dict[str, Curve]:
+        """Curves of the model's files, of other ways to quantise its latents, and of other codecs.
 
-        blind: also that of the same search with one sigma for all latents.
+        board: shows them; blind: also the curve of the same search with one sigma for all latents.
         """
         pictures = self.pictures()
         self.run.mkdir(parents=True, exist_ok=True)
@@ -269,25 +273,27 @@ class Evaluation(Callback):
         ways["its latents, k-means"] = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
         curves = {"this model": mine, **ways, **self.codecs}
-        anchors = {
-            "JPEG": rate_distortion.envelope([c for name, c in curves.items() if name.startswith("JPEG 4")]),
-            **{name: c for name, c in curves.items() if not name.startswith(("JPEG 4", "this"))},
-        }
-        differences = {name: rate_distortion.bd_rate(mine, anchor, 0.2, 1.2) for name, anchor in anchors.items()}
         if board is not None:
-            board.add_figure("validation/curve", rate_distortion.figure(curves, f"{len(pictures)} pictures"), step)
-            board.add_image("images/original", pictures[0], step)
-            shown = sorted(self.lambdas)
-            for lam in {shown[0], shown[len(shown) // 2], shown[-1]}:
-                board.add_image(f"images/lambda_{lam:g}", restored[lam], step)
-            bits = coder.channel_bits(pictures[0], picture_coder.level_of(shown[len(shown) // 2]))
-            channels = [channel for band in transform.bands() for channel in band]
-            plot = rate_distortion.channel_figure(bits, channels, pictures[0][0].numel())
-            board.add_figure("validation/bits_of_channels", plot, step)
-        return curves, differences
+            self._show(board, module, curves, pictures[0], restored)
+        return curves
 
-    def report(self, module: VAE, train: Tensor) -> str:
-        """Fit the tables of the trained model; the table that a training ends with."""
-        module.fit_tables(spread(train, self.final_fit[0]), self.final_fit[1])
-        curves, differences = self.curves(module)
-        return rate_distortion.table(curves, differences)
+    def _show(
+        self, board: SummaryWriter, module: VAE, curves: dict[str, Curve], picture: Tensor,
+        restored: dict[float, Tensor],
+    ) -> None:  # fmt: skip
+        """Curves, differences of rate, a picture at three rates, and what its channels cost."""
+        lambdas = sorted(self.lambdas, reverse=True)
+        for name, value in rate_distortion.differences(curves).items():
+            board.add_scalar(f"validation/bd_rate_{name.lower().replace(' ', '_')}", value, self.step)
+        for lam, point in zip(lambdas, curves["this model"], strict=True):
+            board.add_scalar(f"validation/bpp_lambda_{lam:g}", point.bpp, self.step)
+            board.add_scalar(f"validation/psnr_lambda_{lam:g}", point.psnr, self.step)
+        board.add_figure("validation/curve", rate_distortion.figure(curves, "held-out pictures"), self.step)
+        board.add_image("images/original", picture, self.step)
+        middle = lambdas[len(lambdas) // 2]
+        for lam in {lambdas[0], middle, lambdas[-1]}:
+            board.add_image(f"images/lambda_{lam:g}", restored[lam], self.step)
+        bits = picture_coder.PictureCoder(module, module.device).channel_bits(picture, picture_coder.level_of(middle))
+        channels = [channel for band in transform.bands() for channel in band]
+        plot = rate_distortion.channel_figure(bits, channels, picture[0].numel())
+        board.add_figure("validation/bits_of_channels", plot, self.step)

@@ -411,6 +411,13 @@ def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:
     assert math.isnan(bd_rate(half, [p._replace(psnr=p.psnr + 50) for p in anchor]))
 
 
+def test_bd_rate_by_similarity_is_that_of_its_decibels() -> None:
+    anchor = [Point(0.2 * 2**i, 0.0, 1 - 10 ** -(1 + i)) for i in range(4)]
+    third = [p._replace(bpp=p.bpp / 3) for p in anchor]
+    assert bd_rate(third, anchor, axis="ms_ssim") == pytest.approx(-200 / 3)
+    assert math.isnan(bd_rate(third, [p._replace(ms_ssim=math.nan) for p in anchor], axis="ms_ssim"))
+
+
 def test_the_envelope_is_the_better_curve_at_each_rate() -> None:
     a, b = [Point(0.2, 20, 0.5), Point(2.0, 40, 0.9)], [Point(0.2, 26, 0.6), Point(2.0, 34, 0.8)]
     best = rate_distortion.envelope([a, b])

@@ -187,12 +187,20 @@ def _at(curve: Curve, rates: Any, axis: str) -> Any:
     )
 
 
-def bd_rate(curve: Curve, anchor: Curve, least: float = 0.0, most: float = math.inf) -> float:
-    """Mean difference of rate at equal PSNR, in per cent of the anchor's rate; negative: `curve` needs fewer bits.
+def decibels(ms_ssim: float) -> float:
+    """MS-SSIM on a scale on which near-perfect pictures differ."""
+    return -10 * math.log10(max(1 - ms_ssim, 1e-6))
 
-    least, most: rates of the anchor between which qualities are compared. Log rate is linear in PSNR between points
-    (Bjontegaard 2001, VCEG-M33, fits a cubic instead). NaN where the curves share no quality.
+
+def bd_rate(curve: Curve, anchor: Curve, least: float = 0.0, most: float = math.inf, axis: str = "psnr") -> float:
+    """Mean difference of rate at equal quality, in per cent of the anchor's rate; negative: `curve` needs fewer bits.
+
+    least, most: rates of the anchor between which qualities are compared; axis: "psnr", or "ms_ssim", in dB. Log rate
+    is linear in quality between points (Bjontegaard 2001, VCEG-M33, fits a cubic instead). NaN where the curves share
+    no quality.
     """
+    if axis == "ms_ssim":
+        curve, anchor = ([p._replace(psnr=decibels(p.ms_ssim)) for p in c] for c in (curve, anchor))
     within = [p.psnr for p in anchor if least <= p.bpp <= most]
     if least > anchor[0].bpp:
         within.append(float(_at(anchor, np.array([least]), "psnr")[0]))
@@ -208,6 +216,17 @@ def bd_rate(curve: Curve, anchor: Curve, least: float = 0.0, most: float = math.
     return 100 * (math.exp(float(np.mean(rates[0] - rates[1]))) - 1)
 
 
+def differences(curves: dict[str, Curve], axis: str = "psnr") -> dict[str, float]:
+    """BD-rates of the first curve against all others from 0.2 to 1.2 bits a pixel.
+
+    JPEG is the better of its two samplings of chroma at each rate.
+    """
+    mine, *_ = curves.values()
+    anchors = {"JPEG": envelope([c for name, c in curves.items() if name.startswith("JPEG 4")])}
+    anchors |= {name: c for name, c in list(curves.items())[1:] if not name.startswith("JPEG 4")}
+    return {name: bd_rate(mine, anchor, 0.2, 1.2, axis) for name, anchor in anchors.items()}
+
+
 def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
     """PSNR and MS-SSIM (in dB) over bits a pixel."""
     plot = Figure((11, 5), layout="constrained")
@@ -216,7 +235,7 @@ def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
         style: dict[str, Any] = {"linewidth": 2.2, "marker": "o"} if i == 0 else {"linewidth": 1, "marker": "."}
         shown = [p for p in curve if p.bpp <= most]
         left.plot([p.bpp for p in shown], [p.psnr for p in shown], label=name, **style)
-        right.plot([p.bpp for p in shown], [-10 * math.log10(max(1 - p.ms_ssim, 1e-6)) for p in shown], **style)
+        right.plot([p.bpp for p in shown], [decibels(p.ms_ssim) for p in shown], **style)
     left.set(xlabel="bits per pixel of file bytes", ylabel="PSNR of RGB, dB", title=title)
     right.set(xlabel="bits per pixel of file bytes", ylabel="MS-SSIM, -10 log10(1 - x)")
     for axes in (left, right):
@@ -245,7 +264,7 @@ def channel_figure(bits: Tensor, names: Sequence[tuple[int, int, int]], pixels: 
     return plot
 
 
-def table(curves: dict[str, Curve], differences: dict[str, float]) -> str:
+def table(curves: dict[str, Curve]) -> str:
     """What people read: the points of each curve, and differences of rate."""
     lines = []
     for name, curve in curves.items():
@@ -253,8 +272,9 @@ def table(curves: dict[str, Curve], differences: dict[str, float]) -> str:
         lines.append("  bits/pixel " + " ".join(f"{p.bpp:7.3f}" for p in curve))
         lines.append("  PSNR, dB   " + " ".join(f"{p.psnr:7.2f}" for p in curve))
         lines.append("  MS-SSIM    " + " ".join(f"{p.ms_ssim:7.4f}" for p in curve))
-    lines.append("BD-rate (PSNR of RGB; negative: fewer bits at equal quality):")
-    lines += [f"  against {name}: {value:+.1f} %" for name, value in differences.items()]
+    lines.append("BD-rate over 0.2 to 1.2 bits/pixel (negative: fewer bits at equal quality), PSNR of RGB and MS-SSIM:")
+    similar = differences(curves, "ms_ssim")
+    lines += [f"  against {name}: {x:+.1f} %, {similar[name]:+.1f} %" for name, x in differences(curves).items()]
     return "\n".join(lines)
 
 
