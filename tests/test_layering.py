@@ -38,13 +38,15 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", "toolkit.coding.rec_blocks", *SEARCH},
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
     "toolkit.coding.lanes": {"toolkit.coding.ans"},
+    "toolkit.coding.few_lanes": {"toolkit.coding.ans"},
     "toolkit.coding.lattice_context": set(),
     "toolkit.coding.lattice": {
-        "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.codecs", *CODECS,
+        "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.few_lanes", "toolkit.coding.codecs",
+        *CODECS,
     },
     "toolkit.coding.lattice_fit": {
-        "toolkit.coding.lattice", "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.codecs",
-        *CODECS,
+        "toolkit.coding.lattice", "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.few_lanes",
+        "toolkit.coding.codecs", *CODECS,
     },
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),

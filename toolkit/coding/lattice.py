@@ -18,6 +18,7 @@ from torch import Tensor
 
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, bisect, interval_codec
+from toolkit.coding.few_lanes import MOST, MOST_COMPILED, FewLanes
 from toolkit.coding.lanes import pack, unpack
 from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
 
@@ -30,6 +31,8 @@ PRECISION = 20  # bits of a frequency: most coefficients are 0 and cost a few hu
 CELLS = 11  # log2 of the cells of a table, each of which knows its first symbol
 ALLOWED_REGRET = 0.01  # of a file's bits: what leaving out the likely zeros may cost, in the objective
 EXTRA_PRECISION = 16  # of raw bits
+# Starts of the symbols that so many raw bits make.
+RAW_STARTS = [range(0, (1 << EXTRA_PRECISION) + 1, 1 << (EXTRA_PRECISION - bits)) for bits in range(OCTAVES)]
 
 
 class Tables(NamedTuple):
@@ -98,6 +101,7 @@ class Model:
             )
         self.predictors = [Predictor(p, w) for p, w in zip(self.passes, self.weights.split(sizes), strict=True)]
         self.starts = F.pad(self.freqs.cumsum(1), (1, 0))
+        self.rows = self.starts.tolist()
         firsts = torch.arange(1 << CELLS) << (PRECISION - CELLS)
         self.places = torch.stack([torch.bucketize(firsts, row[1:], right=True) for row in self.starts])
         extra = raw_bits(torch.arange(TOKENS))
@@ -244,6 +248,13 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
 def encode(model: Model, coded: Coded, lanes: int, compiled: bool = False) -> bytes:
     """The bytes of `search`'s result of one row."""
     message = Message.empty(lanes, compiled=compiled, small=True)
+    if lanes <= (MOST_COMPILED if compiled else MOST):
+        few = FewLanes(message)
+        for symbol, rest, table in reversed(coded.symbols):
+            if len(rest):
+                few.push(*_raw_interval(rest, raw_bits(symbol[symbol >= FIRST_FAR])), EXTRA_PRECISION)
+            few.push(*_interval(symbol, table, model.starts.flatten(), model.places), PRECISION)
+        return pack(few.message())
     last = len(coded.symbols)
     while last:
         # Passes without raw bits between them are pushed together, each filled up to whole steps of all lanes.
@@ -269,22 +280,25 @@ def decode(
 ) -> Tensor:
     """int16 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
     message = unpack(payload, compiled)
+    few = FewLanes(message) if message.lanes <= (MOST_COMPILED if compiled else MOST) else None
 
     def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
         if not len(table):
             return torch.zeros(len(known.sums), dtype=torch.int16)
-        symbol = _symbol_codec(model, table).pop(message)
+        symbol = few.pop(table, model.rows, PRECISION) if few else _symbol_codec(model, table).pop(message)
         r = SIGNED.take(symbol)
         far = (symbol >= FIRST_FAR).nonzero()[:, 0]
         if len(far):
             symbol = symbol[far]
-            r[far] = coefficients(symbol, _raw_codec(raw_bits(symbol)).pop(message)).to(torch.int16)
+            bits = raw_bits(symbol)
+            rest = few.pop(bits, RAW_STARTS, EXTRA_PRECISION) if few else _raw_codec(bits).pop(message)
+            r[far] = coefficients(symbol, rest).to(torch.int16)
         if known.coded is None:
             return r
         return torch.zeros(len(known.sums), dtype=torch.int16).index_copy_(0, known.coded, r)
 
     k = walk(model, choose, rate, size, silent)
-    if bool((message.head != 0).any() or (message.size != 0).any()):
+    if not (few.empty() if few else bool((message.head == 0).all() and (message.size == 0).all())):
         raise ValueError("expected nothing left after the last coefficient, got more; the data are damaged")
     return k
 
