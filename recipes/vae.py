@@ -249,9 +249,7 @@ class Evaluation(Callback):
         with SummaryWriter(str(self.run)) as board:
             return rate_distortion.table(self.curves(module, board))
 
-    def curves(
-        self, module: VAE, board: SummaryWriter | None = None, compiled: bool = False, blind: bool = False
-    ) -> dict[str, Curve]:
+    def curves(self, module: VAE, board: SummaryWriter | None = None, blind: bool = False) -> dict[str, Curve]:
         """Curves of the model's files, of other ways to quantise its latents, and of other codecs.
 
         board: shows them; blind: also the curve of the same search with one sigma for all latents.
@@ -260,7 +258,7 @@ class Evaluation(Callback):
         self.run.mkdir(parents=True, exist_ok=True)
 
         def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = picture_coder.PictureCoder(module, module.device, compiled, choice)
+            coder = picture_coder.PictureCoder(module, module.device, choice)
             return rate_distortion.of_files(coder, pictures, lambdas, self.run, {"recipe": "vae"})
 
         mine, restored = files("search", self.lambdas)
@@ -269,7 +267,7 @@ class Evaluation(Callback):
         ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
         if blind:
             ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
-        coder = picture_coder.PictureCoder(module, module.device, compiled)
+        coder = picture_coder.PictureCoder(module, module.device)
         ways["its latents, k-means"] = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
         curves = {"this model": mine, **ways, **self.codecs}

@@ -76,7 +76,7 @@ class Coded(NamedTuple):
 
 @contextlib.contextmanager
 def lossy_under(setting: Setting, module: Any) -> Iterator[PictureCoder]:
-    """A coder of pictures that runs as the setting says; its `rows` and `double` do not apply."""
+    """A coder of pictures that runs as the setting says; its `rows`, `double` and `compiled` do not apply."""
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
     module, threads = copy.deepcopy(module).to(setting.device), torch.get_num_threads()
     for part in module.modules():
@@ -85,7 +85,7 @@ def lossy_under(setting: Setting, module: Any) -> Iterator[PictureCoder]:
     with torch.backends.mkldnn.flags(enabled=setting.onednn):
         torch.set_num_threads(setting.threads)
         try:
-            yield PictureCoder(module, setting.device, setting.compiled)
+            yield PictureCoder(module, setting.device)
         finally:
             torch.set_num_threads(threads)
 

@@ -22,7 +22,7 @@ KNOWN = {
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
-    "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
+    "compile": "auto, true or false: compile the lossless coder (default auto: for large inputs)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
     "device": "auto, cpu or cuda (default auto)",
@@ -74,7 +74,7 @@ def _compress_lossy(recipe: Recipe, origin: archive.Source, values: dict[str, st
         )
     target = picture_coder.Target(ways[0], cli.number(values, ways[0]))
     picture_coder.check(target)
-    coder, identity = lossy_coder(recipe, values.get("compile"), sum(i.height * i.width for i in origin.items))
+    coder, identity = lossy_coder(recipe)
     size = lossy.compress(coder, origin.items, origin.read, values["output"], target, identity)
     _name_left_out(origin, values)
     pixels = sum(item.height * item.width for item in origin.items)

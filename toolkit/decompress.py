@@ -17,7 +17,7 @@ KNOWN = {
     "output": "the folder to make (pictures) or the file to write (.npy, .pt)",
     "only": "name of one picture: decode just the part of the file that holds it",
     "on_damage": "error (default), or skip: restore all that is not damaged, and list what is lost",
-    "compile": "auto, true or false: compile the entropy coder (default auto: for large inputs)",
+    "compile": "auto, true or false: compile the lossless coder (default auto: for large inputs)",
     "device": "auto, cpu or cuda (default auto)",
 }
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exact = reader.header.get("exact") is True
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     if recipe.lossy:
-        coder, identity = lossy_coder(recipe, values.get("compile"))
+        coder, identity = lossy_coder(recipe)
         lossy.check_model(values["input"], identity, on_damage == "skip")
         report = lossy.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
     else:

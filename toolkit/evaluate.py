@@ -9,7 +9,7 @@ from toolkit import baselines, cli, rate_distortion
 from toolkit.callbacks import evaluate
 from toolkit.data.images import spread
 from toolkit.pictures import rate_bars, rate_table
-from toolkit.recipe import build_data, coder, compiles, evaluation, has_exact, load
+from toolkit.recipe import build_data, coder, evaluation, has_exact, load
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 
@@ -20,7 +20,7 @@ KNOWN = {
     "run": "folder of the trained model (outputs/...)",
     "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
     "rows": "test rows to code, evenly spread, or all (default 1000)",
-    "compile": "auto, true or false: compile the entropy coder (default true, as speed is what is measured)",
+    "compile": "auto, true or false: compile the lossless coder (default true, as speed is what is measured)",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }
@@ -58,9 +58,7 @@ def _evaluate_lossy(module: Any, cfg: Any, run: Path, values: dict[str, str]) ->
         cfg.recipe.evaluation.pictures = values["pictures"]
     held_out = evaluation(cfg, run)
     pictures = held_out.pictures()
-    wish = values.get("compile", "auto")
-    compiled = compiles({"true": True, "false": False}.get(wish, wish), 5 * sum(p[0].numel() for p in pictures))
-    curves = held_out.curves(module, compiled=compiled, blind=True)
+    curves = held_out.curves(module, blind=True)
     text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}"
     print(text)
     (run / "evaluation.txt").write_text(text + "\n")

@@ -108,16 +108,14 @@ def tile_count(item: Item) -> int:
 
 
 class PictureCoder:
-    """Codes pictures with a model; compiled: the entropy coder, the same bytes either way.
+    """Codes pictures with a model.
 
     choice: how code points are chosen. "search": the cheapest near the latents by distortion and rate; "one sigma": the
     same, as if all were equally uncertain; "rounding": the nearest. All three make files that decode alike.
     """
 
-    def __init__(
-        self, model: LossyModel, device: torch.device | str = "cpu", compiled: bool = False, choice: str = "search"
-    ) -> None:
-        self.model, self.device, self.compiled, self.choice = model, device, compiled, choice
+    def __init__(self, model: LossyModel, device: torch.device | str = "cpu", choice: str = "search") -> None:
+        self.model, self.device, self.choice = model, device, choice
         self.tables = model.tables()
 
     @torch.inference_mode()
@@ -157,14 +155,14 @@ class PictureCoder:
         """The payload of a tile."""
         expected = float(coded.bits.sum()) / 8
         lanes = min(256, 1 << max(0, int(expected / 400).bit_length() - 1))
-        return PREAMBLE.pack(coded.silent) + lattice.encode(self.tables, coded, lanes, self.compiled)
+        return PREAMBLE.pack(coded.silent) + lattice.encode(self.tables, coded, lanes)
 
     def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor:
         """The coefficients of a tile: int16 [1, channels, height, width]. Raises ValueError for damaged bytes."""
         if len(payload) < PREAMBLE.size or payload[0] > 1:
             raise ValueError("expected a tile's preamble, got another; the data are damaged")
         rate = torch.tensor([rate_index(level)])
-        return lattice.decode(self.tables, payload[PREAMBLE.size :], rate, size, payload[0] == 1, self.compiled)
+        return lattice.decode(self.tables, payload[PREAMBLE.size :], rate, size, payload[0] == 1)
 
     @torch.inference_mode()
     def restore(self, k: Tensor, item: Item, level: int) -> Tensor:

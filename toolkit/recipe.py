@@ -214,18 +214,12 @@ def compression(
     return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
 
 
-def lossy_coder(recipe: Recipe, compiled: str | None = None, pixels: int = 0) -> tuple[PictureCoder, dict[str, Any]]:
+def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
     """A coder of pictures of a loaded lossy run, and what a header says about the model."""
     module: Any = recipe.module
-    wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else "auto"
     # A short name of the model: a small picture takes a few hundred bytes.
     identity = {"recipe": type(module).__name__.lower(), "model": fingerprint(module, {})[:16]}
-    return PictureCoder(module, module.device, compiles(wish, pixels)), identity
-
-
-def compiles(wish: str | bool, symbols: int) -> bool:
-    """Whether to compile a coder that can not tell while it runs: auto does for so many symbols that it must pay."""
-    return symbols > 30_000_000 if check_compile(wish) == "auto" else bool(wish)
+    return PictureCoder(module, module.device), identity
 
 
 def check_compile(wish: str | bool) -> str | bool:

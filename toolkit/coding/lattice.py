@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toolkit.coding import tabled_lanes
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, bisect, interval_codec
-from toolkit.coding.few_lanes import MOST, MOST_COMPILED, FewLanes
 from toolkit.coding.lanes import pack, unpack
 from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
+from toolkit.coding.tabled_lanes import raw_interval, stacks
 
 RADIUS = 15  # magnitudes with a symbol of their own
 OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
@@ -28,11 +28,8 @@ TOKENS = 2 * RADIUS + 1 + 2 * OCTAVES
 FIRST_FAR = 2 * RADIUS + 3  # the first symbol that raw bits follow
 LIMIT = RADIUS + (1 << OCTAVES) - 1  # largest magnitude of a coefficient
 PRECISION = 20  # bits of a frequency: most coefficients are 0 and cost a few hundredths of a bit
-CELLS = 11  # log2 of the cells of a table, each of which knows its first symbol
 ALLOWED_REGRET = 0.01  # of a file's bits: what leaving out the likely zeros may cost, in the objective
 EXTRA_PRECISION = 16  # of raw bits
-# Starts of the symbols that so many raw bits make.
-RAW_STARTS = [range(0, (1 << EXTRA_PRECISION) + 1, 1 << (EXTRA_PRECISION - bits)) for bits in range(OCTAVES)]
 
 
 class Tables(NamedTuple):
@@ -100,10 +97,7 @@ class Model:
                 f"expected frequencies of at least 1 that sum to {1 << PRECISION}, got others; fit the tables first"
             )
         self.predictors = [Predictor(p, w) for p, w in zip(self.passes, self.weights.split(sizes), strict=True)]
-        self.starts = F.pad(self.freqs.cumsum(1), (1, 0))
-        self.rows = self.starts.tolist()
-        firsts = torch.arange(1 << CELLS) << (PRECISION - CELLS)
-        self.places = torch.stack([torch.bucketize(firsts, row[1:], right=True) for row in self.starts])
+        self.coder = tabled_lanes.Tables(self.freqs, PRECISION)
         extra = raw_bits(torch.arange(TOKENS))
         self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
 
@@ -245,97 +239,35 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
     return _coded(model, choose, rate, (k.shape[2], k.shape[3]), silent)
 
 
-def encode(model: Model, coded: Coded, lanes: int, compiled: bool = False) -> bytes:
+def encode(model: Model, coded: Coded, lanes: int) -> bytes:
     """The bytes of `search`'s result of one row."""
-    message = Message.empty(lanes, compiled=compiled, small=True)
-    if lanes <= (MOST_COMPILED if compiled else MOST):
-        few = FewLanes(message)
-        for symbol, rest, table in reversed(coded.symbols):
-            if len(rest):
-                few.push(*_raw_interval(rest, raw_bits(symbol[symbol >= FIRST_FAR])), EXTRA_PRECISION)
-            few.push(*_interval(symbol, table, model.starts.flatten(), model.places), PRECISION)
-        return pack(few.message())
-    last = len(coded.symbols)
-    while last:
-        # Passes without raw bits between them are pushed together, each filled up to whole steps of all lanes.
-        rest = coded.symbols[last - 1][1]
+    stack = stacks(Message.empty(lanes, small=True))
+    for symbol, rest, table in reversed(coded.symbols):
         if len(rest):
-            symbol = coded.symbols[last - 1][0]
-            _raw_codec(raw_bits(symbol[symbol >= FIRST_FAR])).push(message, rest)
-        first = last - 1
-        while first and not len(coded.symbols[first - 1][1]):
-            first -= 1
-        some = [(symbol, table, torch.ones_like(symbol)) for symbol, _, table in coded.symbols[first:last]]
-        symbols, tables, valid = (
-            torch.cat([F.pad(part, (0, -len(part) % lanes)) for part in parts]) for parts in zip(*some, strict=True)
-        )
-        if len(symbols):
-            _symbol_codec(model, tables, valid.bool()).push(message, symbols)
-        last = first
-    return pack(message)
+            bits = raw_bits(symbol[symbol >= FIRST_FAR])
+            stack.push(*raw_interval(rest, bits, EXTRA_PRECISION), EXTRA_PRECISION)
+        if len(symbol):
+            stack.push(*model.coder.interval(table, symbol), PRECISION)
+    return pack(stack.message())
 
 
-def decode(
-    model: Model, payload: bytes, rate: Tensor, size: tuple[int, int], silent: bool, compiled: bool = False
-) -> Tensor:
+def decode(model: Model, payload: bytes, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
     """int16 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
-    message = unpack(payload, compiled)
-    few = FewLanes(message) if message.lanes <= (MOST_COMPILED if compiled else MOST) else None
+    stack = stacks(unpack(payload))
 
     def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
-        if not len(table):
-            return torch.zeros(len(known.sums), dtype=torch.int16)
-        symbol = few.pop(table, model.rows, PRECISION) if few else _symbol_codec(model, table).pop(message)
+        symbol = stack.pop(table, model.coder)
         r = SIGNED.take(symbol)
         far = (symbol >= FIRST_FAR).nonzero()[:, 0]
         if len(far):
             symbol = symbol[far]
-            bits = raw_bits(symbol)
-            rest = few.pop(bits, RAW_STARTS, EXTRA_PRECISION) if few else _raw_codec(bits).pop(message)
+            rest = stack.pop_raw(raw_bits(symbol), EXTRA_PRECISION)
             r[far] = coefficients(symbol, rest).to(torch.int16)
         if known.coded is None:
             return r
         return torch.zeros(len(known.sums), dtype=torch.int16).index_copy_(0, known.coded, r)
 
     k = walk(model, choose, rate, size, silent)
-    if not (few.empty() if few else bool((message.head == 0).all() and (message.size == 0).all())):
+    if not stack.empty():
         raise ValueError("expected nothing left after the last coefficient, got more; the data are damaged")
     return k
-
-
-def _symbol_codec(model: Model, table: Tensor, valid: Tensor | None = None) -> Codec:
-    valid = torch.ones_like(table, dtype=torch.bool) if valid is None else valid
-    tables = [model.starts.flatten(), model.places.flatten()]
-    return interval_codec(_interval, _find, [table], tables, TOKENS, valid, PRECISION, sure=_surely)
-
-
-def _interval(x: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[table * (TOKENS + 1) + x]
-    return low, starts[table * (TOKENS + 1) + x + 1] - low
-
-
-def _find(u: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The symbol at the start of u's cell, or one of the two after it: misses where rare symbols share a cell."""
-    x = places[(table << CELLS) + (u >> (PRECISION - CELLS))]
-    for _ in range(2):
-        x = (x + (starts[table * (TOKENS + 1) + x + 1] <= u)).clamp(max=TOKENS - 1)
-    return x, *_interval(x, table, starts, places)
-
-
-def _surely(u: Tensor, table: Tensor, starts: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return bisect(u, TOKENS, lambda x: starts[table * (TOKENS + 1) + x], PRECISION)
-
-
-def _raw_codec(bits: Tensor) -> Codec:
-    valid = torch.ones_like(bits, dtype=torch.bool)
-    return interval_codec(_raw_interval, _find_raw, [bits], [], 1 << OCTAVES, valid, EXTRA_PRECISION)
-
-
-def _raw_interval(x: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    freq = 1 << (EXTRA_PRECISION - bits)
-    return x * freq, freq
-
-
-def _find_raw(u: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x = u >> (EXTRA_PRECISION - bits)
-    return x, *_raw_interval(x, bits)

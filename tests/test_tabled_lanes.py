@@ -1,0 +1,80 @@
+"""Stacks in Python's integers and in NumPy: the words of `Message`, and what is pushed comes back."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import tabled, uniform
+from toolkit.coding.lanes import pack, unpack
+from toolkit.coding.tabled_lanes import FewLanes, ManyLanes, Tables, raw_interval, stacks
+
+PRECISION = 20
+
+
+def tables(count: int = 5, symbols: int = 40) -> Tables:
+    """Some steep: most symbols share a cell with others."""
+    share = torch.exp2(-torch.arange(symbols) * torch.linspace(0.01, 0.6, count)[:, None])
+    freqs = 1 + (share / share.sum(1, keepdim=True) * ((1 << PRECISION) - symbols)).long()
+    freqs[:, 0] += (1 << PRECISION) - freqs.sum(1)
+    return Tables(freqs, PRECISION)
+
+
+def some(coder: Tables, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Tables and symbols as likely as they say: int64 [n] each."""
+    rng = torch.Generator().manual_seed(seed)
+    which = torch.randint(len(coder.rows), (n,), generator=rng)
+    u = torch.randint(1 << PRECISION, (n,), generator=rng)
+    return which, torch.searchsorted(torch.tensor(coder.rows)[which], u[:, None], right=True)[:, 0] - 1
+
+
+@pytest.mark.parametrize("kind", [FewLanes, ManyLanes])
+@pytest.mark.parametrize("lanes,n", [(1, 50), (3, 1), (16, 500), (17, 500), (64, 64), (64, 63)])
+def test_words_are_those_of_a_message(kind: type, lanes: int, n: int) -> None:
+    coder = tables()
+    which, symbol = some(coder, n)
+    stack, message = kind(Message.empty(lanes, small=True)), Message.empty(lanes, small=True)
+    stack.push(*coder.interval(which, symbol), PRECISION)
+    tabled(torch.tensor(coder.rows), which, torch.ones(n, dtype=torch.bool), PRECISION).push(message, symbol)
+    assert pack(stack.message()) == pack(message)
+
+
+@pytest.mark.parametrize("kind", [FewLanes, ManyLanes])
+@pytest.mark.parametrize("lanes", [1, 5, 32])
+def test_pops_undo_pushes_and_leave_nothing(kind: type, lanes: int) -> None:
+    coder = tables()
+    first, last, bits = some(coder, 700, 1), some(coder, 300, 2), torch.arange(200) % 13 + 1
+    raw = torch.arange(200) * 37 % (1 << bits)
+    stack = kind(Message.empty(lanes, small=True))
+    stack.push(*coder.interval(*last), PRECISION)
+    stack.push(*raw_interval(raw, bits, 16), 16)
+    stack.push(*coder.interval(*first), PRECISION)
+    stack = kind(unpack(pack(stack.message())))
+    assert torch.equal(stack.pop(first[0], coder), first[1])
+    assert torch.equal(stack.pop_raw(bits, 16), raw)
+    assert not stack.empty()
+    assert torch.equal(stack.pop(last[0], coder), last[1])
+    assert stack.empty()
+
+
+@pytest.mark.parametrize("lanes", [2, 40])
+def test_symbols_of_random_bits_go_back_to_them(lanes: int) -> None:
+    coder, message = tables(), Message.empty(lanes, small=True)
+    uniform([2000], 16).push(message, torch.randint(1 << 16, (2000,), generator=torch.Generator().manual_seed(3)))
+    data, which = pack(message), some(coder, 1000)[0]
+    stack = stacks(unpack(data))
+    symbol = stack.pop(which, coder)
+    stack.push(*coder.interval(which, symbol), PRECISION)
+    assert pack(stack.message()) == data
+
+
+def test_few_lanes_and_many_have_stacks_of_their_own() -> None:
+    assert isinstance(stacks(Message.empty(16, small=True)), FewLanes)
+    assert isinstance(stacks(Message.empty(17, small=True)), ManyLanes)
+
+
+def test_what_an_empty_stack_gives_is_the_same_in_both() -> None:
+    coder = tables()
+    which = some(coder, 100)[0]
+    few, many = (kind(Message.empty(4, small=True)).pop(which, coder) for kind in (FewLanes, ManyLanes))
+    assert torch.equal(few, many)
