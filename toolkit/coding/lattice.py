@@ -35,7 +35,7 @@ EXTRA_PRECISION = 16  # of raw bits
 class Tables(NamedTuple):
     """What encoder and decoder share, integers all."""
 
-    weights: Tensor  # int32 [n], of all passes, one after the other: see `Model.matrix`
+    weights: Tensor  # int32 [n], of all passes, one after the other: see `Predictor`
     freqs: Tensor  # int32 [bands * CLASSES, TOKENS], rows that sum to 2**PRECISION, each at least 1
 
 

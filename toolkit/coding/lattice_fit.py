@@ -42,11 +42,11 @@ def fit(
         inputs = p.inputs
         weights = before.weights[at : at + n * inputs].view(n, inputs) if before else None
         at += n * inputs
-        shift = state.shift(p)
         here = p.of(k)
         if not here.numel():
             found.append(torch.full((n * inputs,), 16, dtype=torch.int32) if weights is None else weights.flatten())
             continue
+        shift = state.shift(p)
         r = here if shift is None else here - shift
         features = state.all_inputs(p)
         x = features.movedim(1, 2).reshape(-1, inputs)
