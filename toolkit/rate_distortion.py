@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image, features
 from torch import Tensor
 
@@ -260,7 +261,8 @@ def channel_figure(bits: Tensor, names: Sequence[tuple[int, int, int]], pixels: 
         shown = axes.imshow(np.maximum(square, most / 1e5), norm=LogNorm(most / 1e5, most))
         axes.set(xlabel="frequency across", title=f"{name}: {square.sum():.4f} bits/pixel")
     plot.axes[0].set_ylabel("frequency down")
-    plot.colorbar(shown, ax=plot.axes, label="bits per pixel of each channel")
+    bar = plot.colorbar(shown, ax=plot.axes, label="bits per pixel of each channel", format="%g")
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())  # plain numbers: powers want fonts that may be missing
     return plot
 
 

@@ -243,11 +243,16 @@ def _inside(p: Pass, height: int, width: int) -> Tensor:
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of float32 stay products of float32 while the block runs, whatever a program asked for."""
-    before = torch.get_float32_matmul_precision()
+    """Products of float32 stay products of float32 while the block runs, whatever a program asked for.
+
+    On one thread: passes are so small that sharing them among threads takes longer.
+    """
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(1)
     try:
         with torch.autocast("cpu", enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)
