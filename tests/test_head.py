@@ -348,8 +348,18 @@ def test_random_bytes_are_refused() -> None:
 def test_a_payload_of_more_lanes_than_the_settings_allow_is_refused() -> None:
     x = images(150)
     payload, _ = coder(lanes=64).encode(x, everything(x))
-    with pytest.raises(ValueError, match=r"few doublings, got .* and 4; the data are damaged"):
+    with pytest.raises(ValueError, match=r"doubled 4 times to 16 or fewer, got 64; the data are damaged"):
         coder(lanes=16).decode(payload, everything(x))
+    with pytest.raises(ValueError, match=r"few doublings, got .* and 4; the data are damaged"):
+        coder(lanes=8).decode(payload, everything(x))
+
+
+@pytest.mark.parametrize("first", [1, 2, 32])
+def test_a_payload_that_began_with_another_number_of_lanes_is_read(first: int) -> None:
+    x, other = images(60), coder(lanes=64)
+    other.first_lanes = first
+    payload, _ = other.encode(x, everything(x))
+    assert torch.equal(coder(lanes=64).decode(payload, everything(x)), x)
 
 
 # Fingerprint and checksum

@@ -23,12 +23,13 @@ SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.codi
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
     "toolkit.coding.fuse": set(),
-    "toolkit.coding.ans": {"toolkit.coding.fuse", "toolkit.coding.hashing"},
+    "toolkit.coding.packing": set(),
+    "toolkit.coding.ans": {"toolkit.coding.fuse", "toolkit.coding.hashing", "toolkit.coding.packing"},
     "toolkit.coding.hashing": set(),
     "toolkit.coding.frequencies": {"toolkit.coding.fuse"},
     "toolkit.coding.codecs": CODECS,
     "toolkit.coding.mixtures": {"toolkit.coding.codecs", *CODECS},
-    "toolkit.coding.streams": {"toolkit.coding.ans"},
+    "toolkit.coding.streams": {"toolkit.coding.ans", "toolkit.coding.packing"},
     "toolkit.coding.beta_binomial": {"toolkit.coding.codecs", "toolkit.coding.frequencies"},
     "toolkit.coding.rec_gaussian": set(),
     "toolkit.coding.rec_search": {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian"},
@@ -37,8 +38,8 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec_index": {"toolkit.coding.codecs", *SEARCH, *CODECS},
     "toolkit.coding.rec_shortest": {"toolkit.coding.rec_index", "toolkit.coding.rec_blocks", *SEARCH},
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
-    "toolkit.coding.lanes": {"toolkit.coding.ans"},
-    "toolkit.coding.tabled_lanes": {"toolkit.coding.ans"},
+    "toolkit.coding.lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
+    "toolkit.coding.tabled_lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
     "toolkit.coding.lattice_context": set(),
     "toolkit.coding.lattice": {
         "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.tabled_lanes", "toolkit.coding.ans",

@@ -92,8 +92,8 @@ class NetworkClock:
 
 
 def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols, a power of two: more code faster, each costs about three bytes."""
-    return min(max(1 << max(symbols // (1 << 12), 1).bit_length() - 1, FIRST_LANES), 4096)
+    """Stacks for so many coded symbols, a power of two: more code faster, each costs about ten bits."""
+    return min(max(1 << max(symbols >> 10, 1).bit_length() - 1, FIRST_LANES), 4096)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
@@ -196,9 +196,12 @@ class Coder:
     def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
         message = Message.from_bytes(payload[at:], self.module.device, bool(self.compiled))
-        lanes = self.first_lanes << len(doublings)
-        if message.lanes != lanes:
-            raise ValueError(f"expected {lanes} lanes, got {message.lanes}; the data are damaged")
+        first_lanes = message.lanes >> len(doublings)
+        if first_lanes << len(doublings) != message.lanes or not 1 <= message.lanes <= self.settings.lanes:
+            raise ValueError(
+                f"expected lanes that doubled {len(doublings)} times to {self.settings.lanes} or fewer, got "
+                f"{message.lanes}; the data are damaged"
+            )
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
         ranges = list(enumerate(blocks(len(valid), self.settings.batch, growth)))
         for i, (first, last) in reversed(ranges):
@@ -208,7 +211,7 @@ class Coder:
             self._consider(message, len(ranges) - i, i)
             if progress:
                 progress(last - first)
-        if message.lanes != self.first_lanes or not message.is_random(self.settings.seed):
+        if message.lanes != first_lanes or not message.is_random(self.settings.seed):
             raise ValueError(
                 "the message does not end in the bits that it started from, so the rows are wrong: decode with the "
                 "device, library versions and settings that encoded it"
@@ -271,7 +274,7 @@ class Coder:
             raise ValueError(f"expected at least {PREAMBLE.size} bytes, got {len(payload)}; the data are damaged")
         growth, count = PREAMBLE.unpack_from(payload)
         end = PREAMBLE.size + 4 * count
-        if growth == 0 or self.first_lanes << count > self.settings.lanes or end > len(payload):
+        if growth == 0 or 1 << count > self.settings.lanes or end > len(payload):
             raise ValueError(
                 f"expected a growth above 0 and few doublings, got {growth} and {count}; the data are damaged"
             )

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from toolkit import word_list
 from toolkit.coding import vbq
-from toolkit.coding.ans import LOW, WORD, Message
+from toolkit.coding.ans import WORD, Message
 from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
+from toolkit.coding.packing import LOW
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 KIND = "embeddings"

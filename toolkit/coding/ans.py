@@ -8,7 +8,6 @@ is one pointwise kernel.
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +18,13 @@ from torch import Tensor
 
 from toolkit.coding.fuse import compiled, divide
 from toolkit.coding.hashing import philox
+from toolkit.coding.packing import LOW, pack, unpack
 
-WORD = 32  # bits a tail word
-LOW = 1 << 31  # heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
+WORD = 32  # bits a tail word; heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
 MASK = (1 << WORD) - 1
 STEPS = 4  # steps a block of pops: more are faster, and take as much longer to compile
 PUSH_STEPS = 8  # of pushes, which have no search in them
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
-
-ROOM = 1 << 26  # words of a table of lanes that is always allowed; see `check_room`
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
 
@@ -260,76 +257,18 @@ class Message:
             self.tail = grown
 
     def to_bytes(self) -> bytes:
-        """The message without the words below `floor`: the bits that a decoder needs.
-
-        Little-endian: u32 lanes, u32 least size, u8 width; a code of `width` bytes a lane, 8 * (size - least) + head
-        bytes - 4; the heads' significant bytes; the words, lane by lane.
-        """
-        head = self.head.cpu().numpy().astype("<u8")
-        size = (self.size - self.floor).cpu().numpy()
-        least = int(size.min()) if size.size else 0
-        head_bytes = 4 + sum(
-            ((head >> (8 * i) > 0).astype(np.int64) for i in range(4, 8)), np.zeros(self.lanes, np.int64)
-        )
-        code = 8 * (size - least) + head_bytes - 4
-        width = next(w for w in (1, 2, 4, 8) if int(code.max(initial=0)) < 1 << (8 * w))
-        tail = self.tail[:, : int(self.size.max())]  # what is garbage in all lanes costs time
+        """The message without the words below `floor`, the bits that a decoder needs: see `packing.pack`."""
+        size, low = self.size.cpu().numpy(), self.floor.cpu().numpy()[:, None]
+        tail = self.tail[:, : int(size.max(initial=0))].cpu().numpy()  # what is garbage in all lanes costs time
         column = np.arange(tail.shape[1])
-        low = self.floor.cpu().numpy()[:, None]
-        keep = (column >= low) & (column < low + size[:, None])
-        words = tail.cpu().numpy()[keep].astype("<i4")
-        significant = head.view(np.uint8).reshape(-1, 8)[np.arange(8) < head_bytes[:, None]]
-        return b"".join(
-            (
-                struct.pack("<IIB", self.lanes, least, width),
-                code.astype(f"<u{width}").tobytes(),
-                significant.tobytes(),
-                words.tobytes(),
-            )
-        )
+        words = tail[(column >= low) & (column < size[:, None])]
+        return pack(self.head.cpu().numpy(), size - low[:, 0], words)
 
     @staticmethod
     def from_bytes(data: bytes, device: torch.device | str = "cpu", compiled: bool = False) -> Message:
-        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message.
-
-        Takes no more memory than `check_room` allows, whatever sizes the bytes declare.
-        """
-        if len(data) < 9:
-            raise ValueError(f"message: expected at least 9 bytes, got {len(data)}; the data are cut short")
-        lanes, least, width = struct.unpack_from("<IIB", data)
-        if width not in (1, 2, 4, 8) or lanes == 0 or 9 + lanes * (width + 4) > len(data):
-            raise ValueError(
-                f"message: {lanes} lanes with codes of {width} bytes do not fit {len(data)} bytes; the data are damaged"
-            )
-        code = np.frombuffer(data, f"<u{width}", lanes, 9).astype(np.int64)
-        size, head_bytes = least + code // 8, 4 + code % 8
-        at = 9 + lanes * width
-        total = int(head_bytes.sum()) + 4 * int(size.sum())
-        if (head_bytes > 8).any() or (size < 0).any() or (size > len(data)).any() or at + total != len(data):
-            raise ValueError(f"message: expected {at + total} bytes, got {len(data)}; the data are damaged")
-        raw = np.zeros((lanes, 8), np.uint8)
-        raw[np.arange(8) < head_bytes[:, None]] = np.frombuffer(data, np.uint8, int(head_bytes.sum()), at)
-        head = raw.view("<i8")[:, 0].copy()
-        if (head < LOW).any():
-            raise ValueError(f"message: a head is below 2**31 ({int(head.min())}); the data are damaged")
-        check_room(lanes, int(size.max()), int(size.sum()))
-        tail = np.zeros((lanes, int(size.max())), "<i4")
-        tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at + int(head_bytes.sum()))
-        sizes = torch.from_numpy(size).to(device)
-        heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
-        return Message(heads, tails, sizes, sizes.clone(), int(size.sum()), compiled=compiled)
-
-
-def check_room(lanes: int, longest: int, total: int) -> None:
-    """Raise ValueError if a table of `lanes` x `longest` words would be much larger than the `total` words in it.
-
-    Lanes of one message are about equally long; a damaged or hostile file may say that one of very many is not.
-    """
-    if lanes * longest > max(64 * total, ROOM):
-        raise ValueError(
-            f"expected lanes of about equal lengths, got {lanes}, of which one has {longest} of all {total} words; the "
-            "data are damaged"
-        )
+        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message."""
+        head, size, tail = (torch.from_numpy(x).to(device) for x in unpack(data))
+        return Message(head, tail, size, size.clone(), int(size.sum()), compiled=compiled)
 
 
 def _identity(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ import contextvars
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -68,7 +68,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     own.__code__ = own.__code__.replace(co_name=f"fused_{id(function)}")
     # A kernel first met with few lanes must still share its work among threads when there are many. Indices are in
     # range by construction: eager code, whose integers are the same, checks them in the tests.
-    fused = torch.compile(own, dynamic=True, options={"cpp.dynamic_threads": True, "assert_indirect_indexing": False})
+    options: dict[str, Any] = {
+        "cpp.dynamic_threads": True,
+        "assert_indirect_indexing": False,
+        "guard_filter_fn": _of_arguments,
+    }
+    fused = torch.compile(own, dynamic=True, options=options)
 
     def call(*arguments: Any) -> Any:
         if _failed:
@@ -86,6 +91,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
 
     return call
+
+
+def _of_arguments(guards: Sequence[Any]) -> list[bool]:
+    """Which guards each call must check: not those of functions, closures and globals, which are constants here.
+
+    There are hundreds, and small blocks take less time than they do.
+    """
+    return [not guard.is_global and not guard.name.startswith("function") for guard in guards]
 
 
 _failed: list[Exception] = []  # why nothing is compiled any more in this process

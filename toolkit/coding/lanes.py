@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.coding.ans import LOW, WORD, Message, check_room
+from toolkit.coding.ans import WORD, Message
+from toolkit.coding.packing import LOW, check_room
 
 PREAMBLE = struct.Struct("<HIB")  # lanes, least size of one, bytes a size above it
 

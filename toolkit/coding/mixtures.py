@@ -44,10 +44,12 @@ class Snap(NamedTuple):
 
     weights(float32 [k, symbols], table of `frequencies.exponentials`) -> int64 of `frequencies.weights`;
     rest(loc, scale, coupling), of any shapes -> int64 of `frequencies.snap_location`, `snap_scale`, `snap_coupling`.
+    finite: no parameter can be infinite or NaN.
     """
 
     weights: Callable[[Tensor, Tensor], Tensor]
     rest: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    finite: bool
 
 
 def _same(weight: Tensor, table: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def _same_three(loc: Tensor, scale: Tensor, coupling: Tensor) -> tuple[Tensor, T
     return loc, scale, coupling
 
 
-SNAPPED = Snap(_same, _same_three)
+SNAPPED = Snap(_same, _same_three, True)
 
 
 class Pixels:
@@ -83,11 +85,11 @@ class Pixels:
             base = torch.full(
                 (len(valid), len(self.flat[0])), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device
             )
+        self.base = base.flatten(1).contiguous()
         # Contiguous, because torch.compile makes a slower graph of its own for other strides.
-        self.weight, self.base = weight.flatten(1).contiguous(), base.flatten(1).contiguous()
-        self.params = [p.flatten(2).contiguous() for p in (loc, scale, coupling)]
-        if self.weight.is_floating_point():  # fused code, which snaps them, has no exceptions
-            frequencies.check_finite("parameter", self.weight, *self.params)
+        self.planes = [weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale, coupling))]
+        if not snap.finite:  # fused code, which snaps them, has no exceptions
+            frequencies.check_finite("parameter", *self.planes)
         device = valid.device
         self.exponentials = frequencies.exponentials(device)
         self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device), self.exponentials
@@ -104,17 +106,15 @@ class Pixels:
 
     def at(self, j: int, x: Sequence[Tensor], k: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Locations and scales of channel j given those before it: int64 [k, symbols], or [symbols] for component k."""
-        return self.functions.at(j)(list(x[:j]), k, *self.params, self.base)
+        return self.functions.at(j)(list(x[:j]), k, *self.planes[1:], self.base)
 
     def all_at(self, x: Sequence[Tensor], k: Tensor) -> tuple[Tensor, Tensor]:
         """Locations and scales of all channels for component k of each pixel: int64 [c, symbols]."""
-        return self.functions.all_at(list(x), k, *self.params, self.base)
+        return self.functions.all_at(list(x), k, *self.planes[1:], self.base)
 
     def posterior(self, x: Sequence[Tensor]) -> Tensor:
         """Weights of the components after the channels in x, int64 [k, symbols]."""
-        return self.functions.posterior(
-            list(x), self.flat[: len(x)], self.weight, *self.params, self.base, *self.tables
-        )
+        return self.functions.posterior(list(x), self.flat[: len(x)], *self.planes, self.base, *self.tables)
 
 
 class _Functions(NamedTuple):
@@ -210,10 +210,10 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     some = torch.stack(p.flat).any(0)
 
     def prior() -> Codec:
-        return _components(p.functions.components(p.weight, p.exponentials), some)
+        return _components(p.functions.components(p.planes[0], p.exponentials), some)
 
     def posterior(x: list[Tensor]) -> Codec:
-        return _components(p.functions.components_after(x, p.flat, p.weight, *p.params, p.base, *p.tables), some)
+        return _components(p.functions.components_after(x, p.flat, *p.planes, p.base, *p.tables), some)
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import LOW, MASK, MAX_PRECISION, STEPS, WORD, Find, check_room
+from toolkit.coding.ans import MASK, MAX_PRECISION, STEPS, WORD, Find
+from toolkit.coding.packing import LOW, check_room
 
 
 class Streams:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import LOW, MASK, WORD, Message
+from toolkit.coding.ans import MASK, WORD, Message
+from toolkit.coding.packing import LOW
 
 FEW = 16  # lanes up to which a loop over symbols is quicker than one over steps
 CELLS = 11  # log2 of the cells of a table, each of which knows its first symbol

@@ -51,7 +51,7 @@ def _rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor, Ten
     return loc.clamp(-LOC_RANGE, LOC_RANGE).long(), log_scale.clamp(*LEVEL_RANGE).long(), coupling.long()
 
 
-EXACT = Snap(_weights, _rest)  # of integers in floats
+EXACT = Snap(_weights, _rest, True)  # of integers in floats
 
 
 class ExactMixture(Mixture):

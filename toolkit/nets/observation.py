@@ -152,7 +152,7 @@ def _snap_rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor
     )
 
 
-SNAP = Snap(_snap_weights, _snap_rest)
+SNAP = Snap(_snap_weights, _snap_rest, False)
 
 
 class Observation(Protocol):
