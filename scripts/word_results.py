@@ -1,31 +1,47 @@
 """Rate and accuracy of a run of recipe=word_embeddings: python scripts/word_results.py RUN [QUESTIONS]
 
 Writes nothing: prints one line for each file size, and at the end, for each method, the bits per dimension at which it
-keeps 98, 95 and 90 % of the uncompressed score (linear between points). Bits count the file without its vocabulary.
+keeps 98, 95 and 90 % of the uncompressed score, and at which its distortion is that of the published algorithm (linear
+between points). Bits count the file without its vocabulary. Needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import itertools
+import lzma
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import zstandard
 from torch import Tensor
 
 from toolkit import embeddings, vector_baselines, word_tests
 from toolkit.coding import vbq
 from toolkit.data.vectors import of_run
+from toolkit.vector_file import pack_book
 
 SCORES = ("full/top10/all", "full/top1/all", "excluding/top1/all", "excluding/top10/all")
-LAMBDAS = {"default": (0.01, 0.03, 0.1, 0.3), "vbq": (0.01, 0.03, 0.1, 0.3)}
-SHARES = (0.98, 0.95, 0.9)
+LAMBDAS = {"default": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "vbq": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}
+STEPS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # lambdas of the ablation
+SHARES = (0.98, 0.95, 0.9, 0.8)
+DISTORTIONS = (0.1, 0.3, 1.0)  # lambdas of the published algorithm whose distortions are compared
+
+
+class Point(NamedTuple):
+    """One file, or what would be one."""
+
+    method: str
+    setting: str
+    bits: float  # per dimension, without the vocabulary
+    vectors: Tensor  # float32 [words, d], decoded
 
 
 def one(book: vbq.Codebook, symbols: Tensor) -> embeddings.Quantised:
-    return embeddings.Quantised([book], [symbols], book.bits(symbols))
+    return embeddings.Quantised([book], [symbols], book.bits(symbols) + 8 * len(pack_book(book)))
 
 
 def searched(mu: Tensor, sigma: Tensor, lam: float) -> embeddings.Quantised:
@@ -39,9 +55,9 @@ def searched(mu: Tensor, sigma: Tensor, lam: float) -> embeddings.Quantised:
 def grouped(mu: Tensor, sigma: Tensor, lam: float) -> embeddings.Quantised:
     """The default without tables by dimension."""
     rows = embeddings.groups(len(mu))
-    pairs = [vbq.refined(m, s, lam, contexts=1) for m, s in zip(mu.split(rows), sigma.split(rows), strict=True)]
-    bits = sum(book.bits(symbols) for book, symbols in pairs)
-    return embeddings.Quantised([book for book, _ in pairs], [symbols for _, symbols in pairs], bits)
+    parts = [one(*vbq.refined(m, s, lam, contexts=1)) for m, s in zip(mu.split(rows), sigma.split(rows), strict=True)]
+    books, symbols = ([x for part in parts for x in part[i]] for i in (0, 1))
+    return embeddings.Quantised(books, symbols, sum(part.bits for part in parts))
 
 
 ABLATION: dict[str, Callable[[Tensor, Tensor, float], embeddings.Quantised]] = {
@@ -52,8 +68,12 @@ ABLATION: dict[str, Callable[[Tensor, Tensor, float], embeddings.Quantised]] = {
 }
 
 
-def points(words: list[str], mu: Tensor, sigma: Tensor) -> Iterator[tuple[str, str, float, Tensor]]:
-    """(method, setting, bits per dimension, decoded vectors); files are written, read and compared."""
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=22).compress(data)
+
+
+def points(words: list[str], mu: Tensor, sigma: Tensor) -> Iterator[Point]:
+    """Files of our own, written, read and compared; the search's own bits for the steps between; other methods."""
     n = mu.numel()
     for method, lambdas in LAMBDAS.items():
         for lam in lambdas:
@@ -63,57 +83,84 @@ def points(words: list[str], mu: Tensor, sigma: Tensor) -> Iterator[tuple[str, s
                 with embeddings.open(Path(folder) / "v.tkc") as opened:
                     vectors = opened.vectors()
             assert torch.equal(vectors, quantised.vectors())
-            bits = 8 * (sizes["file"] - sizes["vocabulary"]) / n
-            setting = f"lambda={lam} search={quantised.bits / n:.4f} file={sizes['file']}"
-            yield method, setting, bits, vectors
+            bits = 8 * (sizes["file"] - sizes["vocabulary"])
+            setting = f"lambda={lam} file={sizes['file']}, {100 * (bits / quantised.bits - 1):+.2f} % over the search"
+            yield Point(method, setting, bits / n, vectors)
     for name, make in ABLATION.items():
-        for lam in LAMBDAS["vbq"][1:3]:
+        for lam in STEPS:
             quantised = make(mu, sigma, lam)
-            yield name, f"lambda={lam}", quantised.bits / n, quantised.vectors()
+            yield Point(name, f"lambda={lam}", quantised.bits / n, quantised.vectors())
     std = float(mu.std())
-    for step in (0.4, 0.6, 0.9, 1.2):
+    for step in (0.4, 0.6, 0.9, 1.2, 1.6):
         small = vector_baselines.uniform(mu, step * std)
-        yield "uniform, entropy", f"step={step} std", 8 * small.size / n, small.vectors
-    for width in (2, 4, 8, 16):
-        small = vector_baselines.product(mu, width)
-        yield "product", f"width={width}", 8 * small.size / n, small.vectors
-    small = vector_baselines.int8(mu)
-    yield "int8, LZMA", "", 8 * small.size / n, small.vectors
-    small = vector_baselines.float16(mu)
-    yield "float16, LZMA", "", 8 * small.size / n, small.vectors
+        yield Point("uniform, entropy", f"step={step} std", 8 * small.size / n, small.vectors)
+    for codes, widths in ((256, (2, 4, 8, 16)), (16, (1, 2, 4, 8))):
+        for width in widths:
+            small = vector_baselines.product(mu, width, codes)
+            yield Point(f"product, {codes} codes", f"{width} dimensions each", 8 * small.size / n, small.vectors)
+    for name, pack in (("LZMA", lzma.compress), ("zstd", zstd)):
+        for kind, make_small in (("int8", vector_baselines.int8), ("float16", vector_baselines.float16)):
+            small = make_small(mu, pack)
+            yield Point(f"{kind}, {name}", "", 8 * small.size / n, small.vectors)
 
 
-def rate_at(curve: list[tuple[float, float]], score: float) -> float:
-    """Bits per dimension at which a curve reaches a score, linear between its points; NaN if it never does."""
+def rate_at(curve: list[tuple[float, float]], value: float) -> float:
+    """Bits per dimension at which a curve crosses a value, linear between its points; NaN if it never does."""
     for (low, a), (high, b) in itertools.pairwise(sorted(curve)):
-        if a < score <= b:
-            return low + (high - low) * (score - a) / (b - a)
+        if min(a, b) <= value <= max(a, b) and a != b:
+            return low + (high - low) * (value - a) / (b - a)
+    return float("nan")
+
+
+def value_at(curve: list[tuple[float, float]], bits: float) -> float:
+    """The value of a curve at so many bits, linear between its points; NaN outside of them."""
+    for (low, a), (high, b) in itertools.pairwise(sorted(curve)):
+        if low <= bits <= high:
+            return a + (b - a) * (bits - low) / (high - low)
     return float("nan")
 
 
 def main() -> None:
     found = of_run(sys.argv[1])
     assert found.sigma is not None
+    mu, sigma = found.vectors, found.sigma
     asked = word_tests.questions(found.words, int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    print(f"{len(found.words)} words, {found.vectors.shape[1]} dimensions, {len(asked.rows)} questions", flush=True)
+    print(f"{len(found.words)} words, {mu.shape[1]} dimensions, {len(asked.rows)} questions", flush=True)
     vocabulary = embeddings.vocabulary_size(found.words)
-    print(f"vocabulary {vocabulary} bytes, {8 * vocabulary / found.vectors.numel():.3f} bits per dimension")
-    whole = word_tests.analogies(found.vectors, asked)
+    print(f"vocabulary {vocabulary} bytes, {8 * vocabulary / mu.numel():.3f} bits per dimension")
+    whole = word_tests.analogies(mu, asked)
     print("uncompressed", {name: round(value, 4) for name, value in whole.items()}, flush=True)
-    print("similarity", round(word_tests.similarity(found.words, found.vectors), 4))
+    print("similarity", round(word_tests.similarity(found.words, mu), 4))
     curves: dict[str, list[tuple[float, dict[str, float]]]] = {}
-    for method, setting, bits, vectors in points(found.words, found.vectors, found.sigma):
+    for method, setting, bits, vectors in points(found.words, mu, sigma):
         scores = word_tests.analogies(vectors, asked)
+        scores["nats"] = float(((vectors - mu) / sigma).double().square().mean() / 2)
         curves.setdefault(method, []).append((bits, scores))
         shown = " ".join(f"{scores[name]:.4f} ({scores[name] / whole[name]:.3f})" for name in SCORES)
         parts = " ".join(f"{scores[f'full/top10/{part}']:.4f}" for part in ("semantic", "syntactic"))
         similar = word_tests.similarity(found.words, vectors)
-        print(f"{method}; {setting}; {bits:.4f} bits; {shown}; {parts}; {similar:.4f}", flush=True)
+        print(
+            f"{method}; {setting}; {bits:.4f} bits; {shown}; {parts}; {similar:.4f}; {scores['nats']:.4f} nats",
+            flush=True,
+        )
+
+    def curve(method: str, name: str) -> list[tuple[float, float]]:
+        return [(bits, scores[name]) for bits, scores in curves[method]]
+
     for name in SCORES:
         for share in SHARES:
             print(f"bits per dimension at {share:.0%} of {name}:", end=" ")
-            rates = {m: rate_at([(b, s[name]) for b, s in points], share * whole[name]) for m, points in curves.items()}
-            print(", ".join(f"{method} {rate:.3f}" for method, rate in rates.items()))
+            print(", ".join(f"{method} {rate_at(curve(method, name), share * whole[name]):.3f}" for method in curves))
+    for lam in DISTORTIONS:
+        nats = curves["vbq"][LAMBDAS["vbq"].index(lam)][1]["nats"]
+        print(f"bits per dimension at {nats:.4f} nats, as vbq with lambda={lam}:", end=" ")
+        print(", ".join(f"{m} {rate_at(curve(m, 'nats'), nats):.3f}" for m in ("default", "vbq", *ABLATION)))
+    for name in SCORES:
+        for method in curves:
+            if method.startswith(("product", "int8", "uniform")):
+                for bits, scores in curves[method]:
+                    ours = value_at(curve("default", name), bits)
+                    print(f"{name} at the {bits:.3f} bits of {method}: {scores[name]:.4f}, default {ours:.4f}")
 
 
 if __name__ == "__main__":

@@ -350,6 +350,11 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
         (["input=v.txt", "counts=counts", "lambda=1"], "got none of 1, the first 'b'"),
         (["input=v.txt", "counts=bad", "lambda=1"], "bad, line 1: expected a new word and its count, got 'a x'"),
         (["run=.", "lambda=1"], "expected a run folder of recipe=word_embeddings"),
+        (["run=.", "lambda=1", "counts=counts"], "expected counts= with input= only"),
+        (["input=v.txt", "lambda=1", "output=none/out.tkc"], "expected output= in an existing folder, got none/out"),
+        (["input=v.txt", "lambda=1", "output=out.bin"], "expected output= to end in .tkc, got out.bin"),
+        (["input=v.tkc", "lambda=1"], "expected only output= with input=FILE.tkc, got lambda="),
+        (["input=v.tkc", "output=out.npy"], "expected output= to end in .bin, .txt, .vec, .kv, got out.npy"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(
@@ -363,10 +368,13 @@ def test_the_command_refuses_what_it_cannot_do(
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
+    shutil.copy(GOLDEN / "words_v2.tkc", tmp_path / "v.tkc")
     monkeypatch.chdir(tmp_path)
-    assert export_embeddings.main([*arguments, "output=out.tkc"]) == 1
+    before = set(tmp_path.iterdir())
+    output = [] if any(argument.startswith("output=") for argument in arguments) else ["output=out.tkc"]
+    assert export_embeddings.main([*arguments, *output]) == 1
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "out.tkc").exists()
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_file_can_be_copied_and_read_in_another_place(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit import cli, embeddings
-from toolkit.data.vectors import of_run, read, save, sigma_of
+from toolkit.container import atomic_path
+from toolkit.data.vectors import WRITTEN, of_run, read, save, sigma_of
 
 USAGE = """\
 usage: python -m toolkit.export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
@@ -23,6 +24,7 @@ KNOWN = {
     "counts": "for input=: a text file, a word and how often it occurs in training on each line",
     "method": "default, or vbq for the published algorithm (default: default)",
 }
+GOALS = ("lambda", "target_size", "bits_per_dim")
 UNITS = {"kB": 1e3, "MB": 1e6, "B": 1, "": 1}
 
 
@@ -33,11 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ("run" in values) == ("input" in values):
         raise ValueError("expected one of run= and input=, got both or none; give a trained run or a file of vectors")
     output = Path(values["output"])
+    if not output.parent.is_dir():  # now, not after minutes of work
+        raise ValueError(f"expected output= in an existing folder, got {output}; make {output.parent} first")
     if values.get("input", "").endswith(".tkc"):
-        save(embeddings.load(values["input"]), output)
-        print(f"{values['input']} -> {output}: {output.stat().st_size} bytes")
-        return 0
-    goals = [key for key in ("lambda", "target_size", "bits_per_dim") if key in values]
+        return _back(values, output)
+    if output.suffix != ".tkc":
+        raise ValueError(
+            f"expected output= to end in .tkc, got {output}; other formats are made from this file: input=FILE.tkc "
+            f"output={output.name}"
+        )
+    if "run" in values and "counts" in values:
+        raise ValueError("expected counts= with input= only, got it with run=, which knows its own; leave it out")
+    goals = [key for key in GOALS if key in values]
     if len(goals) != 1:
         raise ValueError(f"expected one of lambda=, target_size= and bits_per_dim=, got {goals or 'none'}; give one")
     number = _number(values[goals[0]], goals[0])
@@ -47,6 +56,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     method, about = values.get("method", "default"), {"sigma": found.rule}
     sizes = embeddings.export(output, found.words, found.vectors, sigma, goals[0], number, method, about)
     print(embeddings.summary(sizes, found.words, found.vectors.shape[1], output))
+    return 0
+
+
+def _back(values: dict[str, str], output: Path) -> int:
+    """A .tkc file in another program's format."""
+    more = sorted(values.keys() - {"input", "output"})
+    if more:
+        raise ValueError(
+            f"expected only output= with input=FILE.tkc, got {', '.join(f'{key}=' for key in more)}; a file of another "
+            "size is made from the run or the vectors that this one was made from"
+        )
+    if output.suffix not in WRITTEN:
+        raise ValueError(f"expected output= to end in {', '.join(WRITTEN)}, got {output}; choose one")
+    keyed = embeddings.load(values["input"])
+    if output.suffix == ".kv":
+        save(keyed, output)  # gensim puts large arrays into files beside it, named after it
+    else:
+        with atomic_path(output) as temporary:
+            save(keyed, temporary)
+    print(f"{values['input']} -> {output}: {output.stat().st_size} bytes")
     return 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import lzma
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,20 +18,18 @@ class Small(NamedTuple):
     size: float  # bytes
 
 
-def float16(vectors: Tensor) -> Small:
-    """Half precision, with the bytes of one significance together, compressed by LZMA."""
+def float16(vectors: Tensor, pack: Callable[[bytes], bytes] = lzma.compress) -> Small:
+    """Half precision, with the bytes of one significance together, compressed by LZMA or what `pack` is."""
     half = vectors.half()
     planes = half.numpy().view("u1").reshape(-1, 2).T.tobytes()
-    return Small(half.float(), len(lzma.compress(planes, preset=6)))
+    return Small(half.float(), len(pack(planes)))
 
 
-def int8(vectors: Tensor) -> Small:
-    """Eight bits a value with a scale for each dimension, compressed by LZMA."""
+def int8(vectors: Tensor, pack: Callable[[bytes], bytes] = lzma.compress) -> Small:
+    """Eight bits a value with a scale for each dimension, compressed by LZMA or what `pack` is."""
     scale = vectors.abs().amax(0).clamp(min=1e-12) / 127
     codes = (vectors / scale).round().to(torch.int8)
-    return Small(
-        codes.float() * scale, len(lzma.compress(codes.T.contiguous().numpy().tobytes(), preset=6)) + 4 * len(scale)
-    )
+    return Small(codes.float() * scale, len(pack(codes.T.contiguous().numpy().tobytes())) + 4 * len(scale))
 
 
 def uniform(vectors: Tensor, step: float) -> Small:
@@ -46,13 +46,16 @@ def uniform(vectors: Tensor, step: float) -> Small:
     return Small(means[codes].float(), float(bits) / 8 + 6 * len(share))
 
 
-def product(vectors: Tensor, width: int, rounds: int = 15, seed: int = 0) -> Small:
-    """Product quantisation: 256 centroids for each `width` dimensions (Jegou, Douze, Schmid 2011), as float16."""
+def product(vectors: Tensor, width: int, codes: int = 256, rounds: int = 15, seed: int = 0) -> Small:
+    """Product quantisation: `codes` centroids for each `width` dimensions, as float16 (Jegou, Douze, Schmid 2011).
+
+    doi:10.1109/TPAMI.2010.57. A code takes the logarithm of their number: 8 bits for 256.
+    """
     n = len(vectors)
     rng = torch.Generator().manual_seed(seed)
-    parts, size = [], 0
+    parts, size = [], 0.0
     for part in vectors.split(width, 1):
-        k = min(256, n)
+        k = min(codes, n)
         centroids = part[torch.randperm(n, generator=rng)[:k]].clone()
         for last in [*[False] * rounds, True]:
             half = 0.5 * centroids.square().sum(1)
@@ -63,5 +66,5 @@ def product(vectors: Tensor, width: int, rounds: int = 15, seed: int = 0) -> Sma
             sums = torch.zeros_like(centroids).index_add(0, nearest, part)
             centroids = torch.where((counts > 0)[:, None], sums / counts.clamp(min=1)[:, None], centroids)
         parts.append(centroids.half().float()[nearest])
-        size += n + 2 * centroids.numel()
+        size += n * math.log2(codes) / 8 + 2 * centroids.numel()
     return Small(torch.cat(parts, 1), size)

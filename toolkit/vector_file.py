@@ -240,7 +240,7 @@ class _Group:
             for symbol_at, starts, freqs in self._tables:
                 u = head & mask
                 symbol = symbol_at[u]
-                head = freqs[symbol] * (head >> vbq.PRECISION) + u - starts[symbol]
+                head = freqs[symbol] * (head >> vbq.PRECISION) + (u - starts[symbol])
                 if head < LOW and words:
                     head = head << WORD | pop()
                 append(symbol)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
+WRITTEN = (*BINARY, *TEXT, ".kv")
 FASTTEXT = 793712314  # first four bytes of a fastText model
 
 
@@ -90,13 +91,11 @@ def read(path: str | Path, counts: str | Path | None = None) -> Vectors:
 
 
 def save(keyed: Any, path: Path) -> None:
-    """Write gensim's KeyedVectors as word2vec .bin, .txt, .vec or gensim's own .kv. Raises ValueError for others."""
+    """Write gensim's KeyedVectors as word2vec .bin, .txt or .vec, or as gensim's own .kv: path ends in one of these."""
     if path.suffix == ".kv":
         keyed.save(str(path))
-    elif path.suffix in BINARY + TEXT:
-        keyed.save_word2vec_format(str(path), binary=path.suffix in BINARY, write_header=True)
     else:
-        raise ValueError(f"expected output= to end in .bin, .txt, .vec or .kv, got {path}; choose one")
+        keyed.save_word2vec_format(str(path), binary=path.suffix in BINARY, write_header=True)
 
 
 def read_counts(path: str | Path) -> dict[str, int]:
