@@ -230,15 +230,19 @@ def test_a_sound_container_with_damaged_contents_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lane_rows": 10**6}, "expected stacks of few rows"),
-        ({"dimensions": 10**6, "lane_rows": 1}, "expected stacks of few rows"),
-        ({"dimensions": 60_000, "words": 10**4, "lane_rows": 1}, "expected at most 16384 values a byte"),
+        ({"lane_rows": [10**6, 10**6]}, "expected chunk 1 as it was written, got"),
+        ({"lane_rows": [375, 10**6]}, "expected chunk 2 as it was written, got stacks of"),
+        ({"lane_rows": [375]}, r"expected the rows of a stack in each of 2 groups, got \[375\]"),
+        ({"lane_rows": [375, 0]}, r"expected the rows of a stack in each of 2 groups, got \[375, 0\]"),
+        ({"lane_rows": None}, "expected the rows of a stack in each of 2 groups, got None"),
+        ({"dimensions": 10**6}, "expected at most 65536 dimensions, got 1000000"),
+        ({"dimensions": 60_000, "words": 10**4}, "expected at most 16384 values a byte"),
         ({"words": 10**6}, "expected a vocabulary and groups of 1000000 rows in all"),
         ({"dimensions": 1 << 50}, "expected a header with counts"),
     ],
 )
 def test_sizes_that_no_file_has_are_refused_before_memory_is_taken(
-    changes: dict[str, int], message: str, file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+    changes: dict[str, object], message: str, file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
 ) -> None:
     path = tmp_path / "v.tkc"
     with Reader(file[0]) as reader, Writer(path, {**reader.header, **changes}) as writer:

@@ -26,12 +26,12 @@ from toolkit.coding.packing import LOW
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 KIND = "embeddings"
-LANE_VALUES = 4500  # values of a stack: what a single word may need decoded; more would cost fewer bytes
+LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
 BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
 BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
 MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
-VALUES_A_BYTE, MOST_LANE_VALUES = 1 << 14, 1 << 13  # of the whole file; of a stack of more than one row
+VALUES_A_BYTE, MOST_LANE_VALUES = 1 << 14, 1 << 13  # of the whole file; coded ones of a stack of more than one row
 
 
 class Quantised(NamedTuple):
@@ -54,7 +54,6 @@ def write(
     words: str for each row, in the rows' order; about: JSON values for the header, for information.
     """
     d = quantised.symbols[0].shape[1]
-    lane_rows = max(1, LANE_VALUES // d)
     vocabulary = word_list.pack(words)
     word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
     header = {
@@ -63,13 +62,13 @@ def write(
         "words": len(words),
         "dimensions": d,
         "precision": vbq.PRECISION,
-        "lane_rows": lane_rows,
+        "lane_rows": [_lane_rows(book, len(rows)) for book, rows in zip(*quantised[:2], strict=True)],
         **(about or {}),
     }
     tables = lanes = 0
     with Writer(path, header) as writer:
         writer.write(vocabulary, 0, word_list.checksum(words))
-        stacks = _encode_lanes(quantised, lane_rows)
+        stacks = _encode_lanes(quantised)
         for book, symbols, (sizes, body) in zip(quantised.books, quantised.symbols, stacks, strict=True):
             codebook = pack_book(book)
             head = BOOK.pack(len(book.points), len(book.freqs), len(codebook), len(sizes))
@@ -104,20 +103,23 @@ class Embeddings:
                 f"{self._reader.path}: expected a file of word vectors, got kind {header.get('kind')!r}; give one that "
                 "toolkit.export_embeddings wrote"
             )
-        names = ("words", "dimensions", "precision", "lane_rows")
+        names = ("words", "dimensions", "precision")
         numbers = [header.get(name) for name in names]
-        if not all(type(x) is int and 0 < x < 1 << 40 for x in numbers) or header["precision"] != vbq.PRECISION:
+        if not all(_is_count(x) for x in numbers) or header["precision"] != vbq.PRECISION:
             raise self._damaged(f"a header with counts for {', '.join(names)}", str(numbers))
-        self.dimensions, self._lane_rows = int(header["dimensions"]), int(header["lane_rows"])
-        long = self._lane_rows > 1 and self._lane_rows * self.dimensions > MOST_LANE_VALUES
-        if self.dimensions > MOST_DIMENSIONS or long:
-            raise self._damaged("stacks of few rows", f"{self._lane_rows} rows of {self.dimensions} dimensions")
+        self.dimensions = int(header["dimensions"])
+        if self.dimensions > MOST_DIMENSIONS:
+            raise self._damaged(f"at most {MOST_DIMENSIONS} dimensions", str(self.dimensions))
         if header["words"] * self.dimensions > VALUES_A_BYTE * self._reader.size:
             raise self._damaged(f"at most {VALUES_A_BYTE} values a byte", f"{numbers} in {self._reader.size} bytes")
         rows = [chunk.rows for chunk in self._reader.chunks]
         if len(rows) < 2 or rows[0] or not all(rows[1:]) or sum(rows) != header["words"]:
             raise self._damaged(f"a vocabulary and groups of {header['words']} rows in all", str(rows))
         self._first = [0, *itertools.accumulate(rows[1:])]  # row of each group, and the end
+        lane_rows = header.get("lane_rows")
+        self._lane_rows = lane_rows if isinstance(lane_rows, list) else [lane_rows] * (len(rows) - 1)
+        if len(self._lane_rows) != len(rows) - 1 or not all(_is_count(x) for x in self._lane_rows):
+            raise self._damaged(f"the rows of a stack in each of {len(rows) - 1} groups", str(lane_rows)[:60])
         self._groups: dict[int, _Group] = {}
         try:
             self.words = word_list.unpack(self._reader.read(0), header["words"])
@@ -156,39 +158,42 @@ class Embeddings:
             raise KeyError(f"expected a word of the vocabulary, got {word!r}; ask with `in` first")
         row = self._row[word]
         number = bisect.bisect_right(self._first, row) - 1
-        return self._group(number).row(row - self._first[number], self._lane_rows)
+        return self._group(number).row(row - self._first[number])
 
     def vectors(self, compiled: bool = False) -> Tensor:
         """All vectors, float32 [words, d], checked against the file's checksums. compiled: through torch.compile."""
         rows = [b - a for a, b in itertools.pairwise(self._first)]
-        return torch.cat([x for batch in _batches(rows, self.dimensions) for x in self._decode(batch, rows, compiled)])
+        return torch.cat([x for batch in _batches(rows, self.dimensions) for x in self._decode(batch, compiled)])
 
     def _group(self, number: int) -> _Group:
         if number not in self._groups:
             rows = self._first[number + 1] - self._first[number]
-            lanes = -(-rows // self._lane_rows)
             try:
-                self._groups[number] = _Group(self._reader.read(number + 1), self.dimensions, lanes)
+                payload = self._reader.read(number + 1)
+                self._groups[number] = _Group(payload, self.dimensions, rows, self._lane_rows[number])
             except (ValueError, struct.error, zlib.error) as error:
                 if isinstance(error, DamagedFile):
                     raise
                 raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
         return self._groups[number]
 
-    def _decode(self, numbers: list[int], all_rows: list[int], compiled: bool) -> list[Tensor]:
+    def _decode(self, numbers: list[int], compiled: bool) -> list[Tensor]:
         """The vectors of some groups, whose lanes are popped together: float32 [rows, d] of each."""
-        parts, rows = [self._group(number) for number in numbers], [all_rows[number] for number in numbers]
-        freqs, context, valid = _joined([part.book for part in parts], rows, self._lane_rows)
+        parts = [self._group(number) for number in numbers]
+        freqs, context, valid = _joined([(part.book, part.rows, part.lane_rows) for part in parts])
         message = unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
-        symbols = vbq.conditional(freqs, context, valid).pop(message)
+        popped = vbq.conditional(freqs, context, valid).pop(message)
         if bool(message.head.any()) or bool(message.size.any()):
             raise self._damaged("stacks that end where they began", "bits that are left")
         found, lane = [], 0
-        for number, part, n in zip(numbers, parts, rows, strict=True):
-            lanes = len(part.sizes)
-            mine = symbols[:, lane : lane + lanes].T.reshape(lanes * self._lane_rows, self.dimensions)[:n]
+        for number, part in zip(numbers, parts, strict=True):
+            lanes, coded = len(part.sizes), part.book.coded
+            steps = part.lane_rows * len(coded)
+            mine = popped[:steps, lane : lane + lanes].T.reshape(lanes * part.lane_rows, len(coded))
             lane += lanes
-            vectors = part.book.points[mine]
+            symbols = part.book.freqs.argmax(1)[part.book.context].repeat(part.rows, 1)
+            symbols[:, coded] = mine[: part.rows]
+            vectors = part.book.points[symbols]
             if _rows_crc(vectors) != self._reader.chunks[number + 1].rows_crc:
                 raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
             found.append(vectors)
@@ -201,13 +206,17 @@ class Embeddings:
 class _Group:
     """One chunk: its codebook, and where each lane's bytes lie."""
 
-    def __init__(self, payload: bytes, d: int, lanes: int) -> None:
+    def __init__(self, payload: bytes, d: int, rows: int, lane_rows: int) -> None:
         m, tables, codebook, sizes = BOOK.unpack_from(payload)
         if not 0 < m <= MOST_POINTS or not 0 < tables <= 256 or m * tables > MOST_TABLE:
             raise ValueError(f"{m} code points in {tables} tables")
         at = BOOK.size
         self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
         at += codebook
+        self.rows, self.lane_rows = rows, min(rows, lane_rows)
+        values, lanes = self.lane_rows * len(self.book.coded), -(-rows // self.lane_rows)
+        if self.lane_rows > 1 and values > MOST_LANE_VALUES:
+            raise ValueError(f"stacks of {values} values")
         self.sizes = np.frombuffer(inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
         self.sizes = np.ascontiguousarray(self.sizes.T).view("<u4")[:, 0].astype(np.int64)
         self.body = payload[at + sizes :]
@@ -218,7 +227,7 @@ class _Group:
 
     @functools.cached_property
     def _tables(self) -> list[tuple[Sequence[int], list[int], list[int]]]:
-        """Of each dimension: the symbol of each place of its table, and the symbols' starts and frequencies."""
+        """Of each coded dimension: the symbol of each place of its table, and the symbols' starts and frequencies."""
         freqs = self.book.freqs.numpy()
         # Bytes are small, and indexed fastest.
         small = freqs.shape[1] <= 256
@@ -226,11 +235,16 @@ class _Group:
         places = [np.repeat(symbols, row).tobytes() for row in freqs]
         found: list[Sequence[int]] = [x if small else memoryview(x).cast("H") for x in places]
         tables = list(zip(found, (freqs.cumsum(1) - freqs).tolist(), freqs.tolist(), strict=True))
-        return [tables[t] for t in self.book.context.tolist()]
+        return [tables[t] for t in self.book.context[self.book.coded].tolist()]
 
-    def row(self, row: int, lane_rows: int) -> np.ndarray[Any, Any]:
+    @functools.cached_property
+    def _fixed(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """A vector float32 [d] that is right where nothing is coded, and the dimensions where something is."""
+        return self._points[self.book.freqs.argmax(1)[self.book.context].numpy()], self.book.coded.numpy()
+
+    def row(self, row: int) -> np.ndarray[Any, Any]:
         """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
-        lane, place = divmod(row, lane_rows)
+        lane, place = divmod(row, self.lane_rows)
         end = int(self._ends[lane])
         head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
         mask, pop = (1 << vbq.PRECISION) - 1, words.pop
@@ -244,24 +258,48 @@ class _Group:
                 if head < LOW and words:
                     head = head << WORD | pop()
                 append(symbol)
-        return self._points[symbols[-len(self._tables) :]]
+        fixed, coded = self._fixed
+        vector = fixed.copy()
+        vector[coded] = self._points[symbols[len(symbols) - len(coded) :]]
+        return vector
 
 
-def _arrange(x: Tensor, lane_rows: int, fill: int) -> Tensor:
-    """Rows [n, d] as the steps of lanes, [lane_rows * d, lanes]: lane i has the rows from i * lane_rows on."""
-    n, d = x.shape
-    padded = torch.cat([x, x.new_full((-n % lane_rows, d), fill)])
-    return padded.view(-1, lane_rows * d).T
+def _is_count(x: object) -> bool:
+    return type(x) is int and 0 < x < 1 << 40
 
 
-def _joined(books: Sequence[vbq.Codebook], rows: Sequence[int], lane_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What `vbq.conditional` needs for the lanes of some groups side by side: frequencies, context, valid."""
-    m, d = max(len(book.points) for book in books), len(books[0].context)
-    offsets = [0, *itertools.accumulate(len(book.freqs) for book in books)]
+def _lane_rows(book: vbq.Codebook, rows: int) -> int:
+    """Rows of a stack, of so many in a group."""
+    return min(rows, max(1, LANE_VALUES // max(1, len(book.coded))))
+
+
+def _arrange(x: Tensor, lane_rows: int) -> Tensor:
+    """Rows [n, k] as the steps of lanes, [lane_rows * k, lanes]: lane i has the rows from i * lane_rows on, then 0."""
+    n, k = x.shape
+    lanes = -(-n // lane_rows)
+    return torch.cat([x, x.new_zeros(lanes * lane_rows - n, k)]).view(lanes, lane_rows * k).T
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """Lanes [steps, lanes] of several groups side by side, filled up with 0 to the longest."""
+    steps = max(len(x) for x in parts)
+    return torch.cat([torch.nn.functional.pad(x, (0, 0, 0, steps - len(x))) for x in parts], 1)
+
+
+def _joined(groups: Sequence[tuple[vbq.Codebook, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """What `vbq.conditional` needs for the lanes of some groups side by side: frequencies, context, valid.
+
+    groups: codebook, rows and rows of a stack of each.
+    """
+    books = [book for book, _, _ in groups]
+    m, offsets = max(len(book.points) for book in books), itertools.accumulate(map(len, (x.freqs for x in books)))
     freqs = torch.cat([torch.nn.functional.pad(book.freqs, (0, m - len(book.points))) for book in books])
-    contexts = [(book.context + at).expand(n, -1) for book, at, n in zip(books, offsets, rows, strict=False)]
-    valid = [_arrange(torch.ones(n, d, dtype=torch.bool), lane_rows, False) for n in rows]
-    return freqs, torch.cat([_arrange(x, lane_rows, 0) for x in contexts], 1), torch.cat(valid, 1)
+    contexts, valid = [], []
+    for (book, rows, lane_rows), end in zip(groups, offsets, strict=True):
+        context = book.context[book.coded] + end - len(book.freqs)
+        contexts.append(_arrange(context.expand(rows, -1), lane_rows))
+        valid.append(_arrange(torch.ones(rows, len(context), dtype=torch.bool), lane_rows))
+    return freqs, _beside(contexts), _beside(valid)
 
 
 def _batches(rows: Sequence[int], d: int) -> Iterator[list[int]]:
@@ -274,14 +312,17 @@ def _batches(rows: Sequence[int], d: int) -> Iterator[list[int]]:
             batch = []
 
 
-def _encode_lanes(quantised: Quantised, lane_rows: int) -> Iterator[tuple[bytes, bytes]]:
+def _encode_lanes(quantised: Quantised) -> Iterator[tuple[bytes, bytes]]:
     """For each group, the stored sizes of its lanes, and the lanes, one after the other."""
     rows = [len(symbols) for symbols in quantised.symbols]
     for batch in _batches(rows, quantised.symbols[0].shape[1]):
-        parts = [_arrange(quantised.symbols[i], lane_rows, 0) for i in batch]
-        x = torch.cat(parts, 1)
+        books = [quantised.books[i] for i in batch]
+        groups = [(book, rows[i], _lane_rows(book, rows[i])) for book, i in zip(books, batch, strict=True)]
+        coded = [quantised.symbols[i][:, book.coded] for book, i in zip(books, batch, strict=True)]
+        parts = [_arrange(x, lane_rows) for x, (_, _, lane_rows) in zip(coded, groups, strict=True)]
+        x = _beside(parts)
         message = Message.empty(x.shape[1], small=True)
-        freqs, context, valid = _joined([quantised.books[i] for i in batch], [rows[i] for i in batch], lane_rows)
+        freqs, context, valid = _joined(groups)
         vbq.conditional(freqs, context, valid).push(message, x)
         sizes, body = pack_lanes(message)
         ends = [0, *np.cumsum(sizes).tolist()]

@@ -141,6 +141,11 @@ class Codebook(NamedTuple):
         Tensor  # int64 [tables, m], each row sums to 2**PRECISION; 0 for points that the table's dimensions never use
     )
 
+    @property
+    def coded(self) -> Tensor:
+        """The dimensions whose table has more than one symbol, int64 [k]: the others take no bits."""
+        return ((self.freqs > 0).sum(1) > 1)[self.context].nonzero()[:, 0]
+
     def bits(self, symbols: Tensor) -> float:
         """What int64 [n, d] symbols cost under the integer frequencies, bits."""
         used = torch.stack([count(symbols[:, self.context == t], len(self.points)) for t in range(len(self.freqs))])
