@@ -67,6 +67,26 @@ def test_a_file_is_as_large_as_the_search_reports(tmp_path: Path) -> None:
     assert 1 < 8 * (sizes["file"] - sizes["vocabulary"]) / quantised.bits < 1.01
 
 
+def test_stacks_have_as_many_rows_as_what_is_coded_of_them_allows(tmp_path: Path) -> None:
+    """Where certainty is low most dimensions are constant, and short stacks would cost more than what they hold."""
+    words, vectors, sigma = posterior(4000, 100)
+    sigma[512:] *= 1.5
+    quantised = embeddings.quantise(vectors, sigma, 3.0, rounds=2)
+    sizes = embeddings.write(tmp_path / "v.tkc", words, quantised)
+    with Reader(tmp_path / "v.tkc") as reader:
+        rows = reader.header["lane_rows"]
+    coded = [len(book.coded) for book in quantised.books]
+    assert coded[0] == 100 > coded[-1] and rows[0] == 45 < rows[-1]
+    assert all(4400 < n * k <= 4500 for n, k in zip(rows, coded, strict=True) if k > 10)
+    bits = sum(book.bits(symbols) for book, symbols in zip(quantised.books, quantised.symbols, strict=True))
+    assert 8 * sizes["lanes"] / bits < 1.01  # 1.015 with 45 rows a stack in all groups
+    with embeddings.open(tmp_path / "v.tkc") as opened:
+        whole = opened.vectors()
+        assert torch.equal(whole, quantised.vectors())
+        for i in range(0, 4000, 97):
+            np.testing.assert_array_equal(opened[words[i]], whole[i].numpy())
+
+
 def test_the_default_is_smaller_than_the_published_algorithm_at_the_same_distortion() -> None:
     _, vectors, sigma = posterior(3000, 20)
     weight = 0.5 / sigma**2
@@ -262,7 +282,7 @@ def test_a_vocabulary_of_far_too_many_words_is_refused(
     with Reader(file[0]) as reader:
         header = {**reader.header, "words": count}
         group, crc = reader.read(1), reader.chunks[1].rows_crc
-    header["dimensions"] = 1
+    header |= {"dimensions": 1, "lane_rows": [45]}
     with Writer(tmp_path / "v.tkc", header) as writer:
         writer.write(payload + bytes(4000), 0, 0)
         writer.write(group, count, crc)

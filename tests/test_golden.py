@@ -78,7 +78,11 @@ def test_every_file_is_intact(path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 # File -> SHA-256 of its vectors, float32, little-endian, row by row, and of its words.
-VECTORS = {"words_v2.tkc": "f8ff43ab76c2c350bb5951d51739526a2143c98e66fb412b5f170ef5b89dfcc6"}
+VECTORS = {
+    "words_v2.tkc": "f8ff43ab76c2c350bb5951d51739526a2143c98e66fb412b5f170ef5b89dfcc6",
+    # Stacks of as many rows as what is coded of them allows, in each group.
+    "words_v2_groups.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6",
+}
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -100,12 +104,14 @@ def test_the_bytes_of_the_container_are_read_as_they_were_written() -> None:
 
 
 def make(name: str) -> None:
-    """Make the golden file NAME: RECIPE_vVERSION, or words_vVERSION.tkc."""
+    """Make the golden file NAME: RECIPE_vVERSION, or words_vVERSION....tkc."""
     target = GOLDEN / name
     if name.endswith(".tkc"):
         rng = torch.Generator().manual_seed(0)
-        vectors, words = torch.randn(600, 5, generator=rng), [f"w{'ö' * (i % 4)}{i}" for i in range(600)]
-        embeddings.write(target, words, embeddings.quantise(vectors, torch.full((600, 5), 0.2), 1.0))
+        vectors, words = torch.randn(1200, 12, generator=rng), [f"w{'ö' * (i % 4)}{i}" for i in range(1200)]
+        vectors *= torch.linspace(2, 0.01, 12)  # the last dimensions become constant, and more where words are rare
+        sigma = torch.where(torch.arange(1200) < 512, 0.02, 0.3)[:, None].expand_as(vectors)
+        embeddings.write(target, words, embeddings.quantise(vectors, sigma, 1.0))
         print(vector_digest(target))
         return
     recipe = name.partition("_")[0]
