@@ -116,8 +116,8 @@ class Embeddings:
         if len(rows) < 2 or rows[0] or not all(rows[1:]) or sum(rows) != header["words"]:
             raise self._damaged(f"a vocabulary and groups of {header['words']} rows in all", str(rows))
         self._first = [0, *itertools.accumulate(rows[1:])]  # row of each group, and the end
-        lane_rows = header.get("lane_rows")
-        self._lane_rows = lane_rows if isinstance(lane_rows, list) else [lane_rows] * (len(rows) - 1)
+        lane_rows: Any = header.get("lane_rows")
+        self._lane_rows: list[int] = lane_rows if isinstance(lane_rows, list) else [lane_rows] * (len(rows) - 1)
         if len(self._lane_rows) != len(rows) - 1 or not all(_is_count(x) for x in self._lane_rows):
             raise self._damaged(f"the rows of a stack in each of {len(rows) - 1} groups", str(lane_rows)[:60])
         self._groups: dict[int, _Group] = {}
