@@ -187,12 +187,11 @@ class Embeddings:
             raise self._damaged("stacks that end where they began", "bits that are left")
         found, lane = [], 0
         for number, part in zip(numbers, parts, strict=True):
-            lanes, coded = len(part.sizes), part.book.coded
-            steps = part.lane_rows * len(coded)
-            mine = popped[:steps, lane : lane + lanes].T.reshape(lanes * part.lane_rows, len(coded))
+            lanes, k = len(part.sizes), len(part.coded)
+            mine = popped[: part.lane_rows * k, lane : lane + lanes].T.reshape(lanes * part.lane_rows, k)
             lane += lanes
-            symbols = part.book.freqs.argmax(1)[part.book.context].repeat(part.rows, 1)
-            symbols[:, coded] = mine[: part.rows]
+            symbols = part.fixed.repeat(part.rows, 1)
+            symbols[:, part.coded] = mine[: part.rows]
             vectors = part.book.points[symbols]
             if _rows_crc(vectors) != self._reader.chunks[number + 1].rows_crc:
                 raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
@@ -214,7 +213,8 @@ class _Group:
         self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
         at += codebook
         self.rows, self.lane_rows = rows, min(rows, lane_rows)
-        values, lanes = self.lane_rows * len(self.book.coded), -(-rows // self.lane_rows)
+        self.coded = self.book.coded
+        values, lanes = self.lane_rows * len(self.coded), -(-rows // self.lane_rows)
         if self.lane_rows > 1 and values > MOST_LANE_VALUES:
             raise ValueError(f"stacks of {values} values")
         self.sizes = np.frombuffer(inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
@@ -235,32 +235,43 @@ class _Group:
         places = [np.repeat(symbols, row).tobytes() for row in freqs]
         found: list[Sequence[int]] = [x if small else memoryview(x).cast("H") for x in places]
         tables = list(zip(found, (freqs.cumsum(1) - freqs).tolist(), freqs.tolist(), strict=True))
-        return [tables[t] for t in self.book.context[self.book.coded].tolist()]
+        return [tables[t] for t in self.book.context[self.coded].tolist()]
 
     @functools.cached_property
-    def _fixed(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def fixed(self) -> Tensor:
+        """The symbol of each dimension that is not coded, and any symbol of the others: int64 [d]."""
+        return self.book.freqs.argmax(1)[self.book.context]
+
+    @functools.cached_property
+    def _vector(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """A vector float32 [d] that is right where nothing is coded, and the dimensions where something is."""
-        return self._points[self.book.freqs.argmax(1)[self.book.context].numpy()], self.book.coded.numpy()
+        return self._points[self.fixed.numpy()], self.coded.numpy()
 
     def row(self, row: int) -> np.ndarray[Any, Any]:
         """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
         lane, place = divmod(row, self.lane_rows)
         end = int(self._ends[lane])
         head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
-        mask, pop = (1 << vbq.PRECISION) - 1, words.pop
-        symbols: list[int] = []
-        append = symbols.append
-        for _ in range(place + 1):
+        # Local names, and two loops where one would do, because this is what a word waits for.
+        precision, mask, low, width, pop = vbq.PRECISION, (1 << vbq.PRECISION) - 1, LOW, WORD, words.pop
+        for _ in range(place):  # the rows before it
             for symbol_at, starts, freqs in self._tables:
                 u = head & mask
                 symbol = symbol_at[u]
-                head = freqs[symbol] * (head >> vbq.PRECISION) + (u - starts[symbol])
-                if head < LOW and words:
-                    head = head << WORD | pop()
-                append(symbol)
-        fixed, coded = self._fixed
-        vector = fixed.copy()
-        vector[coded] = self._points[symbols[len(symbols) - len(coded) :]]
+                head = freqs[symbol] * (head >> precision) + (u - starts[symbol])
+                if head < low and words:
+                    head = head << width | pop()
+        symbols: list[int] = []
+        for symbol_at, starts, freqs in self._tables:
+            u = head & mask
+            symbol = symbol_at[u]
+            head = freqs[symbol] * (head >> precision) + (u - starts[symbol])
+            if head < low and words:
+                head = head << width | pop()
+            symbols.append(symbol)
+        vector, coded = self._vector
+        vector = vector.copy()
+        vector[coded] = self._points[symbols]
         return vector
 
 
