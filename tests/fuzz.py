@@ -303,7 +303,8 @@ def forged_bomb(subject: Subject, rng: random.Random) -> Case:
     elif "items" in header:
         header["items"] = [["a.png", "L", 8 * huge, 8]]
     else:
-        header.update(rng.choice(({"words": huge}, {"dimensions": huge}, {"lane_rows": huge})))
+        stacks = [huge] * len(header["lane_rows"])
+        header.update(rng.choice(({"words": huge}, {"dimensions": huge}, {"lane_rows": huge}, {"lane_rows": stacks})))
         rows = header["words"]
     if rng.random() < 0.7:
         header["chunk_rows"] = huge
