@@ -92,8 +92,9 @@ class NetworkClock:
 
 
 def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols, a power of two: more code faster, each costs about ten bits."""
-    return min(max(1 << max(symbols >> 10, 1).bit_length() - 1, FIRST_LANES), 4096)
+    """Stacks for so many coded symbols, a power of two: more code faster, up to a point; each costs about ten bits."""
+    most = max(min(symbols >> 10, 1024), symbols >> 12, 1)
+    return min(max(1 << most.bit_length() - 1, FIRST_LANES), 4096)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:

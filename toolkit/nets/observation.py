@@ -86,7 +86,10 @@ class Mixture(nn.Module):
 
     def split(self, raw: Tensor, coupled: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """[rows, channels, h, w] -> logits, loc, raw log-scale, and `coupled` of what is left."""
-        logits, *parts = raw.transpose(0, 1).split(self.sizes)
+        # Convolutions leave the parameters of a pixel side by side; as one matrix they are transposed fastest.
+        planes = raw.permute(0, 2, 3, 1).flatten(0, 2).t().contiguous()
+        planes = planes.unflatten(1, (raw.shape[0], *raw.shape[2:]))
+        logits, *parts = planes.split(self.sizes)
         loc, log_scale, coupling = (
             part.unflatten(0, (len(part) // self.components, self.components)) for part in parts
         )
