@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,10 @@ def test_pictures_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     with pytest.raises(ValueError, match=r"a.png: expected a picture of fewer pixels"):
         read_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)  # above it, and below twice as many, Pillow only warns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "a.png").shape == (1, 100, 100)
 
 
 # Names

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,7 +85,10 @@ def read_image(path: str | Path) -> np.ndarray:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An open image whose pixels can all be kept; Pillow's many errors, when opening or reading it, as ValueError."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():  # Pillow's, of large pictures, half the size of those that it refuses
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             refused = _refusal(image)
             if refused:
                 raise ValueError(f"{path}: {refused}")
