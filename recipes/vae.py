@@ -282,7 +282,7 @@ class Evaluation(Callback):
         """Curves, differences of rate, a picture at three rates, and what its channels cost."""
         lambdas = sorted(self.lambdas, reverse=True)
         for name, value in rate_distortion.differences(curves).items():
-            board.add_scalar(f"validation/bd_rate_{name.lower().replace(' ', '_')}", value, self.step)
+            board.add_scalar(f"validation/bd_rate_{name.lower().replace(',', '').replace(' ', '_')}", value, self.step)
         for lam, point in zip(lambdas, curves["this model"], strict=True):
             board.add_scalar(f"validation/bpp_lambda_{lam:g}", point.bpp, self.step)
             board.add_scalar(f"validation/psnr_lambda_{lam:g}", point.psnr, self.step)
