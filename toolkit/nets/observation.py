@@ -285,7 +285,7 @@ class InterlacedObservation(nn.Module):
 
     def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
         trunk = self.trunk(z)
-        phases_valid = [valid[:, :, i::2, j::2] for i, j in PHASES]
+        phases_valid = [valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]  # looked at several times
         first = self.first.codec(self.below(trunk), phases_valid[0], precision)
 
         def codec(g: int, known: Sequence[Tensor]) -> Codec:
