@@ -418,6 +418,15 @@ def test_bd_rate_by_similarity_is_that_of_its_decibels() -> None:
     assert math.isnan(bd_rate(third, [p._replace(ms_ssim=math.nan) for p in anchor], axis="ms_ssim"))
 
 
+def test_curves_that_share_no_quality_are_said_to() -> None:
+    anchor = [Point(0.2 * 2**i, 28.0 + 3 * i, 0.9) for i in range(4)]
+    half = [p._replace(bpp=p.bpp / 2) for p in anchor]
+    far = [p._replace(psnr=p.psnr + 50) for p in anchor]
+    text = rate_distortion.table({"this": half, "JPEG 4:2:0": anchor, "JPEG 4:4:4": anchor, "other": far})
+    assert "against JPEG: -50.0 %, " in text
+    assert "against other: no common range, " in text and "nan" not in text
+
+
 def test_the_envelope_is_the_better_curve_at_each_rate() -> None:
     a, b = [Point(0.2, 20, 0.5), Point(2.0, 40, 0.9)], [Point(0.2, 26, 0.6), Point(2.0, 34, 0.8)]
     best = rate_distortion.envelope([a, b])

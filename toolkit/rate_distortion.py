@@ -276,8 +276,12 @@ def table(curves: dict[str, Curve]) -> str:
         lines.append("  MS-SSIM    " + " ".join(f"{p.ms_ssim:7.4f}" for p in curve))
     lines.append("BD-rate over 0.2 to 1.2 bits/pixel (negative: fewer bits at equal quality), PSNR of RGB and MS-SSIM:")
     similar = differences(curves, "ms_ssim")
-    lines += [f"  against {name}: {x:+.1f} %, {similar[name]:+.1f} %" for name, x in differences(curves).items()]
+    lines += [f"  against {name}: {_percent(x)}, {_percent(similar[name])}" for name, x in differences(curves).items()]
     return "\n".join(lines)
+
+
+def _percent(difference: float) -> str:
+    return "no common range" if math.isnan(difference) else f"{difference:+.1f} %"
 
 
 def _same(picture: Tensor, number: int) -> Tensor:
