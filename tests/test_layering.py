@@ -15,7 +15,7 @@ COMMANDS = {
 TOOLS = {
     "toolkit.recipe", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.baselines", "toolkit.callbacks",
     "toolkit.archive", "toolkit.restore", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
-    "toolkit.lossy", "toolkit.picture_coder", "toolkit.rate_distortion",
+    "toolkit.lossy", "toolkit.picture_coder", "toolkit.rate_distortion", "toolkit.precision",
 }  # fmt: skip
 CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
@@ -50,6 +50,7 @@ TABLE: dict[str, set[str]] = {
     },
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},
     "toolkit.container": set(),
+    "toolkit.precision": set(),
     "toolkit.baselines": set(),
     "toolkit.pictures": set(),
     "toolkit.cli": set(),

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from toolkit import baselines, cli, embeddings
+from toolkit import baselines, cli, embeddings, precision
 from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
 from toolkit.data.images import spread
 from toolkit.data.vectors import of_run
@@ -53,6 +53,7 @@ def train(cfg: DictConfig, run: Path) -> dict[str, float]:
     recipe = build(cfg)
     data: Any = recipe.data
     module = recipe.module
+    cfg.trainer.precision = _precision(cfg.trainer)
     if cfg.compile:
         cast(nn.Module, module.net).compile()  # in place: the names of the weights stay
     codes_rows = recipe.head is not None
@@ -164,6 +165,18 @@ def _codec_evaluation(recipe: Recipe, cfg: DictConfig, run: Path) -> CodecEvalua
         rows, functools.partial(_coder, recipe, cfg, len(rows)), run / "validation.tkc", cfg.evaluation.every_n_epochs,
         {name: lines[name] for name in ("PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic") if name in lines},
     )  # fmt: skip
+
+
+def _precision(trainer: DictConfig) -> str:
+    """The precision to train with; says so if the one that was asked for is slow here."""
+    wish = str(trainer.precision)
+    if wish.startswith("bf16") and not precision.bf16_is_faster(trainer.accelerator):
+        print(
+            f"trainer.precision={wish} is slower than 32-true on this machine, which has no instructions for it; "
+            "precision=auto takes it where it is faster",
+            file=sys.stderr,
+        )
+    return precision.resolve(wish, trainer.accelerator)
 
 
 def _averaging(decay: float) -> WeightAveraging:

@@ -1,0 +1,33 @@
+"""The precision that suits a machine."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit import precision
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, bf16: float) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def seconds(x: Tensor) -> float:
+        return bf16 if x.dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+
+
+@pytest.mark.parametrize(("bf16", "found"), [(0.5, "bf16-mixed"), (75.0, "32-true")])
+def test_auto_is_bfloat16_where_its_products_are_faster(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, found: str
+) -> None:
+    timed(monkeypatch, bf16)
+    assert precision.resolve("auto") == found
+
+
+def test_what_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 75.0)
+    assert precision.resolve("bf16-mixed") == "bf16-mixed"
+
+
+def test_products_take_time() -> None:
+    assert 0 < precision._seconds(torch.rand(64, 64)) < 10
