@@ -107,8 +107,9 @@ def _shown(coder: PictureCoder, level: int, payloads: list[tuple[bytes, int]], l
     item, wrong = item_of("", like), 0
     k = torch.zeros(1, CHANNELS, -(-item.height // STRIDE), -(-item.width // STRIDE), dtype=torch.int16)
     grid = tiles(item.height, item.width, coder.model.halo)
-    for tile, (payload, crc) in zip(grid, payloads, strict=True):
-        found = coder.read(payload, level, (tile.height, tile.width))
+    read = coder.read([payload for payload, _ in payloads], level, [(tile.height, tile.width) for tile in grid])
+    for tile, found, (_, crc) in zip(grid, read, payloads, strict=True):
+        assert found is not None
         wrong += checksum(found) != crc
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     return wrong, coder.restore(k, item, level)

@@ -20,7 +20,18 @@ from tqdm import tqdm
 from toolkit.container import DamagedFile, Reader, Writer
 from toolkit.data.files import CHANNELS, Item
 from toolkit.data.files import described as described_item
-from toolkit.picture_coder import LEVELS, STRIDE, PictureCoder, Target, Tile, check, checksum, tile_count, tiles
+from toolkit.picture_coder import (
+    LEVELS,
+    STRIDE,
+    TOGETHER,
+    PictureCoder,
+    Target,
+    Tile,
+    check,
+    checksum,
+    tile_count,
+    tiles,
+)
 from toolkit.restore import GREY, ON_DAMAGE, Report, new_folder, pictures, work
 
 KIND = "lossy"
@@ -115,18 +126,19 @@ def picture_of(
     """
     down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
     grey, k = [], None
-    for number, tile in enumerate(tiles(item.height, item.width, 0), first):
-        try:
-            found = _read_tile(reader, coder, level, number, tile)
-        except DamagedFile as error:
-            if lost is None:
-                raise
-            lost.append(str(error))
-            grey.append(tile)
-            continue
-        if k is None:  # not before there is a tile that decodes
-            k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    grid = list(enumerate(tiles(item.height, item.width, 0), first))
+    for i in range(0, len(grid), TOGETHER):
+        some = grid[i : i + TOGETHER]
+        for (_, tile), found in zip(some, _read_tiles(reader, coder, level, some), strict=True):
+            if isinstance(found, DamagedFile):
+                if lost is None:
+                    raise found
+                lost.append(str(found))
+                grey.append(tile)
+                continue
+            if k is None:  # not before there is a tile that decodes
+                k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+            k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     if k is None:
         return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
     picture = coder.restore(k, item, level)
@@ -136,18 +148,25 @@ def picture_of(
     return picture
 
 
-def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile) -> Tensor:
-    try:
-        found = coder.read(reader.read(number), level, (tile.height, tile.width))
-    except DamagedFile:
-        raise
-    except ValueError as error:
-        raise DamagedFile(f"{reader.path}: chunk {number} does not decode: {error}") from error
-    if checksum(found) != reader.found[number].rows_crc:
-        raise DamagedFile(
-            f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"
-        )
-    return found
+def _read_tiles(
+    reader: Reader, coder: PictureCoder, level: int, grid: Sequence[tuple[int, Tile]]
+) -> list[Tensor | DamagedFile]:
+    """The coefficients of the tiles of some chunks, or what is wrong with them."""
+    found: dict[int, Tensor | DamagedFile] = {}
+    payloads = {}
+    for number, _ in grid:
+        try:
+            payloads[number] = reader.read(number)
+        except DamagedFile as error:
+            found[number] = error
+    sizes = [(tile.height, tile.width) for number, tile in grid if number in payloads]
+    for number, k in zip(payloads, coder.read(list(payloads.values()), level, sizes), strict=True):
+        if k is not None and checksum(k) == reader.found[number].rows_crc:
+            found[number] = k
+        else:
+            what = "does not decode" if k is None else "decodes to other numbers than were encoded"
+            found[number] = DamagedFile(f"{reader.path}: chunk {number} {what}; copy the file again")
+    return [found[number] for number, _ in grid]
 
 
 def described(reader: Reader) -> tuple[list[Item], list[int]]:

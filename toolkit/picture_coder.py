@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.coding import lattice
+from toolkit.coding.ans import Message
+from toolkit.coding.lanes import unpack
 from toolkit.coding.lattice_context import RATE_STEPS
 from toolkit.data.files import CHANNELS, Item
 
@@ -26,6 +28,8 @@ LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
 PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
 CHUNK = 60  # bytes of a chunk without payload
 OVERHEAD = CHUNK + 8  # of a tile beside its stacks
+TOGETHER = 8  # tiles whose symbols are coded side by side: a step of more stacks hardly takes longer
+LANE_BYTES, MOST_LANES = 250, 512  # bytes of a tile for each of its stacks; the most stacks of one
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 
@@ -151,18 +155,24 @@ class PictureCoder:
             torch.zeros(self.tables.channels, dtype=torch.float64),
         )
 
-    def write(self, coded: lattice.Coded) -> bytes:
-        """The payload of a tile."""
-        expected = float(coded.bits.sum()) / 8
-        lanes = min(256, 1 << max(0, int(expected / 400).bit_length() - 1))
-        return PREAMBLE.pack(coded.silent) + lattice.encode(self.tables, coded, lanes)
+    def write(self, coded: Sequence[lattice.Coded]) -> list[bytes]:
+        """The payloads of tiles."""
+        payloads = lattice.encode(self.tables, coded, [lanes_for(float(one.bits)) for one in coded])
+        return [PREAMBLE.pack(one.silent) + payload for one, payload in zip(coded, payloads, strict=True)]
 
-    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor:
-        """The coefficients of a tile: int16 [1, channels, height, width]. Raises ValueError for damaged bytes."""
-        if len(payload) < PREAMBLE.size or payload[0] > 1:
-            raise ValueError("expected a tile's preamble, got another; the data are damaged")
-        rate = torch.tensor([rate_index(level)])
-        return lattice.decode(self.tables, payload[PREAMBLE.size :], rate, size, payload[0] == 1)
+    def read(self, payloads: Sequence[bytes], level: int, sizes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
+        """The coefficients of tiles: int16 [1, channels, height, width] each; None for damaged bytes."""
+        found: list[Tensor | None] = [None] * len(payloads)
+        messages = {i: message for i, payload in enumerate(payloads) if (message := _message(payload)) is not None}
+        if messages:
+            rates = [torch.tensor([rate_index(level)])] * len(messages)
+            decoded = lattice.decode(
+                self.tables, list(messages.values()), rates, [sizes[i] for i in messages],
+                [payloads[i][0] == 1 for i in messages],
+            )  # fmt: skip
+            for i, k in zip(messages, decoded, strict=True):
+                found[i] = k
+        return found
 
     @torch.inference_mode()
     def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
@@ -190,10 +200,10 @@ class PictureCoder:
         level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
         for attempt in range(4):
-            found = []
-            for tile in grid:
-                coded = self.quantise(self.latents(picture, tile), level)
-                found.append((self.write(coded), checksum(coded.k)))
+            found: list[tuple[bytes, int]] = []
+            for some in batched(grid, TOGETHER):
+                coded = [self.quantise(self.latents(picture, tile), level) for tile in some]
+                found += zip(self.write(coded), (checksum(one.k) for one in coded), strict=True)
             size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
             # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
             miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
@@ -250,10 +260,29 @@ class PictureCoder:
         )
 
 
+def lanes_for(bits: float) -> int:
+    """Stacks of a tile of so many bits: more are coded faster, and each costs a byte and a half."""
+    return min(MOST_LANES, max(1, int(bits / 8 / LANE_BYTES)))
+
+
 def file_bits(bits: float) -> float:
-    """Bits of a tile in a file: its symbols, about two and a half bytes for each stack, chunk and preamble."""
-    lanes = min(256, 1 << max(0, int(bits / 8 / 400).bit_length() - 1))
-    return bits + 8 * (2.7 * lanes + OVERHEAD)
+    """Bits of a tile in a file: its symbols, about a byte and a half for each stack, chunk and preamble."""
+    return bits + 8 * (1.5 * lanes_for(bits) + OVERHEAD)
+
+
+def _message(payload: bytes) -> Message | None:
+    """The stacks of a tile's payload, None for damaged bytes."""
+    try:
+        if payload[0] > 1:
+            return None
+        return unpack(payload[PREAMBLE.size :])
+    except (IndexError, ValueError):
+        return None
+
+
+def batched(grid: Sequence[Tile], n: int) -> Iterator[Sequence[Tile]]:
+    """n at a time."""
+    return (grid[i : i + n] for i in range(0, len(grid), n))
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

@@ -9,24 +9,55 @@ import numpy as np
 import torch
 
 from toolkit.coding.ans import WORD, Message
-from toolkit.coding.packing import LOW, check_room
+from toolkit.coding.packing import LOW, PACKED, bit_length, check_room, pack_heads, unpack_heads
 
-PREAMBLE = struct.Struct("<HIB")  # lanes, least size of one, bytes a size above it
+PREAMBLE = struct.Struct("<HIB")  # lanes, least bits of one, how bits above it are stored
 
 
 def pack(message: Message) -> bytes:
-    """A message of small lanes with their sizes: u16 lanes, u32 least size, u8 width, a size above it each, lanes."""
-    sizes, body = pack_lanes(message)
-    above = sizes - sizes.min()
-    width = next(w for w in (1, 2, 4) if int(above.max()) < 1 << (8 * w))
-    return PREAMBLE.pack(len(sizes), int(sizes.min()), width) + above.astype(f"<u{width}").tobytes() + body
+    """A message of small lanes, whose lengths and heads take no more bits than they must.
+
+    u16 lanes, u32 least bits of one, u8 64 + b; a string of bits, the lowest of a byte first: of each lane its bits
+    above the least, in b bits, then each head without its highest bit, then zeros to a whole byte; the words, oldest
+    first, lane after lane.
+    """
+    head, size = message.head.cpu().numpy(), message.size.cpu().numpy()
+    tail = message.tail[:, : int(size.max(initial=0))].cpu().numpy()
+    head_bits = bit_length(head)
+    total = WORD * size + head_bits
+    least = int(total.min())
+    width, packed = pack_heads(total - least, head, head_bits)
+    words = tail[np.arange(tail.shape[1]) < size[:, None]]
+    return PREAMBLE.pack(len(size), least, PACKED + width) + packed + words.astype("<i4").tobytes()
 
 
 def unpack(data: bytes, compiled: bool = False, device: torch.device | str = "cpu") -> Message:
-    """The message that `pack` wrote. Raises ValueError for other bytes."""
+    """The message that `pack` wrote, now or in older files. Raises ValueError for other bytes."""
     if len(data) < PREAMBLE.size:
         raise ValueError(f"expected at least {PREAMBLE.size} bytes, got {len(data)}; the data are damaged")
-    lanes, least, width = PREAMBLE.unpack_from(data)
+    lanes, least, kind = PREAMBLE.unpack_from(data)
+    if kind < PACKED:
+        return _unpack_bytes(data, lanes, least, kind, compiled, device)
+
+    def split(length: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        total = least + length
+        size = np.maximum(total // WORD - 1, 0)  # where there are words, a head has 32 to 63 bits
+        return size, total - WORD * size
+
+    head, size, at = unpack_heads(data, PREAMBLE.size, lanes, kind - PACKED, 0, split)
+    total = int(size.sum())
+    if (size > len(data)).any() or at + 4 * total != len(data):
+        raise ValueError(f"expected lanes of {4 * total} bytes, got {len(data) - at}; the data are damaged")
+    check_room(lanes, int(size.max()), total)
+    tail = np.zeros((lanes, int(size.max())), np.int32)
+    tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at)
+    return _message(head, size, tail, compiled, device)
+
+
+def _unpack_bytes(
+    data: bytes, lanes: int, least: int, width: int, compiled: bool, device: torch.device | str
+) -> Message:
+    """The same of files before version 3: u32 least size in bytes, u8 bytes of each size above it; sizes, lanes."""
     at = PREAMBLE.size + lanes * width
     if lanes < 1 or width not in (1, 2, 4) or at > len(data):
         raise ValueError(f"expected sizes of {lanes} lanes in {len(data)} bytes; the data are damaged")
@@ -34,6 +65,15 @@ def unpack(data: bytes, compiled: bool = False, device: torch.device | str = "cp
     if int(sizes.sum()) != len(data) - at:
         raise ValueError(f"expected lanes of {int(sizes.sum())} bytes, got {len(data) - at}; the data are damaged")
     return unpack_lanes([sizes], [data[at:]], compiled, device)
+
+
+def _message(
+    head: np.ndarray[Any, Any], size: np.ndarray[Any, Any], tail: np.ndarray[Any, Any], compiled: bool,
+    device: torch.device | str,
+) -> Message:  # fmt: skip
+    left, bound = torch.from_numpy(size).to(device), int(size.max(initial=0))
+    heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
+    return Message(heads, tails, left, left.clone(), 0, bound, compiled=compiled, small=True)
 
 
 def pack_lanes(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
@@ -94,6 +134,4 @@ def unpack_lanes(
     head = np.where(spilled, head << WORD | low, head)
     if (head < 0).any():
         raise ValueError("a head above 2**63")
-    left, bound = torch.from_numpy(count).to(device), int(count.max(initial=0))
-    heads, tails = torch.from_numpy(head).to(device), torch.from_numpy(tail).to(device)
-    return Message(heads, tails, left, left.clone(), 0, bound, compiled=compiled, small=True)
+    return _message(head, count, tail, compiled, device)

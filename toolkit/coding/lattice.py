@@ -9,6 +9,7 @@ doi:10.1109/ACSSC.1997.680622). Everything that a decoder computes is an integer
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from toolkit.coding import tabled_lanes
 from toolkit.coding.ans import Message
-from toolkit.coding.lanes import pack, unpack
+from toolkit.coding.lanes import pack
 from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
 from toolkit.coding.tabled_lanes import raw_interval, stacks
 
@@ -128,41 +129,58 @@ class Coded(NamedTuple):
     silent: bool  # see `walk`
 
 
-# Says the coefficients of a pass, given the tables of those that are coded: int16 [places of all channels],
-# differences from the shift, 0 where not coded.
-Choose = Callable[[Pass, Known, Tensor], Tensor]
+# Says the coefficients of a pass of each lattice, given the tables of those that are coded: int16 [places of all
+# channels], differences from the shift, 0 where not coded.
+Choose = Callable[[Pass, list[Known], list[Tensor]], list[Tensor]]
 
 
-def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
-    """Go through all passes; `choose` says the coefficients of each. Returns int16 [rows, channels, height, width].
+def walk(
+    model: Model, choose: Choose, rates: Sequence[Tensor], sizes: Sequence[tuple[int, int]], silent: Sequence[bool]
+) -> list[Tensor]:
+    """Go through all passes of some lattices side by side; `choose` says the coefficients of each.
 
-    rate: int64 [rows] in [0, RATE_STEPS]. silent: coefficients of the lowest class are not coded and equal their shift.
+    rates: int64 [rows] in [0, RATE_STEPS]; silent: coefficients of the lowest class are not coded and equal their
+    shift; of each lattice. Returns int16 [rows, channels, height, width] of each.
     """
-    rows = len(rate)
-    state = State(rows, model.channels, model.deep, *size, rate)
-    k = torch.zeros(rows, model.channels, *size, dtype=torch.int16)
+    states = [
+        State(len(rate), model.channels, model.deep, *size, rate) for rate, size in zip(rates, sizes, strict=True)
+    ]
+    planes = [
+        torch.zeros(len(rate), model.channels, *size, dtype=torch.int16)
+        for rate, size in zip(rates, sizes, strict=True)
+    ]
     with exact_products():
         for p, predictor in zip(model.passes, model.predictors, strict=True):
-            here = p.of(k)
-            if not here.numel():
-                continue
-            shift, sums = state.shift(p), predictor.sums(p, state).flatten()
-            coded = (sums >= LEAST).nonzero()[:, 0] if silent else None
-            known = Known(None if shift is None else shift.flatten(), sums, coded)
-            tables = model.tables(p, sums if coded is None else sums.take(coded))
-            r = choose(p, known, tables).view(here.shape)
-            here.copy_(r if shift is None else r + shift)
-            state.set(p, r, here)
-    return k
+            known = [_known(p, predictor, state, quiet) for state, quiet in zip(states, silent, strict=True)]
+            tables = [
+                model.tables(p, about.sums if about.coded is None else about.sums.take(about.coded)) for about in known
+            ]
+            for state, k, about, r in zip(states, planes, known, choose(p, known, tables), strict=True):
+                place = p.of(k)
+                r = r.view(place.shape)
+                place.copy_(r if about.shift is None else r + about.shift.view(place.shape))
+                state.set(p, r, place)
+    return planes
 
 
-def _coded(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Coded:
-    """`walk`, with what the coefficients cost."""
+def _known(p: Pass, predictor: Predictor, state: State, silent: bool) -> Known:
+    if not math.prod(state.size(p)):  # a small lattice
+        return Known(None, torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    shift, sums = state.shift(p), predictor.sums(p, state).flatten()
+    coded = (sums >= LEAST).nonzero()[:, 0] if silent else None
+    return Known(None if shift is None else shift.flatten(), sums, coded)
+
+
+def _coded(
+    model: Model, choose: Callable[[Pass, Known, Tensor], Tensor], rate: Tensor, size: tuple[int, int], silent: bool
+) -> Coded:
+    """`walk` over one lattice, with what the coefficients cost."""
     rows = len(rate)
     bits = torch.zeros(rows, model.channels, dtype=torch.float64)
     symbols = []
 
-    def record(p: Pass, known: Known, table: Tensor) -> Tensor:
+    def record(p: Pass, lattices: list[Known], tables: list[Tensor]) -> list[Tensor]:
+        known, table = lattices[0], tables[0]
         r = choose(p, known, table)
         some = r if known.coded is None else r.take(known.coded)
         at = some.nonzero()[:, 0]
@@ -175,9 +193,9 @@ def _coded(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], si
         ends = torch.arange(n + 1) * (len(r) // n)
         ends = ends if known.coded is None else torch.searchsorted(known.coded, ends)
         bits[:, p.first : p.last] += cost[ends].diff().view(rows, -1)
-        return r
+        return [r]
 
-    k = walk(model, record, rate, size, silent)
+    k = walk(model, record, [rate], [size], [silent])[0]
     return Coded(k, bits.sum(1), bits, symbols, silent)
 
 
@@ -239,35 +257,41 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
     return _coded(model, choose, rate, (k.shape[2], k.shape[3]), silent)
 
 
-def encode(model: Model, coded: Coded, lanes: int) -> bytes:
-    """The bytes of `search`'s result of one row."""
-    stack = stacks(Message.empty(lanes, small=True))
-    for symbol, rest, table in reversed(coded.symbols):
-        if len(rest):
-            bits = raw_bits(symbol[symbol >= FIRST_FAR])
-            stack.push(*raw_interval(rest, bits, EXTRA_PRECISION), EXTRA_PRECISION)
-        if len(symbol):
-            stack.push(*model.coder.interval(table, symbol), PRECISION)
-    return pack(stack.message())
+def encode(model: Model, coded: Sequence[Coded], lanes: Sequence[int]) -> list[bytes]:
+    """The bytes of some of `search`'s results, each of one row, on so many lanes."""
+    stack = stacks([Message.empty(n, small=True) for n in lanes])
+    for symbols in zip(*(reversed(one.symbols) for one in coded), strict=True):  # of one pass
+        if any(len(rest) for _, rest, _ in symbols):
+            bits = [raw_bits(symbol[symbol >= FIRST_FAR]) for symbol, _, _ in symbols]
+            rest = [raw_interval(rest, n, EXTRA_PRECISION) for n, (_, rest, _) in zip(bits, symbols, strict=True)]
+            stack.push(rest, EXTRA_PRECISION)
+        stack.push([model.coder.interval(table, symbol) for symbol, _, table in symbols], PRECISION)
+    return [pack(message) for message in stack.messages()]
 
 
-def decode(model: Model, payload: bytes, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
-    """int16 [1, channels, height, width] that `encode` was given. Raises ValueError for damaged bytes."""
-    stack = stacks(unpack(payload))
+def decode(
+    model: Model, messages: Sequence[Message], rates: Sequence[Tensor], sizes: Sequence[tuple[int, int]],
+    silent: Sequence[bool],
+) -> list[Tensor | None]:  # fmt: skip
+    """What `encode` was given, int16 [1, channels, height, width] each, of the messages that `lanes.unpack` reads.
 
-    def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
-        symbol = stack.pop(table, model.coder)
-        r = SIGNED.take(symbol)
-        far = (symbol >= FIRST_FAR).nonzero()[:, 0]
-        if len(far):
-            symbol = symbol[far]
-            rest = stack.pop_raw(raw_bits(symbol), EXTRA_PRECISION)
-            r[far] = coefficients(symbol, rest).to(torch.int16)
-        if known.coded is None:
-            return r
-        return torch.zeros(len(known.sums), dtype=torch.int16).index_copy_(0, known.coded, r)
+    None for a message that holds more than that, which was damaged.
+    """
+    stack = stacks(messages)
 
-    k = walk(model, choose, rate, size, silent)
-    if not stack.empty():
-        raise ValueError("expected nothing left after the last coefficient, got more; the data are damaged")
-    return k
+    def choose(p: Pass, known: list[Known], tables: list[Tensor]) -> list[Tensor]:
+        symbols = stack.pop(tables, model.coder)
+        found = [SIGNED.take(symbol) for symbol in symbols]
+        places = [(symbol >= FIRST_FAR).nonzero()[:, 0] for symbol in symbols]
+        if any(map(len, places)):
+            far = [symbol[at] for symbol, at in zip(symbols, places, strict=True)]
+            rest = stack.pop_raw([raw_bits(symbol) for symbol in far], EXTRA_PRECISION)
+            for r, at, symbol, extra in zip(found, places, far, rest, strict=True):
+                r[at] = coefficients(symbol, extra).to(torch.int16)
+        return [
+            r if about.coded is None else torch.zeros(len(about.sums), dtype=torch.int16).index_copy_(0, about.coded, r)
+            for about, r in zip(known, found, strict=True)
+        ]
+
+    planes = walk(model, choose, rates, sizes, silent)
+    return [k if done else None for k, done in zip(planes, stack.empty(), strict=True)]

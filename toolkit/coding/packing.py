@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,39 @@ def pack(head: Array, size: Array, words: Array) -> bytes:
     """
     head_bits = bit_length(head)
     least = int(size.min()) if len(size) else 0
-    length = 32 * (size - least) + head_bits - 32
-    width = int(length.max(initial=0)).bit_length()
-    bits = [_bits(length, np.full(len(size), width)), _bits(head, head_bits - 1)]
-    packed = np.packbits(np.concatenate(bits), bitorder="little").tobytes()
+    width, packed = pack_heads(32 * (size - least) + head_bits - 32, head, head_bits)
     return PREAMBLE.pack(len(size), least, PACKED + width) + packed + words.astype("<i4").tobytes()
+
+
+def pack_heads(length: Array, head: Array, head_bits: Array) -> tuple[int, bytes]:
+    """The least b that holds all lengths, and as bytes: b bits of each length; each head without its highest bit."""
+    width = int(length.max(initial=0)).bit_length()
+    bits = [_bits(length, np.full(len(length), width)), _bits(head, np.maximum(head_bits - 1, 0))]
+    return width, np.packbits(np.concatenate(bits), bitorder="little").tobytes()
+
+
+def unpack_heads(
+    data: bytes, at: int, lanes: int, width: int, shortest: int, split: Callable[[Array], tuple[Array, Array]]
+) -> tuple[Array, Array, int]:
+    """Heads, sizes, and where the bytes of `pack_heads` end, which begin at `at`.
+
+    shortest: bits that a head takes at least; split: of lengths, the sizes and the bits of the heads.
+    """
+    if lanes == 0 or width > 48 or 8 * at + lanes * (width + shortest) > 8 * len(data):
+        raise _not_fitting(lanes, f"{width} bits", data)
+    bits = np.frombuffer(data, np.uint8, -(-lanes * width // 8), at)
+    length = _numbers(np.unpackbits(bits, count=lanes * width, bitorder="little"), np.full(lanes, width))
+    size, head_bits = split(length)
+    stored = np.maximum(head_bits - 1, 0)
+    ends = lanes * width + int(stored.sum())
+    end = at - (-ends // 8)
+    if end > len(data):
+        raise _not_fitting(lanes, f"{width} bits", data)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, end - at, at), bitorder="little")
+    if bits[ends:].any():
+        raise ValueError("message: expected zero bits before its words; the data are damaged")
+    head = _numbers(bits[lanes * width : ends], stored) + np.where(head_bits > 0, np.int64(1) << stored, 0)
+    return head, size, end
 
 
 def unpack(data: bytes) -> tuple[Array, Array, Array]:
@@ -40,7 +69,12 @@ def unpack(data: bytes) -> tuple[Array, Array, Array]:
     if len(data) < PREAMBLE.size:
         raise ValueError(f"message: expected at least {PREAMBLE.size} bytes, got {len(data)}; the data are cut short")
     lanes, least, kind = PREAMBLE.unpack_from(data)
-    head, size, at = (_packed if kind >= PACKED else _in_bytes)(data, lanes, least, kind)
+    if kind >= PACKED:
+        head, size, at = unpack_heads(
+            data, PREAMBLE.size, lanes, kind - PACKED, 31, lambda length: (least + length // 32, 32 + length % 32)
+        )
+    else:
+        head, size, at = _in_bytes(data, lanes, least, kind)
     total = int(size.sum())
     if (size < 0).any() or (size > len(data)).any() or at + 4 * total != len(data):
         raise ValueError(f"message: expected {at + 4 * total} bytes, got {len(data)}; the data are damaged")
@@ -50,25 +84,6 @@ def unpack(data: bytes) -> tuple[Array, Array, Array]:
     tail = np.zeros((lanes, int(size.max())), "<i4")
     tail[np.arange(tail.shape[1]) < size[:, None]] = np.frombuffer(data, "<i4", -1, at)
     return head, size, tail
-
-
-def _packed(data: bytes, lanes: int, least: int, kind: int) -> tuple[Array, Array, int]:
-    """Heads, sizes, and where the words begin."""
-    width = kind - PACKED
-    if lanes == 0 or width > 48 or 8 * PREAMBLE.size + lanes * (width + 31) > 8 * len(data):
-        raise _not_fitting(lanes, f"{width} bits", data)
-    bits = np.frombuffer(data, np.uint8, -(-lanes * width // 8), PREAMBLE.size)
-    length = _numbers(np.unpackbits(bits, count=lanes * width, bitorder="little"), np.full(lanes, width))
-    size, head_bits = least + length // 32, 31 + length % 32
-    ends = lanes * width + int(head_bits.sum())
-    stored = -(-ends // 8)
-    if PREAMBLE.size + stored > len(data):
-        raise _not_fitting(lanes, f"{width} bits", data)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8, stored, PREAMBLE.size), bitorder="little")
-    if bits[ends:].any():
-        raise ValueError("message: expected zero bits before its words; the data are damaged")
-    head = _numbers(bits[lanes * width : ends], head_bits) + (np.int64(1) << head_bits)
-    return head, size, PREAMBLE.size + stored
 
 
 def _in_bytes(data: bytes, lanes: int, least: int, width: int) -> tuple[Array, Array, int]:
@@ -92,9 +107,9 @@ def _not_fitting(lanes: int, width: str, data: bytes) -> ValueError:
 
 
 def bit_length(x: Array) -> Array:
-    """Bits of positive int64 numbers."""
+    """Bits of int64 numbers that are not negative; 0 has none."""
     bits = np.frexp(x.astype(np.float64))[1].astype(np.int64)  # one too many where the float was rounded up
-    return bits - (x >> np.minimum(bits - 1, 63) == 0)
+    return bits - ((x >> np.clip(bits - 1, 0, 63) == 0) & (x > 0))
 
 
 def _bits(x: Array, width: Array) -> Array:

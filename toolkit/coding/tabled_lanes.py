@@ -7,7 +7,8 @@ of so few lanes take less time than calls of tensor operations do, compiled or n
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Tables:
         first = torch.stack([torch.bucketize(cells, row, right=True) for row in ends])
         self.symbols, self.cells = symbols, first.shape[1]
         self.first = (first + torch.arange(count)[:, None] * symbols).flatten().numpy()
-        self.low, self.high = self.starts.numpy(), ends.flatten().numpy()
+        self.low, self.freq = self.starts.numpy(), self.freqs.numpy()
 
     def interval(self, which: Tensor, symbol: Tensor) -> tuple[Tensor, Tensor]:
         """Start and frequency of symbols int64 [n] in tables int64 [n]: int64 [n] each."""
@@ -49,165 +50,255 @@ def raw_interval(x: Tensor, bits: Tensor, precision: int) -> tuple[Tensor, Tenso
     return x * freq, freq
 
 
-def stacks(message: Message) -> FewLanes | ManyLanes:
-    """The lanes of a small message."""
-    return (FewLanes if message.lanes <= FEW else ManyLanes)(message)
+def stacks(messages: Sequence[Message]) -> FewLanes | ManyLanes:
+    """The lanes of some small messages, which are pushed to and popped from together."""
+    return (FewLanes if sum(message.lanes for message in messages) <= FEW else ManyLanes)(messages)
 
 
 class FewLanes:
-    """Stacks as Python's integers; symbol i is on lane i mod lanes."""
+    """Stacks as Python's integers; symbol i of a message is on its lane i mod lanes."""
 
-    def __init__(self, message: Message) -> None:
-        self.heads = message.head.tolist()
-        sizes = message.size.tolist()
-        self.words = [[w & MASK for w in row[:n]] for row, n in zip(message.tail.tolist(), sizes, strict=True)]
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.heads = [message.head.tolist() for message in messages]
+        self.words = [
+            [[w & MASK for w in row[:n]] for row, n in zip(message.tail.tolist(), message.size.tolist(), strict=True)]
+            for message in messages
+        ]
 
-    def message(self) -> Message:
+    def messages(self) -> list[Message]:
         """The stacks as tensors."""
-        sizes = [len(words) for words in self.words]
-        tail = [words + [0] * (max(sizes) - len(words)) for words in self.words]
-        return _message(torch.tensor(self.heads), torch.tensor(tail, dtype=torch.int64), torch.tensor(sizes))
+        found = []
+        for heads, lanes in zip(self.heads, self.words, strict=True):
+            sizes = [len(words) for words in lanes]
+            tail = [words + [0] * (max(sizes) - len(words)) for words in lanes]
+            found.append(_message(torch.tensor(heads), torch.tensor(tail, dtype=torch.int64), torch.tensor(sizes)))
+        return found
 
-    def empty(self) -> bool:
-        """Whether nothing is left."""
-        return not any(self.heads) and not any(self.words)
+    def empty(self) -> list[bool]:
+        """Whether nothing is left of each message."""
+        return [not any(heads) and not any(words) for heads, words in zip(self.heads, self.words, strict=True)]
 
-    def push(self, start: Tensor, freq: Tensor, precision: int) -> None:
-        """Push symbols of intervals int64 [symbols] each, the last one first."""
-        heads, words, lanes = self.heads, self.words, len(self.heads)
-        starts, freqs = start.tolist(), freq.tolist()
-        for i in range(len(starts) - 1, -1, -1):
-            lane, f = i % lanes, freqs[i]
-            head = heads[lane]
-            if head >> (63 - precision) >= f:
-                words[lane].append(head & MASK)
-                head >>= WORD
-            quotient, rest = divmod(head, f)
-            heads[lane] = (quotient << precision) + rest + starts[i]
+    def push(self, intervals: Sequence[tuple[Tensor, Tensor]], precision: int) -> None:
+        """Push symbols of each message, of starts and frequencies int64 [symbols] each, the last one first."""
+        for (start, freq), heads, words in zip(intervals, self.heads, self.words, strict=True):
+            lanes, starts, freqs = len(heads), start.tolist(), freq.tolist()
+            for i in range(len(starts) - 1, -1, -1):
+                lane, f = i % lanes, freqs[i]
+                head = heads[lane]
+                if head >> (63 - precision) >= f:
+                    words[lane].append(head & MASK)
+                    head >>= WORD
+                quotient, rest = divmod(head, f)
+                heads[lane] = (quotient << precision) + rest + starts[i]
 
-    def pop(self, which: Tensor, tables: Tables) -> Tensor:
-        """Pop int64 [symbols], each of a table of its own."""
-        lanes, precision, symbols = len(self.heads), tables.precision, []
-        mask, rows = (1 << precision) - 1, tables.rows
-        for i, row in enumerate(which.tolist()):
-            lane, starts = i % lanes, rows[row]
-            head = self.heads[lane]
-            u = head & mask
-            x = bisect_right(starts, u) - 1
-            start = starts[x]
-            self._set(lane, (starts[x + 1] - start) * (head >> precision) + u - start)
-            symbols.append(x)
-        return torch.tensor(symbols, dtype=torch.int64)
+    def pop(self, which: Sequence[Tensor], tables: Tables) -> list[Tensor]:
+        """Pop int64 [symbols] of each message, each of a table of its own."""
+        precision, rows, found = tables.precision, tables.rows, []
+        mask = (1 << precision) - 1
+        for numbers, heads, words in zip(which, self.heads, self.words, strict=True):
+            lanes, symbols = len(heads), []
+            for i, row in enumerate(numbers.tolist()):
+                lane, starts = i % lanes, rows[row]
+                head = heads[lane]
+                u = head & mask
+                x = bisect_right(starts, u) - 1
+                start = starts[x]
+                heads[lane] = _refilled((starts[x + 1] - start) * (head >> precision) + u - start, words[lane])
+                symbols.append(x)
+            found.append(torch.tensor(symbols, dtype=torch.int64))
+        return found
 
-    def pop_raw(self, bits: Tensor, precision: int) -> Tensor:
+    def pop_raw(self, bits: Sequence[Tensor], precision: int) -> list[Tensor]:
         """Undo pushes of `raw_interval`."""
-        lanes, found = len(self.heads), []
-        for i, n in enumerate(bits.tolist()):
-            head, rest = self.heads[i % lanes], precision - n
-            u = head & ((1 << precision) - 1)
-            self._set(i % lanes, (head >> precision << rest) + (u & ((1 << rest) - 1)))
-            found.append(u >> rest)
-        return torch.tensor(found, dtype=torch.int64)
+        found = []
+        for numbers, heads, words in zip(bits, self.heads, self.words, strict=True):
+            lanes, values = len(heads), []
+            for i, n in enumerate(numbers.tolist()):
+                head, rest = heads[i % lanes], precision - n
+                u = head & ((1 << precision) - 1)
+                heads[i % lanes] = _refilled((head >> precision << rest) + (u & ((1 << rest) - 1)), words[i % lanes])
+                values.append(u >> rest)
+            found.append(torch.tensor(values, dtype=torch.int64))
+        return found
 
-    def _set(self, lane: int, head: int) -> None:
-        words = self.words[lane]
-        self.heads[lane] = head << WORD | words.pop() if head < LOW and words else head
+
+def _refilled(head: int, words: list[int]) -> int:
+    return head << WORD | words.pop() if head < LOW and words else head
 
 
 class ManyLanes:
-    """Stacks in NumPy, a step of all lanes at a time; symbol i is on lane i mod lanes, at step i div lanes."""
+    """Stacks in NumPy, a step of all lanes at a time; symbol i of a message is on its lane i mod lanes."""
 
-    def __init__(self, message: Message) -> None:
-        self.head, self.size = message.head.numpy().copy(), message.size.numpy().copy()
-        self.words = message.tail.numpy().astype(np.int64) & MASK
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.counts = [message.lanes for message in messages]
+        self.head, self.size = (
+            np.concatenate([getattr(message, name).numpy() for message in messages]) for name in ("head", "size")
+        )
+        self.words = np.zeros((len(self.head), int(self.size.max())), np.int64)
+        for rows, message in zip(self._split(self.words), messages, strict=True):
+            width = min(self.words.shape[1], message.tail.shape[1])
+            rows[:, :width] = message.tail[:, :width].numpy().astype(np.int64) & MASK
+        # Of each lane, its number in its message and how many lanes that has.
+        self.lane = np.concatenate([np.arange(n) for n in self.counts])
+        self.lanes = np.repeat(self.counts, self.counts)
 
-    def message(self) -> Message:
+    def _split(self, rows: Any) -> list[Any]:
+        return np.split(rows, np.cumsum(self.counts)[:-1])
+
+    def messages(self) -> list[Message]:
         """The stacks as tensors."""
-        return _message(*map(torch.from_numpy, (self.head, self.words, self.size)))
+        parts = zip(*map(self._split, (self.head, self.words, self.size)), strict=True)
+        return [_message(*map(torch.from_numpy, part)) for part in parts]
 
-    def empty(self) -> bool:
-        """Whether nothing is left."""
-        return not self.head.any() and not self.size.any()
+    def empty(self) -> list[bool]:
+        """Whether nothing is left of each message."""
+        return [not part.any() for part in self._split(self.head | self.size)]
 
-    def push(self, start: Tensor, freq: Tensor, precision: int) -> None:
-        """Push symbols of intervals int64 [symbols] each, the last one first."""
-        n, lanes = len(start), len(self.head)
+    def push(self, intervals: Sequence[tuple[Tensor, Tensor]], precision: int) -> None:
+        """Push symbols of each message, of starts and frequencies int64 [symbols] each, the last one first."""
+        steps = Steps(self, [len(start) for start, _ in intervals])
+        starts, freqs = (steps.join([part[i] for part in intervals]) for i in range(2))
         # Each step adds `precision` bits to a lane at most.
-        room = int(self.size.max()) + -(-n // lanes) * precision // WORD + 2
+        room = int(self.size.max()) + len(steps) * precision // WORD + 2
         self.words = np.pad(self.words, ((0, 0), (0, max(0, room - self.words.shape[1]))))
-        starts, freqs, rest = start.numpy(), freq.numpy(), ((1 << precision) - freq).numpy()
-        most = ((freq << (63 - precision)) - 1).numpy()  # wraps to the largest integer for a freq of 2**precision
-        quotients = np.empty_like(self.head)
-        for i in range((n - 1) // lanes * lanes, -1, -lanes):
-            here = slice(i, i + lanes)
-            head, quotient = self.head, quotients
-            if i + lanes > n:
-                head, quotient = head[: n - i], quotient[: n - i]
-            full = (head > most[here]).nonzero()[0]
-            if len(full):
-                spilled = head[full]
-                self.words[full, self.size[full]] = spilled & MASK
-                self.size[full] += 1
-                head[full] = spilled >> WORD
-            # quotient 2**precision + remainder + start
-            np.floor_divide(head, freqs[here], quotient)
-            np.multiply(quotient, rest[here], quotient)
-            np.add(head, quotient, head)
-            np.add(head, starts[here], head)
+        words, head, size = self.words, self.head.take(steps.rank), self.size.take(steps.rank)
+        rest, most = (1 << precision) - freqs, (freqs << (63 - precision)) - 1  # wraps to the largest integer
+        for lanes, begin, end in reversed(steps.runs):
+            h, quotient = head[:lanes], np.empty(lanes, np.int64)
+            for i in range(end - lanes, begin - 1, -lanes):
+                here = slice(i, i + lanes)
+                full = (h > most[here]).nonzero()[0]
+                if len(full):
+                    spilled, row = h.take(full), size.take(full)
+                    words[steps.rank.take(full), row] = spilled & MASK
+                    size[full] = row + 1
+                    h[full] = spilled >> WORD
+                # quotient 2**precision + remainder + start
+                np.floor_divide(h, freqs[here], quotient)
+                np.multiply(quotient, rest[here], quotient)
+                np.add(h, quotient, h)
+                np.add(h, starts[here], h)
+        self.head[steps.rank], self.size[steps.rank] = head, size
 
-    def pop(self, which: Tensor, tables: Tables) -> Tensor:
-        """Pop int64 [symbols], each of a table of its own."""
-        cells = (which * tables.cells).numpy()
-        first, low, high = tables.first.take, tables.low.take, tables.high.take
-        found = np.empty_like(cells)
-        # Arrays, which NumPy works with quicker than with numbers.
-        numbers = [np.full(len(self.head), n) for n in ((1 << tables.precision) - 1, tables.shift, tables.precision)]
-        for head, here in self._steps(len(cells)):
-            if len(head) < len(numbers[0]):  # the last step
-                numbers = [n[: len(head)] for n in numbers]
-            mask, shift, precision = numbers
-            u = np.bitwise_and(head, mask)
-            place = np.right_shift(u, shift)
-            place = first(np.add(place, cells[here], place))
-            end = high(place)
-            beyond = np.less_equal(end, u)
-            while np.count_nonzero(beyond):  # where symbols share a cell
-                np.add(place, beyond, place)
-                end = high(place)
-                np.less_equal(end, u, beyond)
-            found[here] = place
-            start = low(place)
-            np.right_shift(head, precision, head)
-            np.multiply(head, np.subtract(end, start, end), head)
-            np.add(head, np.subtract(u, start, u), head)
-            self._refill(head)
-        return torch.from_numpy(found).sub_(which, alpha=tables.symbols)
+    def pop(self, which: Sequence[Tensor], tables: Tables) -> list[Tensor]:
+        """Pop int64 [symbols] of each message, each of a table of its own."""
+        steps = Steps(self, [len(numbers) for numbers in which])
+        joined = steps.join(which)
+        cells, found = joined * tables.cells, np.empty_like(joined)
+        first, low, freq = tables.first.take, tables.low.take, tables.freq.take
+        with _Words(self, steps.rank) as words:
+            for lanes, begin, end in steps.runs:
+                head = words.head[:lanes]
+                u, beyond = np.empty(lanes, np.int64), np.empty(lanes, bool)
+                # Arrays, which NumPy works with quicker than with numbers.
+                mask, shift, precision = (
+                    np.full(lanes, n) for n in ((1 << tables.precision) - 1, tables.shift, tables.precision)
+                )
+                for i in range(begin, end, lanes):
+                    here = slice(i, i + lanes)
+                    np.bitwise_and(head, mask, u)
+                    place = np.right_shift(u, shift)
+                    place = first(np.add(place, cells[here], place))
+                    above, width = np.subtract(u, low(place)), freq(place)
+                    np.greater_equal(above, width, beyond)
+                    while np.count_nonzero(beyond):  # where symbols share a cell
+                        np.add(place, beyond, place)
+                        above, width = np.subtract(u, low(place)), freq(place)
+                        np.greater_equal(above, width, beyond)
+                    found[here] = place
+                    np.right_shift(head, precision, head)
+                    np.multiply(head, width, head)
+                    np.add(head, above, head)
+                    words.refill(head)
+        return [torch.from_numpy(part) for part in steps.part(found - joined * tables.symbols)]
 
-    def pop_raw(self, bits: Tensor, precision: int) -> Tensor:
+    def pop_raw(self, bits: Sequence[Tensor], precision: int) -> list[Tensor]:
         """Undo pushes of `raw_interval`."""
-        rest = (precision - bits).numpy()
+        steps = Steps(self, [len(numbers) for numbers in bits])
+        rest = precision - steps.join(bits)
         found = np.empty_like(rest)
-        for head, here in self._steps(len(rest)):
-            u = head & ((1 << precision) - 1)
-            found[here] = u >> rest[here]
-            head[:] = (head >> precision << rest[here]) + (u & ((1 << rest[here]) - 1))
-            self._refill(head)
-        return torch.from_numpy(found)
+        with _Words(self, steps.rank) as words:
+            for lanes, begin, end in steps.runs:
+                head = words.head[:lanes]
+                for i in range(begin, end, lanes):
+                    here = slice(i, i + lanes)
+                    u = head & ((1 << precision) - 1)
+                    found[here] = u >> rest[here]
+                    head[:] = (head >> precision << rest[here]) + (u & ((1 << rest[here]) - 1))
+                    words.refill(head)
+        return [torch.from_numpy(part) for part in steps.part(found)]
 
-    def _steps(self, n: int) -> Iterator[tuple[Any, slice]]:
-        """Of each step, the heads of its lanes and its symbols."""
-        lanes = len(self.head)
-        for i in range(0, n - lanes + 1, lanes):
-            yield self.head, slice(i, i + lanes)
-        if n % lanes:
-            yield self.head[: n % lanes], slice(n - n % lanes, n)
 
-    def _refill(self, head: Any) -> None:
+class Steps:
+    """The order in which symbols of several messages are coded: step by step, in each those of all lanes that go on.
+
+    rank: lanes, those with most symbols first, so that the lanes of a step are the first of them; runs: of steps with
+    equally many lanes, that number, and where their symbols begin and end.
+    """
+
+    def __init__(self, stacks: ManyLanes, symbols: Sequence[int]) -> None:
+        self.symbols = symbols
+        left = np.repeat(symbols, stacks.counts) - stacks.lane  # symbols from the first of each lane on
+        count = np.maximum(-(-left // stacks.lanes), 0)
+        self.rank = np.argsort(-count, kind="stable")
+        count = count[self.rank]
+        self.length = int(count[0]) if len(count) else 0
+        # Lanes of each step, by how many lanes have more symbols than steps before it.
+        lanes = np.searchsorted(-count, -np.arange(self.length), side="left")
+        changes = np.flatnonzero(np.diff(lanes, prepend=-1, append=-1))
+        ends = np.concatenate([[0], lanes.cumsum()])
+        self.runs = [(int(lanes[a]), int(ends[a]), int(ends[b])) for a, b in pairwise(changes)]
+        self.order = None
+        if len(symbols) > 1:
+            offset = np.repeat(np.cumsum([0, *symbols[:-1]]), stacks.counts) + stacks.lane
+            at = offset[self.rank] + np.arange(self.length)[:, None] * stacks.lanes[self.rank]
+            self.order = at[np.arange(len(count)) < lanes[:, None]]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def join(self, parts: Sequence[Tensor]) -> Any:
+        """Numbers of the symbols of each message, int64 [symbols], in the order of coding."""
+        whole = torch.cat(list(parts)).numpy()
+        return whole if self.order is None else whole.take(self.order)
+
+    def part(self, whole: Any) -> list[Any]:
+        """Undo `join`."""
+        if self.order is not None:
+            ordered = np.empty_like(whole)
+            ordered[self.order] = whole
+            whole = ordered
+        return np.split(whole, np.cumsum(self.symbols)[:-1])
+
+
+class _Words:
+    """Heads in the order of some steps, and the words that refill them, while pops last."""
+
+    def __init__(self, stacks: ManyLanes, rank: Any) -> None:
+        self.stacks, self.rank = stacks, rank
+
+    def __enter__(self) -> _Words:
+        stacks, rank = self.stacks, self.rank
+        self.head = stacks.head.take(rank)
+        self.words, self.bottom = stacks.words.ravel(), rank * stacks.words.shape[1]
+        self.end = self.bottom + stacks.size.take(rank)  # where the words of a lane end
+        return self
+
+    def refill(self, head: Any) -> None:
+        """Words for heads that are below their interval, of lanes that have any."""
         few = (head < LOW).nonzero()[0]
         if len(few):
-            few = few[self.size[few] > 0]
-            self.size[few] -= 1
-            head[few] = head[few] << WORD | self.words[few, self.size[few]]
+            end = self.end.take(few)
+            some = end > self.bottom.take(few)
+            if np.count_nonzero(some) < len(few):
+                few, end = few[some], end[some]
+            end -= 1
+            head[few] = head.take(few) << WORD | self.words.take(end)
+            self.end[few] = end
+
+    def __exit__(self, *error: object) -> None:
+        self.stacks.head[self.rank] = self.head
+        self.stacks.size[self.rank] = self.end - self.bottom
 
 
 def _message(head: Tensor, words: Tensor, size: Tensor) -> Message:
