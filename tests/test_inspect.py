@@ -55,6 +55,27 @@ def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.
     assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
 
 
+@pytest.mark.parametrize(
+    "header, words",
+    [
+        ({"kind": "images", "exact": True}, "decodes to the same rows on every machine"),
+        ({"kind": "array", "exact": False}, "decodes only where its networks compute the same floats"),
+        ({"kind": "lossy"}, "decodes to the same coefficients on every machine, and to pixels that may differ by one"),
+        ({"kind": "embeddings"}, "decodes to the same bits on every machine"),
+        ({"kind": ["lossy"], "exact": 1}, ""),
+    ],
+)
+def test_it_says_where_a_file_decodes(
+    header: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(tmp_path / "a.tkc", header)
+    assert main([f"input={path}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decodes ")]
+    assert len(lines) == bool(words) and all(line.startswith(words) for line in lines)
+    assert main([f"input={path}", "--json"]) == 0
+    assert f"decodes {json.loads(capsys.readouterr().out)['decodes']}" == (lines[0] if lines else "decodes None")
+
+
 def test_the_sizes_of_the_parts_add_up_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make(tmp_path / "a.tkc")
     assert main([f"input={path}", "json=true"]) == 0
