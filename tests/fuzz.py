@@ -27,7 +27,7 @@ from torch import Tensor
 
 from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
-from toolkit import archive, embeddings, lossy, picture_coder, restore, vector_file
+from toolkit import archive, embeddings, lossy, picture_coder, recipe, restore, vector_file
 from toolkit.container import (
     END,
     INDEX_ENTRY,
@@ -92,12 +92,12 @@ def subjects(folder: Path) -> list[Subject]:
         save(runs[name], cfg, build(cfg).module)
     found = [words_of(folder)]
     for name, run in runs.items():
-        recipe, cfg = load(run, "cpu")
-        make_coder, identity = compression(recipe, cfg, "false")
+        make_coder, identity = compression(*load(run, "cpu"), "false")
         make_coder = remembering(make_coder)
+        built(run)
         for source, rows in ((pictures, 2), (folder / "x.npy", 2)):
             file = folder / f"{name}.{source.stem}.tkc"
-            shape = tuple(cfg.recipe.module.shape)
+            shape = tuple(built(run)[0].recipe.module.shape)
             archive.compress(archive.source(source), file, make_coder, shape, identity, rows, progress=False)
             read = functools.partial(unpacked, make_coder=make_coder, identity=identity, suffix=source.suffix)
             modes = ("error", "skip") if source.suffix else ("error", "skip", "only")
@@ -209,8 +209,16 @@ def loaded(file: Path, output: Path, mode: str, run: Path) -> tuple[Rows, bool]:
     folder.mkdir(exist_ok=True)
     shutil.copy(run / CONFIG, folder)
     shutil.copy(file, folder / WEIGHTS)
-    load(folder, "cpu")
+    with mock.patch.multiple(recipe, read_config=lambda _: built(run)[0], _module_and_head=lambda _: built(run)[1]):
+        load(folder, "cpu")
     return {}, False
+
+
+@functools.cache
+def built(run: Path) -> tuple[Any, Any]:
+    """The configuration of a run and its module and head, which take longer to make than weights to load."""
+    cfg = recipe.read_config(run / CONFIG)
+    return cfg, recipe._module_and_head(cfg)
 
 
 # Mutations. Each takes a subject and a random generator.
