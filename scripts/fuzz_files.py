@@ -1,7 +1,7 @@
 """Mutate files and look at what their readers do: python scripts/fuzz_files.py [cases] [seed] [--keep FOLDER].
 
 Word vectors, pictures and arrays of each recipe, and weights, all of untrained models; see tests/fuzz.py for what is
-done to them and what is judged. Every 500 cases run in a process of their own, so that a crash is seen as one. Exit
+done to them and what is judged. Every 4,000 cases run in a process of their own, so that a crash is seen as one. Exit
 status 1 if a case is bad; --keep writes the bad files into a folder.
 """
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests import fuzz  # the folder above is on the path by now
 
-SHARD = 500
+SHARD = 4000
 WATCHDOG = 3600.0  # seconds of a shard, in case that a reader hangs where no signal reaches it
 
 

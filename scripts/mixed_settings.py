@@ -1,18 +1,24 @@
 """Encode under each of 96 settings, decode under each other, and on processors that this one plays: the same rows?
 
-    python scripts/mixed_settings.py RUN [RUN ...] [--rows 3600] [--words FILE.tkc] [--float] [--only eager]
+    python scripts/mixed_settings.py RUN [RUN ...] [--rows 8192] [--progress FILE] [--words FILE.tkc] [--float]
     python scripts/mixed_settings.py --pictures RUN PICTURE [PICTURE ...]
 
 RUN: folders of trained models with exact networks. Settings: {eager, compiled} x {1, 2 threads} x {1, 7, 64 rows a
-network call} x {contiguous, channels_last} x {float32, float64} x {oneDNN on, off}. Where all settings write the same
-bytes, one decoding for each covers all pairs; where not, each setting decodes each of the different payloads.
-Processors: new processes whose libraries are told to use no instructions beyond AVX2, or beyond SSE. --float: the
-trained networks instead, to see how often the test finds what it looks for. --pictures: of a lossy model, whose
-coefficients must decode to the same, and whose pixels to within a level.
+network call} x {contiguous, channels_last} x {float32, float64} x {oneDNN on, off}. Each writes the first rows, one in
+eight all of them, and each decodes all rows as the first setting wrote them; with one row a call, an eighth of them,
+because that takes longest. Where all write the same bytes, one decoding for each covers all pairs; where not, each
+setting decodes each of the different payloads. Rows are those of the run's data, then these turned and mirrored.
+
+--progress: a file of what is done, from which an interrupted run goes on. Processors: new processes whose libraries are
+told to use no instructions beyond AVX2, or beyond SSE. --float: the trained networks instead, to see how often the test
+finds what it looks for. --pictures: of a lossy model, whose coefficients must decode to the same, and whose pixels to
+within a level.
 """
 
 import argparse
+import hashlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +26,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,11 +37,12 @@ sys.path.insert(0, str(ROOT))
 from tests.mixed import SETTINGS, Setting, code_picture, decode, encode, picture_differs  # noqa: E402  # of the repository, which is no package
 from toolkit import embeddings  # noqa: E402
 from toolkit.data.files import read_image  # noqa: E402
-from toolkit.head import Settings  # noqa: E402
+from toolkit.head import Settings, fingerprint  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
 from toolkit.recipe import build_data, load  # noqa: E402
 
-CODING = Settings(512, 256, 0)
+CODING = Settings(4096, 4096, 0)  # whole batches and many lanes: in eager code rows are cheap, and blocks are not
+FEW = 128  # rows that each setting writes
 PROCESSORS: dict[str, dict[str, str]] = {
     "as it is": {},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -48,61 +55,82 @@ def same(head: Any) -> Any:
 
 
 class Model:
-    """A run's model and some of its test rows."""
+    """A run's model, and rows of its data."""
 
-    def __init__(self, run: Path, rows: int, floats: bool) -> None:
+    def __init__(self, run: Path, count: int, floats: bool) -> None:
         recipe, cfg = load(run, "cpu", exact=not floats)
-        test = build_data(cfg).test
-        self.rows: Tensor = test.repeat(-(-rows // len(test)), 1, 1, 1)[:rows]
+        data = build_data(cfg)
+        rows = torch.cat([data.test, data.validation, data.train])
+        turned = [x.rot90(k, (2, 3)) for x in (rows, rows.flip(3)) for k in range(4)]
+        self.rows: Tensor = torch.cat([x for x in turned if x.shape == rows.shape] * (1 + count // len(rows)))[:count]
         self.module, self.head, self.guard = recipe.module, recipe.head, same if floats else exactly
+        self.name = f"{run} {fingerprint(recipe.module, {})} {count}"
 
-    def encode(self, setting: Setting) -> bytes:
-        return encode(setting, self.module, self.head, CODING, self.rows, self.guard)
+    def encode(self, setting: Setting, count: int) -> bytes:
+        """The payload of the first so many rows."""
+        return encode(setting, self.module, self.head, CODING, self.rows[:count], self.guard)
 
-    def wrong(self, setting: Setting, payload: bytes) -> int:
+    def wrong(self, setting: Setting, payload: bytes, count: int) -> int:
         """Rows that decode to others; all of them where decoding is an error."""
+        rows = self.rows[:count]
         try:
-            found = decode(setting, self.module, self.head, CODING, payload, self.rows, self.guard)
+            found = decode(setting, self.module, self.head, CODING, payload, rows, self.guard)
         except ValueError:
-            return len(self.rows)
-        return int((found != self.rows).flatten(1).any(1).sum())
+            return count
+        return int((found != rows).flatten(1).any(1).sum())
 
 
-def all_settings(model: Model, settings: list[Setting]) -> None:
-    payloads: dict[bytes, int] = {}
-    read: set[tuple[int, Setting]] = set()
-    wrong, failed = 0, list[Setting]()
-    began = time.perf_counter()
+class Done(NamedTuple):
+    """What one setting did."""
 
-    def check(setting: Setting, payload: bytes) -> None:
-        nonlocal wrong
-        count = model.wrong(setting, payload)
-        wrong += count
-        failed.extend([setting] * (count > 0))
-        read.add((payloads[payload], setting))
+    written: str  # digest of its payload of the first rows
+    others: int  # rows that it encoded to other bytes than the first setting did
+    rows: int  # decoded
+    wrong: int  # of them
 
-    def report() -> None:
-        minutes = (time.perf_counter() - began) / 60
-        rows = len(read) * len(model.rows)
+
+def all_settings(model: Model, settings: list[Setting], progress: Path | None) -> None:
+    began, done = time.perf_counter(), _done_before(model, progress)
+    payloads: dict[str, bytes] = {}  # of the first rows, the different ones
+    counts = {1: len(model.rows) // 8}  # by rows a network call; else all
+    reference: dict[int, bytes] = {}
+
+    def report(setting: Setting) -> None:
+        others, rows, wrong = (sum(column) for column in list(zip(*done.values(), strict=True))[1:])
         print(
-            f"  {len(payloads)} different payloads, {len(read)} decodings: {wrong} of {rows} rows wrong, in "
-            f"{len(failed)} decodings; {minutes:.1f} minutes",
+            f"  {len(done)} settings, {len({x.written for x in done.values()})} different payloads, {others} rows of "
+            f"other bytes; {wrong} of {rows} decoded rows wrong; {(time.perf_counter() - began) / 60:.1f} minutes; "
+            f"{setting}",
             flush=True,
         )
 
-    for i, setting in enumerate(settings, start=1):
-        payload = model.encode(setting)
-        payloads.setdefault(payload, len(payloads))
-        check(setting, payload)
-        if i % 12 == 0:
-            report()
-    for payload, number in payloads.items():
-        for setting in settings:
-            if (number, setting) not in read:
-                check(setting, payload)
-    report()
-    for setting in failed[:5]:
-        print(f"    {setting}")
+    for i, setting in enumerate(settings):
+        if setting in done:
+            continue
+        count = counts.get(setting.rows, len(model.rows))
+        if count not in reference:
+            reference[count] = model.encode(Setting(), count)
+        payload = model.encode(setting, FEW)
+        digest = hashlib.sha256(payload).hexdigest()
+        payloads[digest] = payload
+        others = count if i % 8 == 0 and model.encode(setting, count) != reference[count] else 0
+        done[setting] = Done(digest, others, count, model.wrong(setting, reference[count], count))
+        if progress:
+            with progress.open("a") as file:
+                file.write(json.dumps([model.name, setting, done[setting]]) + "\n")
+        report(setting)
+    for setting in settings if len({x.written for x in done.values()}) > 1 else []:
+        for payload in payloads.values():
+            wrong, before = model.wrong(setting, payload, FEW), done[setting]
+            done[setting] = before._replace(rows=before.rows + FEW, wrong=before.wrong + wrong)
+        report(setting)
+
+
+def _done_before(model: Model, progress: Path | None) -> dict[Setting, Done]:
+    if progress is None or not progress.exists():
+        return {}
+    lines = [json.loads(line) for line in progress.read_text().splitlines()]
+    return {Setting(*setting): Done(*done) for name, setting, done in lines if name == model.name}
 
 
 def processors(run: Path, model: Model, rows: int, floats: bool) -> None:
@@ -119,14 +147,14 @@ def processors(run: Path, model: Model, rows: int, floats: bool) -> None:
 
 def one_step(model: Model, step: str, folder: Path, name: str) -> None:
     if step == "encode":
-        payload = model.encode(Setting())
+        payload = model.encode(Setting(), len(model.rows))
         (folder / name).write_bytes(payload)
         return
     for file in sorted(folder.iterdir()):
         for setting in (Setting(), Setting(False, 2, 7, False, True, False)):
             print(
                 f"  processor {name}, {setting.rows} rows a call, of a file by {file.name}: "
-                f"{model.wrong(setting, file.read_bytes())} of {len(model.rows)} rows wrong",
+                f"{model.wrong(setting, file.read_bytes(), len(model.rows))} of {len(model.rows)} rows wrong",
                 flush=True,
             )
 
@@ -175,7 +203,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", "TF32 acceleration")  # of switching oneDNN off and on
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path)
-    parser.add_argument("--rows", type=int, default=3600)
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--progress", type=Path)
     parser.add_argument("--words", type=Path)
     parser.add_argument("--pictures", type=Path, nargs="+", metavar=("RUN", "PICTURE"))
     parser.add_argument("--float", action="store_true", dest="floats")
@@ -190,9 +219,10 @@ def main() -> None:
             one_step(model, arguments.step, arguments.folder, arguments.name)
             continue
         print(f"{run}, {'float' if arguments.floats else 'exact'} networks", flush=True)
-        processors(run, model, min(arguments.rows, 500), arguments.floats)
         settings = [s for s in SETTINGS if not (arguments.floats and s.double)]
-        all_settings(model, [s for s in settings if arguments.only in (None, ("eager", "compiled")[s.compiled])])
+        chosen = [s for s in settings if arguments.only in (None, ("eager", "compiled")[s.compiled])]
+        all_settings(model, sorted(chosen, key=lambda s: (s.compiled, -s.rows)), arguments.progress)
+        processors(run, model, min(arguments.rows, 500), arguments.floats)
     if arguments.pictures:
         pictures(arguments.pictures[0], arguments.pictures[1:], arguments.only)
     if arguments.words:

@@ -200,9 +200,9 @@ def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-def of_version_3(data: bytes) -> bytes:
+def of_version_4(data: bytes) -> bytes:
     magic, _, size, crc = PREAMBLE.unpack_from(data)
-    fields = PREAMBLE.pack(magic, 3, size, crc)
+    fields = PREAMBLE.pack(magic, 4, size, crc)
     return fields + zlib.crc32(fields).to_bytes(4, "little") + data[PREAMBLE.size + 4 :]
 
 
@@ -212,7 +212,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes, Reader], bytes], str]] = {
     "empty": (lambda data, reader: b"", "cut short"),
     "a flipped bit": (lambda data, reader: flip(data, reader.chunks[1].offset + 9), "expected chunk 1 intact"),
     "a flipped bit in the header": (lambda data, reader: flip(data, 40), "expected the header intact"),
-    "a later version": (lambda data, reader: of_version_3(data), "expected format version 1 or 2, got 3"),
+    "a later version": (lambda data, reader: of_version_4(data), "expected format version 1 to 3, got 4"),
     "another format": (lambda data, reader: b"PK\x03\x04" + data, "give a .tkc file of this toolkit"),
 }
 

@@ -19,6 +19,7 @@ from toolkit.container import (
     CHUNK_HEADER_SIZE,
     END,
     MAGIC,
+    VERSION,
     ContainerError,
     DamagedFile,
     NotOurFile,
@@ -49,7 +50,7 @@ def sealed(fields: bytes) -> bytes:
     return fields + struct.pack("<I", zlib.crc32(fields))
 
 
-def preamble(stored: bytes, version: int = 2) -> bytes:
+def preamble(stored: bytes, version: int = VERSION) -> bytes:
     return sealed(MAGIC + struct.pack("<III", version, len(stored), zlib.crc32(stored)))
 
 
@@ -79,7 +80,7 @@ def test_a_file_reads_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.tkc"
     data = write(path)
     with Reader(path) as reader:
-        assert reader.version == 2
+        assert reader.version == VERSION == 3
         assert reader.header == HEADER
         assert [reader.read(i) for i in (2, 0, 1)] == [PAYLOADS[i] for i in (2, 0, 1)]
         for i, (chunk, payload) in enumerate(zip(reader.chunks, PAYLOADS, strict=True)):
@@ -276,9 +277,9 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
     refused(
         tmp_path / "a.tkc",
-        preamble(b"", 3) + b"anything",
+        preamble(b"", 4) + b"anything",
         UnknownVersion,
-        "expected format version 1 or 2, got 3; use a newer",
+        "expected format version 1 to 3, got 4; use a newer",
     )
 
 

@@ -1,8 +1,11 @@
 """A short run of scripts/fuzz_files.py: mutated files give the right rows or a clear error, and no more happens."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests import fuzz
 
@@ -49,3 +52,29 @@ def test_the_judge_sees_what_a_bad_reader_does(
     with fuzz.limited():
         assert fuzz.judge(good._replace(read=bad), case, "error", tmp_path)[0] == verdict
         assert fuzz.judge(good, case, "error", tmp_path)[0] == "right"
+
+
+def test_only_what_is_the_same_in_all_its_bytes_is_looked_up() -> None:
+    calls = list[bytes]()
+
+    def decode(payload: bytes, valid: Tensor) -> Tensor:
+        calls.append(payload)
+        if payload == b"bad":
+            raise ValueError("expected another payload")
+        return valid.int() + len(calls)
+
+    coder, some = SimpleNamespace(decode=decode), torch.ones(2, 3, dtype=torch.bool)
+    fuzz.remember(coder, ["decode"])
+    first = coder.decode(b"a", some, progress=print)
+    assert torch.equal(coder.decode(b"a", some.clone()), first) and len(calls) == 1
+    first += 1  # what a reader does with its rows is its own affair
+    assert int(coder.decode(b"a", some)[0, 0]) == 2
+    for payload, valid in ((b"b", some), (b"a", ~some), (b"a", some.view(3, 2)), (b"a", some[:1])):
+        before = len(calls)
+        coder.decode(payload, valid)
+        assert len(calls) == before + 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="another payload"):
+            coder.decode(b"bad", some)
+    large = torch.ones(fuzz.MOST_REMEMBERED + 1, dtype=torch.bool)
+    assert int(coder.decode(b"a", large)[0]) < int(coder.decode(b"a", large)[0])

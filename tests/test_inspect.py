@@ -49,10 +49,31 @@ def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.
     assert main([f"input={path}"]) == 0
     out = capsys.readouterr().out
     assert out.endswith("\nall 3 chunks intact\n")
-    assert "format version 2" in out and "3 chunks, 30 rows" in out
+    assert "format version 3" in out and "3 chunks, 30 rows" in out
     assert "recipe: 'bitswap'" in out
     assert "items: [0, 1, 2, 3, 4, 5, ...]  (1000 in all)" in out
     assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
+
+
+@pytest.mark.parametrize(
+    "header, words",
+    [
+        ({"kind": "images", "exact": True}, "decodes to the same rows on every machine"),
+        ({"kind": "array", "exact": False}, "decodes only where its networks compute the same floats"),
+        ({"kind": "lossy"}, "decodes to the same coefficients on every machine, and to pixels that may differ by one"),
+        ({"kind": "embeddings"}, "decodes to the same bits on every machine"),
+        ({"kind": ["lossy"], "exact": 1}, ""),
+    ],
+)
+def test_it_says_where_a_file_decodes(
+    header: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(tmp_path / "a.tkc", header)
+    assert main([f"input={path}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("decodes ")]
+    assert len(lines) == bool(words) and all(line.startswith(words) for line in lines)
+    assert main([f"input={path}", "--json"]) == 0
+    assert f"decodes {json.loads(capsys.readouterr().out)['decodes']}" == (lines[0] if lines else "decodes None")
 
 
 def test_the_sizes_of_the_parts_add_up_to_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +92,7 @@ def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["--json", f"input={path}"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["header"] == {"recipe": "bitswap", "items": list(range(1000))}
-    assert (report["version"], report["rows"], report["bits_per_value"]) == (2, 300, None)
+    assert (report["version"], report["rows"], report["bits_per_value"]) == (3, 300, None)
     assert [chunk["intact"] for chunk in report["chunks"]] == [i != 7 for i in range(30)]
     assert "chunk 7 intact, CRC-32" in report["chunks"][7]["error"]
 

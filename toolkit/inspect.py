@@ -14,6 +14,10 @@ USAGE = """usage: python -m toolkit.inspect input=FILE [--json]
 Show the header, sizes and chunks of a .tkc file and check all its checksums; exit status 1 if one is wrong."""
 KNOWN = {"input": "the .tkc file", "json": "true: everything as one JSON object, with nothing shortened"}
 TABLE_ROWS = 20  # chunks in the table; --json has all
+DECODES = {  # kind of content -> where it decodes to what; docs/exact.md
+    "embeddings": "to the same bits on every machine",
+    "lossy": "to the same coefficients on every machine, and to pixels that may differ by one grey level",
+}
 SHORT = reprlib.Repr()  # escapes what a terminal would obey, and cuts what is long or nested
 SHORT.maxlist = SHORT.maxdict = 6
 SHORT.maxlevel = 3
@@ -53,6 +57,7 @@ def _report(reader: Reader, damaged: dict[int, str]) -> dict[str, Any]:
             "file": reader.size,
         },
         "damage": str(reader.damage) if reader.damage else None,
+        "decodes": _decodes(reader.header),
         "rows": sum(chunk.rows for chunk in reader.found.values()),
         "bits_per_value": 8 * reader.size / values if type(values) is int and values > 0 else None,
         "header": reader.header,
@@ -61,6 +66,17 @@ def _report(reader: Reader, damaged: dict[int, str]) -> dict[str, Any]:
             for i, chunk in reader.found.items()
         ],
     }
+
+
+def _decodes(header: dict[str, Any]) -> str | None:
+    kind, exact = header.get("kind"), header.get("exact")
+    if isinstance(kind, str) and kind in DECODES:
+        return DECODES[kind]
+    if exact is True:
+        return "to the same rows on every machine: its networks are in exact arithmetic"
+    if exact is False:
+        return "only where its networks compute the same floats: another device or library may give an error"
+    return None
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -72,6 +88,8 @@ def _text(report: dict[str, Any]) -> str:
     if report["bits_per_value"] is not None:
         values = report["header"]["values"]
         lines.append(f"{report['bits_per_value']:.4f} bits per value: the whole file, for {values:,} coded integers")
+    if report["decodes"]:
+        lines.append(f"decodes {report['decodes']}")
     lines += ["", "header", *(f"  {SHORT.repr(key)[1:-1]}: {_short(value)}" for key, value in report["header"].items())]
     if chunks:
         lines += ["", f"{'chunk':>8} {'offset':>15} {'bytes':>13} {'rows':>11}  {'CRC-32':8}  {'of rows':8}"]

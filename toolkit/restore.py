@@ -166,10 +166,10 @@ def _valid(about: Contents, i: int) -> Tensor:
     """Which values of chunk i are coded: bool [rows, c, h, w]."""
     begin, end = about.chunk(i)
     low, high = bisect_right(about.ends, begin), bisect_right(about.ends, end - 1)
-    items = [about.items[j]._replace(name="") for j in range(low, high + 1)]
-    masks = {item: files.valid_of(item, about.shape[0], about.size) for item in set(items)}
+    kinds = [item[1:] for item in about.items[low : high + 1]]  # without names: of an array's images, all the same
+    masks = {kind: files.valid_of(Item("", *kind), about.shape[0], about.size) for kind in set(kinds)}
     skip = begin - about.rows(low)[0]
-    return torch.cat([masks[item] for item in items])[skip : skip + end - begin]
+    return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
 
 
 def _wanted(about: Contents, only: str) -> int:
