@@ -5,6 +5,7 @@ tests/test_fuzz.py takes a few hundred of them, scripts/fuzz_files.py 100,000.
 
 import contextlib
 import errno
+import copy
 import functools
 import itertools
 import json
@@ -132,7 +133,7 @@ def lossy_of(folder: Path, pictures: Path) -> Subject:
 
 def remembering(make_coder: archive.MakeCoder) -> archive.MakeCoder:
     """The same coders, which decode the same bytes once; see `remember`."""
-    known: dict[Any, Tensor] = {}
+    known: dict[Any, Any] = {}
 
     def make(rows: int, settings: Settings | None) -> Coder:
         coder = make_coder(rows, settings)
@@ -142,22 +143,29 @@ def remembering(make_coder: archive.MakeCoder) -> archive.MakeCoder:
     return make
 
 
-def remember(coder: Any, names: Sequence[str], known: dict[Any, Tensor] | None = None, about: Any = None) -> None:
+def remember(coder: Any, names: Sequence[str], known: dict[Any, Any] | None = None, about: Any = None) -> None:
     """Let some methods of a coder look up what they returned for the same arguments, if these are small.
 
     Decoding has no state, and most cases leave most chunks as they were, which then take no time.
     """
     known = {} if known is None else known
 
-    def looked_up(name: str, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*arguments: Any, progress: Any = None) -> Tensor:
+    def looked_up(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, progress: Any = None) -> Any:
             if any(isinstance(x, Tensor) and x.numel() > MOST_REMEMBERED for x in arguments):
                 return method(*arguments)
-            plain = [(x.shape, x.dtype, x.numpy().tobytes()) if isinstance(x, Tensor) else x for x in arguments]
+            plain = [
+                (x.shape, x.dtype, x.numpy().tobytes())
+                if isinstance(x, Tensor)
+                else tuple(x)
+                if isinstance(x, list)
+                else x
+                for x in arguments
+            ]
             key = (name, about, *plain)
             if key not in known:
                 known[key] = method(*arguments)
-            return known[key].clone()
+            return copy.deepcopy(known[key])
 
         return call
 

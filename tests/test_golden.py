@@ -137,9 +137,10 @@ def test_lossy_pictures_are_written_as_they_were() -> None:
     coder, _ = lossy_coder(load(path.parent, "cpu")[0])
     for payload, level, (_, _, height, width) in zip(payloads, header["levels"], header["items"], strict=True):
         rate = torch.tensor([rate_index(level)])
-        k = coder.read(payload, level, (-(-height // 8), -(-width // 8)))
+        [k] = coder.read([payload], level, [(-(-height // 8), -(-width // 8))])
+        assert k is not None
         again = lattice.given(coder.tables, k, rate, silent=payload[0] == 1)
-        assert payload[1:] == lattice.encode(coder.tables, again, lanes=int.from_bytes(payload[1:3], "little"))
+        assert [payload[1:]] == lattice.encode(coder.tables, [again], [int.from_bytes(payload[1:3], "little")])
 
 
 def test_vectors_are_written_as_they_were(tmp_path: Path) -> None:
