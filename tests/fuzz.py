@@ -4,8 +4,8 @@ tests/test_fuzz.py takes a few hundred of them, scripts/fuzz_files.py 100,000.
 """
 
 import contextlib
-import errno
 import copy
+import errno
 import functools
 import itertools
 import json

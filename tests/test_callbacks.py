@@ -244,6 +244,7 @@ def test_a_broken_codec_is_an_error_that_names_the_file(
     assert (tmp_path / "v.tkc").exists()
 
 
+@pytest.mark.training
 def test_a_broken_codec_stops_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes.bitswap, "head", functools.wraps(head)(wrong_rows))
     with pytest.raises(RoundTripError, match="16 of 16 rows decoded to other values than were encoded"):

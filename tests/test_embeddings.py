@@ -11,11 +11,11 @@ import torch
 from gensim.models import KeyedVectors
 from torch import Tensor
 
-from toolkit import embeddings, export_embeddings
+from toolkit import embeddings, vector_file
 from toolkit.coding import lanes
 from toolkit.coding.ans import Message
 from toolkit.container import ContainerError, Reader, Writer
-from toolkit.vector_file import BOOK, MOST_DIMENSIONS
+from toolkit.vector_file import BOOK
 from toolkit.word_list import VOCABULARY
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -299,106 +299,12 @@ def test_a_word_that_stands_twice_in_a_file_is_refused(
         embeddings.open(tmp_path / "v.tkc")
 
 
-def test_more_dimensions_than_a_reader_takes_are_not_written(tmp_path: Path) -> None:
-    d = MOST_DIMENSIONS + 1
-    quantised = embeddings.quantise(torch.randn(1, d), torch.ones(1, d), 1.0, "vbq")
-    with pytest.raises(ValueError, match="expected at most 65536 dimensions and 16384 values a byte of the file"):
+def test_more_dimensions_than_a_reader_takes_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_file, "MOST_DIMENSIONS", 64)
+    quantised = embeddings.quantise(torch.randn(1, 65), torch.ones(1, 65), 1.0, "vbq")
+    with pytest.raises(ValueError, match="expected at most 64 dimensions and 16384 values a byte of the file, got"):
         embeddings.write(tmp_path / "v.tkc", ["a"], quantised)
     assert not any(tmp_path.iterdir())
-
-
-def exported(tmp_path: Path, *arguments: str) -> int:
-    return export_embeddings.main([f"output={tmp_path / 'out.tkc'}", *arguments])
-
-
-@pytest.mark.parametrize("name", ["v.txt", "v.bin", "v.kv"])
-def test_vectors_trained_elsewhere_go_to_a_file_and_back(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words, vectors, _ = posterior(250)
-    keyed = KeyedVectors(12)
-    keyed.add_vectors(words, vectors.numpy())
-    for i, word in enumerate(words):
-        keyed.set_vecattr(word, "count", 250 - i)
-    if name.endswith(".kv"):
-        keyed.save(str(tmp_path / name))
-    else:
-        keyed.save_word2vec_format(str(tmp_path / name), binary=name.endswith(".bin"))
-    assert exported(tmp_path, f"input={tmp_path / name}", "bits_per_dim=6") == 0
-    said = capsys.readouterr().out
-    assert f"{(tmp_path / 'out.tkc').stat().st_size} bytes" in said and "float16" in said
-    loaded = embeddings.load(tmp_path / "out.tkc")
-    assert loaded.index_to_key == words
-    assert float(np.abs(loaded.vectors - vectors.numpy()).mean()) < 0.1
-    assert export_embeddings.main([f"input={tmp_path / 'out.tkc'}", f"output={tmp_path / ('back' + name)}"]) == 0
-    back = tmp_path / f"back{name}"
-    again = (
-        KeyedVectors.load(str(back)) if name.endswith(".kv")
-        else KeyedVectors.load_word2vec_format(str(back), binary=name.endswith(".bin"))
-    )  # fmt: skip
-    assert again.index_to_key == words
-    np.testing.assert_allclose(again.vectors, loaded.vectors, rtol=1e-5)
-
-
-def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
-    words, vectors, _ = posterior(250)
-    lines = [f"{w} {' '.join(f'{x:.6f}' for x in v)}" for w, v in zip(words, vectors.tolist(), strict=True)]
-    (tmp_path / "glove.txt").write_text("\n".join(lines) + "\n")  # GloVe: no first line with sizes
-    (tmp_path / "counts").write_text("".join(f"{w} {10 if i < 125 else 100000}\n" for i, w in enumerate(words)))
-    assert exported(tmp_path, f"input={tmp_path}/glove.txt", f"counts={tmp_path}/counts", "bits_per_dim=3") == 0
-    error = np.square(embeddings.load(tmp_path / "out.tkc").vectors - vectors.numpy()).mean(1)
-    assert error[125:].mean() < 0.1 * error[:125].mean()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "expected one of run= and input=, got both or none"),
-        (["run=a", "input=b"], "expected one of run= and input=, got both or none"),
-        (["input=v.txt"], "expected one of lambda=, target_size= and bits_per_dim=, got none"),
-        (["input=v.txt", "lambda=1", "bits_per_dim=2"], "expected one of lambda=, target_size="),
-        (["input=v.txt", "lambda=-1"], "expected lambda= a number that is not negative, got '-1'"),
-        (["input=v.txt", "target_size=5GiB"], "expected target_size= a number above 0, got '5GiB'"),
-        (["input=v.txt", "target_size=9"], "expected a target size of at least"),
-        (["input=v.txt", "lambda=1", "method=pq"], "expected method to be one of default, vbq, got 'pq'"),
-        (["input=nowhere.txt", "lambda=1"], "expected a file of word vectors, got nowhere.txt, which is not there"),
-        (["input=v.csv", "lambda=1"], "expected a file ending in .txt, .vec, .bin, .kv, .model, got v.csv"),
-        (["input=spaces.txt", "lambda=1"], "spaces.txt, line 2: expected a word and 2 numbers"),
-        (["input=twice.txt", "lambda=1"], "got the word of an earlier row: 'a'"),
-        (["input=latin.txt", "lambda=1"], "latin.txt, line 1: expected text in UTF-8, got b'\\xe9'"),
-        (["input=nan.txt", "lambda=1"], "got NaN or infinity for 'b'"),
-        (["input=empty.txt", "lambda=1"], "empty.txt: expected vectors, got an empty file"),
-        (["input=short.bin", "lambda=1"], "expected 2 vectors of 2, got 1; the file is cut short"),
-        (["input=huge.bin", "lambda=1"], "expected 999999999999 vectors of 999, got 25 bytes; the file is cut short"),
-        (["input=text.bin", "lambda=1"], "expected word2vec's binary format"),
-        (["input=v.txt", "counts=counts", "lambda=1"], "got none of 1, the first 'b'"),
-        (["input=v.txt", "counts=bad", "lambda=1"], "bad, line 1: expected a new word and its count, got 'a x'"),
-        (["run=.", "lambda=1"], "expected a run folder of recipe=word_embeddings"),
-        (["run=.", "lambda=1", "counts=counts"], "expected counts= with input= only"),
-        (["input=v.txt", "lambda=1", "output=none/out.tkc"], "expected output= in an existing folder, got none/out"),
-        (["input=v.txt", "lambda=1", "output=out.bin"], "expected output= to end in .tkc, got out.bin"),
-        (["input=v.tkc", "lambda=1"], "expected only output= with input=FILE.tkc, got lambda="),
-        (["input=v.tkc", "output=out.npy"], "expected output= to end in .bin, .txt, .vec, .kv, got out.npy"),
-    ],
-)
-def test_the_command_refuses_what_it_cannot_do(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = {
-        "v.txt": b"a 1 2\nb 3 4\n", "v.csv": b"a,1\n", "spaces.txt": b"a 1 2\nnew york 3 4\n", "empty.txt": b"",
-        "twice.txt": b"a 1 2\na 3 4\n", "latin.txt": b"caf\xe9 1 2\n", "nan.txt": b"a 1 2\nb nan 4\n",
-        "short.bin": b"2 2\na 12345678\nb 1234", "text.bin": b"a 1 2\n",
-        "huge.bin": b"999999999999 999\na 123456", "counts": b"a 3\n", "bad": b"a x\n",
-    }  # fmt: skip
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    shutil.copy(GOLDEN / "words_v2.tkc", tmp_path / "v.tkc")
-    monkeypatch.chdir(tmp_path)
-    before = set(tmp_path.iterdir())
-    output = [] if any(argument.startswith("output=") for argument in arguments) else ["output=out.tkc"]
-    assert export_embeddings.main([*arguments, *output]) == 1
-    assert said in capsys.readouterr().err
-    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_file_can_be_copied_and_read_in_another_place(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import toolkit.alone
 from recipes.ikvae import BLOCK_SAMPLERS, IKVAE, SAMPLERS, head, least
-from tests.test_archive import rewritten
+from tests.archives import rewritten
 from tests.test_rec_search import channel
 from tests.tiny import configure, images
 from toolkit import compress, restore

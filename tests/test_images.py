@@ -133,6 +133,7 @@ def test_images_loads_once_and_shows_its_parts() -> None:
     assert len(data.train_dataloader()) == 6
 
 
+@pytest.mark.training
 def test_training_with_images_raises_no_warning_about_workers(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -142,12 +143,14 @@ def test_training_with_images_raises_no_warning_about_workers(tmp_path: Path) ->
     assert len(module.seen) == 12 and module.seen[:6] != module.seen[6:]
 
 
+@pytest.mark.training
 def test_overfitting_some_batches_shows_the_same_rows_each_epoch(tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path, max_epochs=2, overfit_batches=2).fit(module, datamodule=Images(numbered, batch_size=8))
     assert module.seen == 2 * [list(range(8)), list(range(8, 16))]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("limit", [1.0, 4])
 def test_a_resumed_training_sees_the_rows_that_the_unbroken_one_sees(tmp_path: Path, limit: float) -> None:
     saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -177,6 +180,7 @@ def test_a_checkpoint_of_one_epoch_skips_nothing_in_the_next() -> None:
     assert rows_of(loader) == batches and loader.state_dict() == {"epoch": 1, "batch": 6}
 
 
+@pytest.mark.training
 def test_two_processes_train_on_different_rows_and_validate_on_all(tmp_path: Path) -> None:
     data = Images(partial(numbered, 50), batch_size=8)
     # A process that ends may be aborted by threads of torch that still run; all that is tested is written before.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_archive import files_of, noise, pack, pixels, refused, unpack
+from tests.archives import files_of, noise, pack, pixels, refused, unpack
 from tests.tiny import run_folder
 from toolkit.container import Reader
 from toolkit.head import Coder

@@ -28,25 +28,25 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """A training of two steps: what it printed, and the folder in which it ran."""
     folder = tmp_path_factory.mktemp("first")
     return command(folder, *QUICK), folder
 
 
 def test_a_training_says_nothing_that_a_person_need_not_know(
-    first: tuple[subprocess.CompletedProcess[str], Path],
+    trained: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
-    done, _ = first
+    done, _ = trained
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "arning" not in done.stdout and "available" not in done.stdout
 
 
 def test_a_training_ends_with_the_rate_beside_other_codecs_and_what_to_do_next(
-    first: tuple[subprocess.CompletedProcess[str], Path],
+    trained: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
-    done, folder = first
+    done, folder = trained
     for text in (
         "digits: 1297 training rows of [1, 8, 8]", "held-out test rows, decoded equal", "PNG", "WebP",
         "this model, file", "  python -m toolkit.compress run=outputs/", "  python -m toolkit.train resume=outputs/",
@@ -60,6 +60,7 @@ def test_a_training_ends_with_the_rate_beside_other_codecs_and_what_to_do_next(
     assert {path.name for path in folder.iterdir()} == {"outputs"}
 
 
+@pytest.mark.training
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     done = command(tmp_path, *QUICK, "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -101,6 +102,7 @@ def test_data_that_are_not_there_are_one_line_of_error(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.training
 def test_training_in_bfloat16_works(tmp_path: Path) -> None:
     result = train(configure("bitswap", "max_steps=2", "trainer.precision=bf16-mixed"), tmp_path)
     assert math.isfinite(result["file_bpd"])
@@ -108,6 +110,7 @@ def test_training_in_bfloat16_works(tmp_path: Path) -> None:
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
+@pytest.mark.training
 def test_the_best_weights_by_validation_are_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def worse(self: BitSwap, x: torch.Tensor, index: int) -> None:
         self.log("validation/elbo_bpd", float(self.global_step))

@@ -104,6 +104,7 @@ def test_steps_balance_bits_and_distortion() -> None:
     assert 2 * math.log(2) * distortion == pytest.approx(lam)
 
 
+@pytest.mark.training
 def test_it_trains_evaluates_and_saves_what_compress_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

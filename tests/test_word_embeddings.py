@@ -183,6 +183,7 @@ def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None
     assert sizes[0] < sizes[1] and 2940 < sizes[2] <= 3000
 
 
+@pytest.mark.training
 def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:
     text = write_text(tmp_path / "text", 300)
     run = tmp_path / "run"
@@ -199,6 +200,7 @@ def test_a_resumed_training_goes_on(trained: Trained, tmp_path: Path) -> None:
     assert 0.8 * TOPICS * WORDS < (run / VOCABULARY).read_text().count("\n") <= TOPICS * WORDS
 
 
+@pytest.mark.training
 def test_training_twice_gives_the_same_vectors(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text", 300)
     means = []

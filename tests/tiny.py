@@ -1,5 +1,6 @@
 """Models small enough to code with in milliseconds, for the tests that need one but no training."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from recipes.bitswap import BitSwap
+from recipes.bitswap import BitSwap, head
+from toolkit.head import Coder, Settings
 from toolkit.recipe import save
 
 BITSWAP: dict[str, Any] = {
@@ -54,6 +56,16 @@ def bitswap(shape: Sequence[int] = (1, 8, 8), seed: int = 0, **changes: Any) -> 
             if not bool(parameter.any()):
                 parameter.normal_(std=0.05)
     return module
+
+
+def everything(rows: Tensor) -> Tensor:
+    """That each value of the rows is coded."""
+    return torch.ones(rows.shape, dtype=torch.bool)
+
+
+def coder(module: Any = None, scheme: str = "bitswap", lanes: int = 16, seed: int = 0, batch: int = 16) -> Coder:
+    """Rows coded by a model in blocks of `batch`."""
+    return Coder(module or bitswap(), functools.partial(head, scheme=scheme), Settings(batch, lanes, seed))
 
 
 def configuration(shape: Sequence[int], *overrides: str, **changes: Any) -> DictConfig:

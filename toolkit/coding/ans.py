@@ -312,7 +312,9 @@ def _push(
     params = [p[first - 2 : first - 2 + steps] for p in params]
     count, wrong = torch.zeros_like(head), head < 0
     # Each step adds at most `precision` bits, so no more words can spill than this.
-    slots = [torch.zeros_like(head, dtype=torch.int32)] * min(steps, steps * precision // WORD + 1)
+    most, eager = min(steps, steps * precision // WORD + 1), not torch.compiler.is_compiling()
+    slots = [torch.zeros_like(head, dtype=torch.int32)] * most
+    words = head.new_zeros(steps + 1, len(head), dtype=torch.int32) if eager else None
     for i in range(steps - 1, -1, -1):
         start, freq = interval(*(p[i] for p in params), *tables)
         wrong = wrong | (freq < 1)
@@ -320,12 +322,16 @@ def _push(
         spill = (head >> (63 - precision)) >= freq
         word = head.to(torch.int32)
         # What is written above the real words is overwritten by the next, so whether it spilled need not be asked.
-        slots = [torch.where(count == j, word, slot) for j, slot in enumerate(slots)]
+        if words is not None:
+            words.scatter_(0, count[None], word[None])
+        else:  # compiled, slots stay in registers; the steps before this one filled so many at most
+            reach = min(steps - 1 - i, (steps - 1 - i) * precision // WORD + 1)
+            slots = [torch.where(count == j, word, x) if j <= reach else x for j, x in enumerate(slots)]
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
         quotient, rest = _divide(head, freq, precision)
         head = (quotient << precision) + rest + start
-    return torch.where(wrong, -1, head), torch.stack(slots), count
+    return torch.where(wrong, -1, head), torch.stack(slots) if words is None else words[:most], count
 
 
 def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:

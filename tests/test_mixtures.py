@@ -1,0 +1,172 @@
+"""Mixtures: components that are drawn or summed, exact rates, channels that share a component."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.distributions import (
+    KINDS,
+    Pixels,
+    floats,
+    holes,
+    information,
+    integers,
+    locations,
+    pixels,
+    plain_mixture_frequency,
+    plain_pixel_frequencies,
+    scales,
+    spent,
+)
+from tests.laws import check_codec
+from toolkit.coding import frequencies
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import PRECISION, Codec
+from toolkit.coding.mixtures import mixture, weighted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_mixtures_with_drawn_components_obey_the_law(c: int, kind: str) -> None:
+    p, x = pixels(kind, c, 3, 2, 7), integers(10 + c, 64, c, 2, 7)
+    for valid in (torch.ones(c, 2, 7, dtype=torch.bool), holes(2, 7).expand(c, 2, 7), holes(c, 2, 7)):
+        for lanes in (1, 4, 50):
+            check_codec(p.drawn(valid), x * valid, Message.random(lanes, 60, 0))
+
+
+def test_every_value_of_a_weight_is_popped_as_the_component_that_owns_it() -> None:
+    for weight in ([1 << 16], [1, (1 << 16) - 1], [0, 30000, 0, 0, 35536, 0], [5, 0, 65531, 0]):
+        message = Message.empty(1 << 16)
+        message.head = (1 << 60) + torch.arange(1 << 16)
+        table = torch.tensor(weight)
+        x = weighted(table[:, None].expand(-1, 1 << 16), torch.ones(1 << 16, dtype=torch.bool)).pop(message)
+        assert torch.equal(x, torch.arange(len(weight)).repeat_interleave(table))
+
+
+def test_weighted_symbols_cost_the_logarithm_of_their_weight() -> None:
+    weight, valid = frequencies.weights(frequencies.snap_logits(floats(0, -3, 3, 5, 200))), holes(200)
+    x = integers(1, 5, 200)
+    freqs = weight.gather(0, x[None])[0, valid].tolist()
+    assert spent(weighted(weight, valid), x, Message.random(4, 1, 2)) == pytest.approx(information(freqs, 16), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixture_symbols_cost_the_logarithm_of_their_frequency(kind: str) -> None:
+    bins, k, shape = 200, 5, (2, 300)
+    weight = frequencies.weights(frequencies.snap_logits(floats(0, -3, 3, k, *shape)))
+    loc, scale, valid = locations(1, bins, k, *shape), scales(2, k, *shape), holes(*shape)
+    codec = mixture(kind, weight, loc, scale, bins, valid=valid)
+    for x in (codec.pop(Message.random(8, 200, 2)), integers(4, bins, *shape)):
+        rows = zip(weight[:, valid].T.tolist(), loc[:, valid].T.tolist(), scale[:, valid].T.tolist(), strict=True)
+        freqs = [
+            plain_mixture_frequency(kind, *row, symbol, bins, PRECISION)
+            for row, symbol in zip(rows, x[valid].tolist(), strict=True)
+        ]
+        assert spent(codec, x, Message.random(8, 1, 3)) == pytest.approx(information(freqs), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_coupled_mixture_symbols_cost_the_logarithm_of_their_frequency(kind: str, c: int) -> None:
+    n, bins = 150, 64
+    p, valid = pixels(kind, c, 4, n, bins=bins), torch.ones(c, n, dtype=torch.bool)
+    for x in (p.codec(valid).pop(Message.random(8, 200, 0)), integers(4, bins, c, n)):
+        freqs = [f for i in range(n) for f in plain_pixel_frequencies(p, i, x[:, i].tolist())]
+        assert spent(p.codec(valid), x, Message.random(8, 1, 1)) == pytest.approx(information(freqs), rel=1e-4)
+
+
+# The coupled mixture is the joint mixture.
+
+
+def joint_probability(p: Pixels, x: Tensor) -> Tensor:
+    """Float64 [...] probabilities of pixels int64 [c, ...] under the mixture whose component all channels share."""
+    probability = p.weight.double() / 65536
+    for j in range(len(x)):
+        row = j * (j - 1) // 2
+        loc = p.loc[j].double() / 64
+        for i in range(j):
+            loc = loc + p.coupling[row + i] / 256 * (x[i] - (p.bins - 1) / 2)
+        scale = torch.exp2(p.scale[j].double() / 32 - 4)
+        low, high = (x[j] - 0.5 - loc) / scale, (x[j] + 0.5 - loc) / scale
+        cdf = torch.sigmoid if p.kind == "logistic" else torch.special.ndtr
+        # Mirrored where both edges are in the upper tail, so that nothing cancels.
+        low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
+        mirrored = (x[j] - 0.5 - loc) > 0
+        first, last = x[j] == 0, x[j] == p.bins - 1
+        below = torch.where(torch.where(mirrored, last, first), 0.0, cdf(low))
+        above = torch.where(torch.where(mirrored, first, last), 1.0, cdf(high))
+        probability = probability * (above - below)
+    return probability.sum(0)
+
+
+def bits_of_each(codec: Codec, x: Tensor) -> Tensor:
+    """Bits of each pixel, float64 [n]: int64 [c, n] on n lanes with heads so high that rounding is below 1e-6 bits."""
+    message = Message.empty(x.shape[1])
+    message.head += (1 << 46) - int(message.head[0])
+    codec.push(message, x)
+    assert not message.size.any(), "a spilled head would make the bits inexact: choose likelier symbols"
+    return message.head.double().log2() - 46
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_probabilities_of_all_coupled_pixels_sum_to_one_and_are_the_joint_mixture(kind: str, c: int) -> None:
+    bins, k = 4, 3
+    x = torch.tensor(list(itertools.product(range(bins), repeat=c))).T  # [c, bins**c], every pixel there is
+    one = Pixels(
+        kind,
+        frequencies.weights(frequencies.snap_logits(floats(0, -1, 1, k, 1))),
+        frequencies.snap_location(floats(1, 0, 3, c, k, 1)),
+        scales(2, c, k, 1, low=0.8, high=3),
+        # Multiples of 8: then the moved locations are on their grid, and nothing but tables separates the two.
+        8 * frequencies.snap_coupling(floats(3, -1, 1, c * (c - 1) // 2, k, 1) / 8),
+        bins,
+    )
+    n = x.shape[1]
+    all_pixels = one._replace(
+        **{f: getattr(one, f).expand(*getattr(one, f).shape[:-1], n) for f in ("weight", "loc", "scale", "coupling")}
+    )
+    coded = torch.exp2(-bits_of_each(all_pixels.codec(torch.ones(c, n, dtype=torch.bool)), x))
+    assert float(coded.sum()) == pytest.approx(1, abs=1e-6)
+    joint = joint_probability(all_pixels, x)
+    assert float(joint.sum()) == pytest.approx(1, abs=1e-12)
+    assert float((coded / joint - 1).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coupled_mixtures_cost_less_than_a_ten_thousandth_above_the_float_joint_mixture(kind: str) -> None:
+    n, k, bins = 4000, 5, 256
+    p = pixels(kind, 3, k, n, bins=bins)
+    x = p.codec(torch.ones(3, n, dtype=torch.bool)).pop(Message.random(64, 400, 5))
+    coded = information([f for i in range(n) for f in plain_pixel_frequencies(p, i, x[:, i].tolist())])
+    exact = -float(joint_probability(p, x).log2().sum())
+    assert exact > 9 * n
+    assert abs(coded / exact - 1) < 0.0001  # measured: 0.00003
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixtures_with_drawn_components_cost_as_much_as_those_that_are_summed(kind: str) -> None:
+    n, valid = 4000, torch.ones(3, 4000, dtype=torch.bool)
+    p = pixels(kind, 3, 5, n, bins=256)
+    x = p.codec(valid).pop(Message.random(64, 400, 5))
+    summed = spent(p.codec(valid), x, Message.random(64, 60, 6))
+    drawn = sorted(spent(p.drawn(valid), x, Message.random(64, 60, seed)) for seed in range(6, 11))
+    # Whatever component is drawn from its exact posterior, the net is that of the pixel: only rounding differs. The
+    # count that components keep is drawn by one pixel in 16,000 or so, which costs 30 bits: hence the median.
+    assert drawn[2] == pytest.approx(summed, rel=0.0003)
+    assert drawn[0] == pytest.approx(summed, rel=0.0001)
+
+
+def test_channels_after_a_hole_are_coded_as_if_they_were_the_first() -> None:
+    n, p = 500, pixels("logistic", 2, 2, 500, bins=256)
+    apart = torch.tensor([20, 235])[:, None] * frequencies.LOC_STEPS
+    p = p._replace(loc=apart.expand(2, 2, n), coupling=torch.zeros_like(p.coupling))
+    valid = torch.stack([torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)])
+    alone = mixture("logistic", p.weight, p.loc[1], p.scale[1], 256)
+    x = alone.pop(Message.random(16, 100, 5))
+    bits = spent(alone, x, Message.random(16, 60, 6))
+    x = torch.stack([torch.zeros_like(x), x])
+    assert spent(p.codec(valid), x, Message.random(16, 60, 6)) == bits
+    assert spent(p.drawn(valid), x, Message.random(16, 60, 6)) == pytest.approx(bits, rel=0.005)
