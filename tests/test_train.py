@@ -43,6 +43,15 @@ def test_a_training_says_nothing_that_a_person_need_not_know(
     assert "arning" not in done.stdout and "available" not in done.stdout
 
 
+def test_a_resumed_training_says_no_more(trained: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    _, folder = trained
+    [run] = (folder / "outputs").glob("*/*-bitswap")
+    done = command(folder, f"resume={run.relative_to(folder)}", "max_steps=3", "minutes=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "arning" not in done.stdout
+
+
 def test_a_training_ends_with_the_rate_beside_other_codecs_and_what_to_do_next(
     trained: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

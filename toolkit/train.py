@@ -43,6 +43,7 @@ from toolkit.recipe import (
 QUIET = (
     ".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*GPU available but not used.*",
     ".*exists and is not empty.*", ".*lr_scheduler.step.*", ".*across ranks.*", ".*sync_dist=True.*",
+    ".*could not find the monitored key.*",  # of an interrupted training that goes on: its epoch has no validation
     ".*Trying to infer the `batch_size`.*", ".*barrier.*device.*", ".*smaller than the logging interval.*",
 )  # fmt: skip
 
