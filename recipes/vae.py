@@ -125,7 +125,7 @@ class VAE(LightningModule):
         blank = lattice_fit.blank(BANDS, DEEP)
         self.register_buffer("coder_weights", torch.zeros_like(blank.weights))
         self.register_buffer("coder_freqs", torch.zeros_like(blank.freqs))
-        self.halo = 2 * max(encoder_blocks, decoder_blocks)
+        self.latents_halo, self.pixels_halo = 2 * encoder_blocks, 2 * decoder_blocks
         self.lambdas, self.learning_rate, self.weight_decay = tuple(lambdas), learning_rate, weight_decay
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:

@@ -106,7 +106,7 @@ def picture_differs(setting: Setting, module: Any, coded: Coded, like: Tensor) -
 def _shown(coder: PictureCoder, level: int, payloads: list[tuple[bytes, int]], like: Tensor) -> tuple[int, Tensor]:
     item, wrong = item_of("", like), 0
     k = torch.zeros(1, CHANNELS, -(-item.height // STRIDE), -(-item.width // STRIDE), dtype=torch.int16)
-    grid = tiles(item.height, item.width, coder.model.halo)
+    grid = tiles(item.height, item.width, 0)
     read = coder.read([payload for payload, _ in payloads], level, [(tile.height, tile.width) for tile in grid])
     for tile, found, (_, crc) in zip(grid, read, payloads, strict=True):
         assert found is not None

@@ -207,9 +207,10 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
     """Latents and pixels are those of the whole picture; only what the contexts of the coder know ends at a border."""
     picture = photo(70, 64)
     _, whole = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
-    mu = coder.latents(picture, picture_coder.tiles(70, 64, coder.model.halo)[0])[0]
+    mu = coder.latents(picture, picture_coder.tiles(70, 64, coder.model.latents_halo)[0])[0]
     monkeypatch.setattr(picture_coder, "TILE", 5)
-    grid = picture_coder.tiles(70, 64, coder.model.halo)
+    monkeypatch.setattr(picture_coder, "WINDOW", 5)
+    grid = picture_coder.tiles(70, 64, coder.model.latents_halo)
     assert len(grid) == 4
     for tile in grid:
         expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
@@ -218,7 +219,7 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
     assert rate_distortion.psnr(whole, tiled) > 40
     k = torch.randint(-3, 4, (1, CHANNELS, 9, 8))
     together = coder.restore(k, item_of("", picture), 300)
-    monkeypatch.setattr(picture_coder, "TILE", 128)
+    monkeypatch.setattr(picture_coder, "WINDOW", 256)
     assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
 
 

@@ -23,6 +23,7 @@ from toolkit.data.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
 TILE = 128  # blocks a side of a tile, which is coded by itself
+WINDOW = 2 * TILE  # blocks a side of what becomes pixels at once: larger, and its halo is a smaller part
 OCTAVE = 64  # levels of lambda to a factor of two
 LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
 PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
@@ -37,7 +38,9 @@ WAYS = ("lambda", "bpp", "psnr")
 class LossyModel(Protocol):
     """What a recipe offers: networks for pixels and latents, and the tables that code the latents."""
 
-    halo: int  # blocks around a tile that its latents, or pixels, depend on
+    # Blocks around a rectangle that its latents, and its pixels, depend on.
+    latents_halo: int
+    pixels_halo: int
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
@@ -95,13 +98,14 @@ class Tile(NamedTuple):
         )
 
 
-def tiles(height: int, width: int, halo: int) -> list[Tile]:
-    """Tiles of a picture of so many pixels, row by row."""
+def tiles(height: int, width: int, halo: int, side: int | None = None) -> list[Tile]:
+    """Tiles of a picture of so many pixels, row by row; side: blocks a side instead of `TILE`."""
+    side = side or TILE
     down, across = -(-height // STRIDE), -(-width // STRIDE)
     found = []
-    for y in range(0, down, TILE):
-        for x in range(0, across, TILE):
-            h, w = min(TILE, down - y), min(TILE, across - x)
+    for y in range(0, down, side):
+        for x in range(0, across, side):
+            h, w = min(side, down - y), min(side, across - x)
             rest = min(halo, down - y - h), min(halo, across - x - w)
             found.append(Tile(y, x, h, w, min(halo, y), min(halo, x), *rest))
     return found
@@ -149,7 +153,7 @@ class PictureCoder:
 
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
-        grid = tiles(picture.shape[1], picture.shape[2], self.model.halo)
+        grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         return sum(
             (self.quantise(self.latents(picture, tile), level).channel_bits[0] for tile in grid),
             torch.zeros(self.tables.channels, dtype=torch.float64),
@@ -179,7 +183,7 @@ class PictureCoder:
         """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8]."""
         grey = CHANNELS[item.mode] == 1
         picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
-        for tile in tiles(item.height, item.width, self.model.halo):
+        for tile in tiles(item.height, item.width, self.model.pixels_halo, WINDOW):
             rows, columns = tile.around()
             pixels = self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))
             y, x = tile.top * STRIDE, tile.left * STRIDE
@@ -196,7 +200,7 @@ class PictureCoder:
         overhead: bytes of the file that are the picture's beside its tiles. Raises ValueError for a target out of
         reach, with the range that is in reach.
         """
-        grid = tiles(picture.shape[1], picture.shape[2], self.model.halo)
+        grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
         for attempt in range(4):

@@ -136,7 +136,7 @@ def kmeans(values: Tensor, size: int, rounds: int = 30) -> Tensor:
 def _whole(coder: PictureCoder, picture: Tensor) -> Tensor:
     """The latents' means of a whole picture: float32 [1, channels, h / 8, w / 8]."""
     rows: dict[int, list[Tensor]] = {}
-    for tile in tiles(picture.shape[1], picture.shape[2], coder.model.halo):
+    for tile in tiles(picture.shape[1], picture.shape[2], coder.model.latents_halo):
         rows.setdefault(tile.y, []).append(coder.latents(picture, tile)[0])
     return torch.cat([torch.cat(row, 3) for row in rows.values()], 2)
 

@@ -216,7 +216,7 @@ def compression(
 
 def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
     """A coder of pictures of a loaded lossy run, and what a header says about the model."""
-    module: Any = recipe.module
+    module: Any = recipe.module.to(memory_format=torch.channels_last)  # convolutions are a quarter faster
     # A short name of the model: a small picture takes a few hundred bytes.
     identity = {"recipe": type(module).__name__.lower(), "model": fingerprint(module, {})[:16]}
     return PictureCoder(module, module.device), identity
