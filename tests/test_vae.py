@@ -125,7 +125,11 @@ def test_it_trains_evaluates_and_saves_what_compress_needs(
     arguments = [f"run={run}", f"input={tmp_path / 'held_out'}", f"output={tmp_path / 'a.tkc'}", "lambda=16"]
     assert compress.main(arguments) == 0
     assert evaluate.main([f"run={run}"]) == 0
-    assert "against JPEG" in (run / "evaluation.txt").read_text()
+    printed = (run / "evaluation.txt").read_text()
+    assert "against JPEG" in printed
+    shares = re.findall(r"(\w+): [\d.]+ s a megapixel; (.*)", printed)
+    assert [name for name, _ in shares] == ["encoding", "decoding"]
+    assert all(98 <= sum(map(int, re.findall(r"(\d+) %", parts))) <= 102 for _, parts in shares)
     assert (run / "evaluation.png").stat().st_size > 10_000
     board = EventAccumulator(str(run), {"images": 0}).Reload()
     shown = {"original", "lambda_8", "lambda_64"}

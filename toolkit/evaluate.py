@@ -9,13 +9,13 @@ from toolkit import baselines, cli, rate_distortion
 from toolkit.callbacks import evaluate
 from toolkit.data.images import spread
 from toolkit.pictures import rate_bars, rate_table
-from toolkit.recipe import build_data, coder, evaluation, has_exact, load
+from toolkit.recipe import Recipe, build_data, coder, evaluation, has_exact, load, lossy_coder
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 
 Encode the test rows of a run's data set to a real file, decode and compare them; print bits per dimension, where they
 went, and speeds; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossy model
-(recipe=vae): its rate-distortion curve on held-out pictures, beside other codecs."""
+(recipe=vae): its rate-distortion curve on held-out pictures, beside other codecs, and its times."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...)",
     "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = values.get("device", "auto")
     recipe, cfg = load(run, device)
     if recipe.lossy:
-        return _evaluate_lossy(recipe.module, cfg, run, values)
+        return _evaluate_lossy(recipe, cfg, run, values)
     exact = cli.boolean(values, "exact") if "exact" in values else has_exact(run)
     codes = load(run, device, exact)[0] if exact else recipe
     data = build_data(cfg)
@@ -56,13 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _evaluate_lossy(module: Any, cfg: Any, run: Path, values: dict[str, str]) -> int:
+def _evaluate_lossy(recipe: Recipe, cfg: Any, run: Path, values: dict[str, str]) -> int:
     if "pictures" in values:
         cfg.recipe.evaluation.pictures = values["pictures"]
     held_out = evaluation(cfg, run)
     pictures = held_out.pictures()
-    curves = held_out.curves(module, blind=True)
-    text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}"
+    first, lam = pictures[0], sorted(held_out.lambdas)[len(held_out.lambdas) // 2]
+    spent = rate_distortion.speed(rate_distortion.times(lossy_coder(recipe)[0], first, lam), first[0].numel())
+    curves = held_out.curves(recipe.module, blind=True)
+    text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}\nthe first, lambda {lam:g}:\n{spent}"
     print(text)
     (run / "evaluation.txt").write_text(text + "\n")
     rate_distortion.figure(curves, f"{len(pictures)} held-out pictures").savefig(run / "evaluation.png", dpi=150)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 from toolkit import lossy
 from toolkit.container import Reader
 from toolkit.data.files import item_of
-from toolkit.picture_coder import LEVELS, PictureCoder, Target, lambda_of, tiles
+from toolkit.picture_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
+
+T = TypeVar("T")
 
 QUALITIES = {
     "JPEG 4:2:0": (4, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 88, 94),
@@ -43,6 +46,16 @@ class Point(NamedTuple):
 
 
 Curve = list[Point]  # by rising rate
+
+
+class Times(NamedTuple):
+    """Seconds of the parts of coding a picture, without reading and writing image files."""
+
+    latents: float  # networks
+    search: float  # of code points, with the contexts that say what they cost
+    stacks: float  # pushes, and bytes of stacks
+    reading: float  # contexts and pops
+    pixels: float  # networks
 
 
 def quality(picture: Tensor, restored: Tensor) -> tuple[float, float]:
@@ -90,6 +103,44 @@ def of_files(
             points.append((8 * size / picture[0].numel(), *quality(picture, restored)))
         found.append(mean(points))
     return sorted(found), shown
+
+
+def times(coder: PictureCoder, picture: Tensor, lam: float, repeat: int = 3) -> Times:
+    """The times of a picture uint8 [c, h, w] at a lambda, the least of some repetitions of each part."""
+    _, height, width = picture.shape
+    grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
+    latents, first = _least(repeat, lambda: [coder.latents(picture, tile) for tile in grid])
+    coded, search = _least(repeat, lambda: [coder.quantise(x, level) for x in latents])
+    payloads, stacks = _least(repeat, lambda: coder.write(coded))
+    sizes = [(tile.height, tile.width) for tile in grid]
+    _, reading = _least(repeat, lambda: coder.read(payloads, level, sizes))
+    k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
+    for tile, one in zip(grid, coded, strict=True):
+        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
+    _, pixels = _least(repeat, lambda: coder.restore(k, item, level))
+    return Times(first, search, stacks, reading, pixels)
+
+
+def _least(repeat: int, work: Callable[[], T]) -> tuple[T, float]:
+    found = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        result = work()
+        found.append(time.perf_counter() - began)
+    return result, min(found)
+
+
+def speed(spent: Times, pixels: int) -> str:
+    """What people read of the times of a picture of so many pixels."""
+    lines = []
+    for name, networks, rest in (
+        ("encoding", spent.latents, {"search": spent.search, "stacks": spent.stacks}),
+        ("decoding", spent.pixels, {"contexts and stacks": spent.reading}),
+    ):
+        whole = networks + sum(rest.values())
+        parts = ", ".join(f"{part} {100 * x / whole:.0f} %" for part, x in {"networks": networks, **rest}.items())
+        lines.append(f"{name}: {1e6 * whole / pixels:.2f} s a megapixel; {parts}")
+    return "\n".join(lines)
 
 
 def of_kmeans(coder: PictureCoder, pictures: Sequence[Tensor], sizes: Iterable[int]) -> Curve:
