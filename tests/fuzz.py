@@ -390,13 +390,13 @@ def change(value: Any, rng: random.Random) -> None:
         if kind < 0.15:
             del value[place]
         elif kind < 0.25 and isinstance(value, list):
-            value.insert(rng.randrange(len(value) + 1), value[place])
+            value.insert(rng.randrange(len(value) + 1), copy.deepcopy(value[place]))
         elif kind < 0.35 and isinstance(value, dict):
-            value[rng.choice(NAMES)] = value[place]
+            value[rng.choice(NAMES)] = copy.deepcopy(value[place])
         elif kind < 0.5 and type(value[place]) is int:
             value[place] += rng.choice((-1, 1, 2**32))
         else:
-            value[place] = rng.choice(VALUES)
+            value[place] = copy.deepcopy(rng.choice(VALUES))  # which later changes may change in turn
         return
 
 
