@@ -1,8 +1,9 @@
-"""Mutate files and look at what their readers do: python scripts/fuzz_files.py [cases] [seed] [--keep FOLDER].
+"""Mutate files, look at what readers do: python scripts/fuzz_files.py [cases] [seed] [--first N] [--keep FOLDER].
 
 Word vectors, pictures and arrays of each recipe, and weights, all of untrained models; see tests/fuzz.py for what is
 done to them and what is judged. Every 4,000 cases run in a process of their own, so that a crash is seen as one. Exit
-status 1 if a case is bad; --keep writes the bad files into a folder.
+status 1 if a case is bad. --first: the number of the case to begin with, a multiple of 4,000, to go on with a run that
+was interrupted; --keep: a folder for bad files.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="?", type=int, default=100_000)
     parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, metavar="N")
     parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
     if arguments.keep:
@@ -54,7 +56,7 @@ def main() -> int:
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         subjects = fuzz.subjects(Path(folder))
-        for number in range(-(-arguments.cases // SHARD)):
+        for number in range(arguments.first // SHARD, -(-arguments.cases // SHARD)):
             queue = fork.SimpleQueue()
             process = fork.Process(
                 target=shard, args=(subjects, number, arguments.cases, arguments.seed, arguments.keep, queue)

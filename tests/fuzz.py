@@ -143,6 +143,13 @@ def remembering(make_coder: archive.MakeCoder) -> archive.MakeCoder:
     return make
 
 
+def plain(x: Any) -> Any:
+    """An argument as it can be a part of a key: equal where all its bytes are."""
+    if isinstance(x, Tensor):
+        return x.shape, x.dtype, x.numpy().tobytes()
+    return tuple(x) if isinstance(x, list) else x
+
+
 def remember(coder: Any, names: Sequence[str], known: dict[Any, Any] | None = None, about: Any = None) -> None:
     """Let some methods of a coder look up what they returned for the same arguments, if these are small.
 
@@ -154,15 +161,7 @@ def remember(coder: Any, names: Sequence[str], known: dict[Any, Any] | None = No
         def call(*arguments: Any, progress: Any = None) -> Any:
             if any(isinstance(x, Tensor) and x.numel() > MOST_REMEMBERED for x in arguments):
                 return method(*arguments)
-            plain = [
-                (x.shape, x.dtype, x.numpy().tobytes())
-                if isinstance(x, Tensor)
-                else tuple(x)
-                if isinstance(x, list)
-                else x
-                for x in arguments
-            ]
-            key = (name, about, *plain)
+            key = (name, about, *map(plain, arguments))
             if key not in known:
                 known[key] = method(*arguments)
             return copy.deepcopy(known[key])
@@ -390,13 +389,13 @@ def change(value: Any, rng: random.Random) -> None:
         if kind < 0.15:
             del value[place]
         elif kind < 0.25 and isinstance(value, list):
-            value.insert(rng.randrange(len(value) + 1), value[place])
+            value.insert(rng.randrange(len(value) + 1), copy.deepcopy(value[place]))
         elif kind < 0.35 and isinstance(value, dict):
-            value[rng.choice(NAMES)] = value[place]
+            value[rng.choice(NAMES)] = copy.deepcopy(value[place])
         elif kind < 0.5 and type(value[place]) is int:
             value[place] += rng.choice((-1, 1, 2**32))
         else:
-            value[place] = rng.choice(VALUES)
+            value[place] = copy.deepcopy(rng.choice(VALUES))  # which later changes may change in turn
         return
 
 

@@ -1,5 +1,7 @@
 """A short run of scripts/fuzz_files.py: mutated files give the right rows or a clear error, and no more happens."""
 
+import json
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,3 +80,13 @@ def test_only_what_is_the_same_in_all_its_bytes_is_looked_up() -> None:
             coder.decode(b"bad", some)
     large = torch.ones(fuzz.MOST_REMEMBERED + 1, dtype=torch.bool)
     assert int(coder.decode(b"a", large)[0]) < int(coder.decode(b"a", large)[0])
+
+
+def test_changes_of_a_header_change_no_other_one() -> None:
+    before, rng = repr(fuzz.VALUES), random.Random(0)
+    for _ in range(300):
+        header = {"a": [[1], {"b": []}], "c": {}}
+        for _ in range(8):
+            fuzz.change(header, rng)
+        json.dumps(header)
+    assert repr(fuzz.VALUES) == before
