@@ -1,5 +1,7 @@
 """Stacks in Python's integers and in NumPy: the words of `Message`, and what is pushed comes back."""
 
+import tracemalloc
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,3 +91,17 @@ def test_what_an_empty_stack_gives_is_the_same_in_both() -> None:
     which = some(coder, 100)[0]
     few, many = (kind([Message.empty(4, small=True)]).pop([which], coder) for kind in (FewLanes, ManyLanes))
     assert_equal(few, many)
+
+
+def test_one_long_stack_beside_many_short_ones_takes_no_more_room_than_their_symbols() -> None:
+    """A table of all steps by all lanes would take 12 GB here."""
+    coder = tables()
+    which = [torch.zeros(300_000, dtype=torch.int64), torch.zeros(10_000, dtype=torch.int64)]
+    stack = stacks([Message.empty(n, small=True) for n in (1, 5000)])
+    stack.push([coder.interval(w, torch.zeros_like(w)) for w in which], PRECISION)
+    tracemalloc.start()
+    found = stack.pop(which, coder)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    assert not any(symbol.any() for symbol in found)
+    assert stack.empty() == [True, True]

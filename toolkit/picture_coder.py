@@ -31,6 +31,7 @@ CHUNK = 60  # bytes of a chunk without payload
 OVERHEAD = CHUNK + 8  # of a tile beside its stacks
 TOGETHER = 8  # tiles whose symbols are coded side by side: a step of more stacks hardly takes longer
 LANE_BYTES, MOST_LANES = 250, 512  # bytes of a tile for each of its stacks; the most stacks of one
+ROOM = 1 << 22  # words of a table of the stacks of tiles that are decoded side by side
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 
@@ -167,15 +168,27 @@ class PictureCoder:
     def read(self, payloads: Sequence[bytes], level: int, sizes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
         """The coefficients of tiles: int16 [1, channels, height, width] each; None for damaged bytes."""
         found: list[Tensor | None] = [None] * len(payloads)
-        messages = {i: message for i, payload in enumerate(payloads) if (message := _message(payload)) is not None}
-        if messages:
-            rates = [torch.tensor([rate_index(level)])] * len(messages)
-            decoded = lattice.decode(
-                self.tables, list(messages.values()), rates, [sizes[i] for i in messages],
-                [payloads[i][0] == 1 for i in messages],
-            )  # fmt: skip
-            for i, k in zip(messages, decoded, strict=True):
+        together: dict[int, Message] = {}
+
+        def decode() -> None:
+            rates = [torch.tensor([rate_index(level)])] * len(together)
+            silent = [payloads[i][0] == 1 for i in together]
+            decoded = lattice.decode(self.tables, list(together.values()), rates, [sizes[i] for i in together], silent)
+            for i, k in zip(together, decoded, strict=True):
                 found[i] = k
+            together.clear()
+
+        for i, payload in enumerate(payloads):
+            message = _message(payload)
+            if message is None:
+                continue
+            both = [*together.values(), message]
+            # Side by side they stand in one table, which stacks of very different lengths would make large.
+            if together and sum(x.lanes for x in both) * max(x.tail.shape[1] for x in both) > ROOM:
+                decode()
+            together[i] = message
+        if together:
+            decode()
         return found
 
     @torch.inference_mode()

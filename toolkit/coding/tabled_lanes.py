@@ -248,11 +248,12 @@ class Steps:
         changes = np.flatnonzero(np.diff(lanes, prepend=-1, append=-1))
         ends = np.concatenate([[0], lanes.cumsum()])
         self.runs = [(int(lanes[a]), int(ends[a]), int(ends[b])) for a, b in pairwise(changes)]
-        self.order = None
+        self.order = None  # of each symbol, message after message, its place in the order of coding
         if len(symbols) > 1:
-            offset = np.repeat(np.cumsum([0, *symbols[:-1]]), stacks.counts) + stacks.lane
-            at = offset[self.rank] + np.arange(self.length)[:, None] * stacks.lanes[self.rank]
-            self.order = at[np.arange(len(count)) < lanes[:, None]]
+            place = np.empty_like(self.rank)
+            place[self.rank] = np.arange(len(place))
+            parts = zip(symbols, stacks.counts, stacks._split(place), strict=True)
+            self.order = np.concatenate([ends[np.arange(n) // of] + among[np.arange(n) % of] for n, of, among in parts])
 
     def __len__(self) -> int:
         return self.length
@@ -260,14 +261,15 @@ class Steps:
     def join(self, parts: Sequence[Tensor]) -> Any:
         """Numbers of the symbols of each message, int64 [symbols], in the order of coding."""
         whole = torch.cat(list(parts)).numpy()
-        return whole if self.order is None else whole.take(self.order)
+        if self.order is None:
+            return whole
+        ordered = np.empty_like(whole)
+        ordered[self.order] = whole
+        return ordered
 
     def part(self, whole: Any) -> list[Any]:
         """Undo `join`."""
-        if self.order is not None:
-            ordered = np.empty_like(whole)
-            ordered[self.order] = whole
-            whole = ordered
+        whole = whole if self.order is None else whole.take(self.order)
         return np.split(whole, np.cumsum(self.symbols)[:-1])
 
 
