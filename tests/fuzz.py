@@ -109,26 +109,40 @@ def subjects(folder: Path) -> list[Subject]:
         found.append(
             Subject(f"{name} weights", (run / WEIGHTS).read_bytes(), functools.partial(loaded, run=run), {}, ("",))
         )
-    return [*found, lossy_of(folder, pictures)]
+    wide = folder / "wide"
+    (wide / "deep").mkdir(parents=True)
+    for name, shape in {"a.png": (9, 20), "deep/c.png": (5, 12, 3)}.items():
+        Image.fromarray((rng.integers(0, 60, shape) + 100).astype(np.uint8)).save(wide / name)
+    return [*found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1)]
 
 
-def lossy_of(folder: Path, pictures: Path) -> Subject:
+def lossy_of(folder: Path, pictures: Path, name: str, tile: int = picture_coder.TILE) -> Subject:
+    """Pictures at a chosen rate; tile: blocks a side of a tile, so that small pictures have several."""
     torch.manual_seed(0)
     module = VAE((3, 16, 16), 4, 1, 1, 3, 2.0, [0.7, 500], 1e-3, 1, 0.0).eval()
     module.fit_tables(images(4, (3, 16, 16)), steps=2)
     source, coder = archive.source(pictures), picture_coder.PictureCoder(module)
     remember(coder, ["read", "restore"])
-    file, target = folder / "vae.tkc", picture_coder.Target("lambda", 4.0)
-    lossy.compress(coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False)
+    file, target = folder / f"{name}.tkc", picture_coder.Target("lambda", 4.0)
+    # As many tiles in the largest picture that a header can declare as there are in those of the usual tiles.
+    most = lossy.MOST_PIXELS // picture_coder.TILE**2 * tile**2
+
+    @contextlib.contextmanager
+    def tiled() -> Iterator[None]:
+        with mock.patch.object(picture_coder, "TILE", tile), mock.patch.object(lossy, "MOST_PIXELS", most):
+            yield
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
         only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
-        report = lossy.decompress(file, output, coder, only, on_damage, progress=False)
+        with tiled():
+            report = lossy.decompress(file, output, coder, only, on_damage, progress=False)
         return pictures_in(output, report)
 
+    with tiled():
+        lossy.compress(coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False)
     rows = read(file, folder / "out", "error")[0]
     remove(folder / "out")
-    return Subject("vae", file.read_bytes(), read, rows, ("error", "skip", "only"))
+    return Subject(name, file.read_bytes(), read, rows, ("error", "skip", "only"))
 
 
 def remembering(make_coder: archive.MakeCoder) -> archive.MakeCoder:
