@@ -253,7 +253,7 @@ class Steps:
             place = np.empty_like(self.rank)
             place[self.rank] = np.arange(len(place))
             parts = zip(symbols, stacks.counts, stacks._split(place), strict=True)
-            self.order = np.concatenate([ends[np.arange(n) // of] + among[np.arange(n) % of] for n, of, among in parts])
+            self.order = np.concatenate([(ends[: -(-n // of), None] + among).ravel()[:n] for n, of, among in parts])
 
     def __len__(self) -> int:
         return self.length
