@@ -93,13 +93,12 @@ def plain_cdf(kind: str, x: int, loc: int, level: int, bins: int) -> int:
 
 
 def borders(kind: str) -> list[int]:
-    """The distribution function at the cells' borders, from the packed table."""
-    cells = frequencies.cdf_table(kind, CPU).tolist()
-    return [cell % 2**32 for cell in cells] + [2**30]
+    """The distribution function at the cells' borders."""
+    return [int(y) for y in frequencies.cdf_table(kind, CPU)[0]] + [2**30]
 
 
 TABLES: dict[str, list[int]] = {kind: borders(kind) for kind in KINDS}
-INVERSES: list[int] = frequencies.inverse_scales(CPU).tolist()
+INVERSES: list[int] = [int(inverse) for inverse in frequencies.inverse_scales(CPU)]
 
 
 def plain_start(y: int, x: int, bins: int, precision: int, least: int) -> int:

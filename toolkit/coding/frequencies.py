@@ -1,19 +1,20 @@
 """From float distributions to integer frequencies: THE border between floats and coded integers.
 
 Distribution parameters are snapped to stated grids; everything after the grid is integer arithmetic on tables that are
-computed in exact decimal arithmetic, so encoder and decoder agree whatever device, library or compiler runs them.
+computed in exact decimal arithmetic, so encoder and decoder agree whatever device, library or compiler runs them. Much
+of it runs on integers in float64, which adds and multiplies them exactly below 2**53: processors have vector
+instructions for that, and many have none for products of int64.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Iterable
 from decimal import Decimal, localcontext
 
 import torch
 from torch import Tensor
-
-from toolkit.coding.fuse import divide
 
 CDF_BITS = 30  # cumulative distribution functions are integers in [0, 2**CDF_BITS]
 WEIGHT_BITS = 16  # mixture weights are integers that sum to 2**WEIGHT_BITS
@@ -46,7 +47,11 @@ def snap_scale(log_scale: Tensor) -> Tensor:
 
 def snap_logits(logits: Tensor) -> Tensor:
     """Mixture logits in nats, float [k, ...], to steps below the largest, int64 [k, ...] in [0, 512]."""
-    below = _finite(logits, "logit").amax(0) - logits
+    return logit_steps(_finite(logits, "logit").amax(0) - logits)
+
+
+def logit_steps(below: Tensor) -> Tensor:
+    """Distances of logits from the largest in nats, float [...], to steps, int64 [...] in [0, 512]."""
     return (below * LOGIT_STEPS).round().clamp(0, LOGIT_STEPS * _LOGIT_REACH).long()
 
 
@@ -117,10 +122,10 @@ def _finite(x: Tensor, what: str) -> Tensor:
 
 
 @functools.cache
-def cdf_table(kind: str, device: torch.device) -> Tensor:  # int64 [cells]
+def cdf_table(kind: str, device: torch.device) -> Tensor:  # float64 [2, cells]
     """The standard logistic or Gaussian distribution function, rounded to 2**-CDF_BITS, for linear interpolation.
 
-    Of each cell: the value at its lower border, and 2**32 times the rise to its upper one.
+    Of each cell: the value at its lower border, and the rise to its upper one; integers.
     """
     n = _REACH[kind] << _CELLS[kind]
     function = {"logistic": _sigmoid, "gaussian": _phi}[kind]
@@ -128,7 +133,7 @@ def cdf_table(kind: str, device: torch.device) -> Tensor:  # int64 [cells]
         context.prec = 50
         upper = [round(function(Decimal(i) / (1 << _CELLS[kind])) * (1 << CDF_BITS)) for i in range(n + 1)]
     borders = torch.tensor([(1 << CDF_BITS) - y for y in reversed(upper[1:])] + upper, device=device)
-    return borders[:-1] | (borders.diff() << 32)
+    return torch.stack([borders[:-1], borders.diff()]).double()
 
 
 def _sigmoid(t: Decimal) -> Decimal:
@@ -147,83 +152,108 @@ def _phi(t: Decimal) -> Decimal:
 
 
 @functools.cache
-def inverse_scales(device: torch.device) -> Tensor:  # int64 [SCALE_LEVELS]
-    """2**_INVERSE / scale for each level of the scale grid, rounded."""
+def inverse_scales(device: torch.device) -> Tensor:  # float64 [SCALE_LEVELS]
+    """2**_INVERSE / scale for each level of the scale grid, rounded to integers."""
     with localcontext() as context:
         context.prec = 50
         low = SCALE_OCTAVES[0] * SCALE_STEPS
         levels = [round(Decimal(2) ** (_INVERSE - Decimal(low + i) / SCALE_STEPS)) for i in range(SCALE_LEVELS)]
-    return torch.tensor(levels, device=device)
+    return torch.tensor(levels, dtype=torch.float64, device=device)
 
 
 @functools.cache
-def exponentials(device: torch.device) -> Tensor:  # int64 [513]
-    """exp(-i / 32) in 2**-30, rounded: the weights' steps as masses."""
+def exponentials(device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:  # [513]
+    """exp(-i / 32) in 2**-30, rounded to integers: the weights' steps as masses."""
     with localcontext() as context:
         context.prec = 50
         table = [round((-Decimal(i) / LOGIT_STEPS).exp() * (1 << 30)) for i in range(LOGIT_STEPS * _LOGIT_REACH + 1)]
-    return torch.tensor(table, device=device)
+    return torch.tensor(table, dtype=dtype, device=device)
 
 
 def weights(steps: Tensor, table: Tensor | None = None) -> Tensor:
-    """Mixture weights from snapped logits: int64 [k, ...] -> int64 [k, ...] >= 0 that sum to 2**WEIGHT_BITS over k.
+    """Mixture weights from snapped logits: int64 [k, ...] -> int64 [k, ...] >= 0 that sum to 2**WEIGHT_BITS over k."""
+    return torch.stack(normalise(exponentials(steps.device)[steps])).long()
 
-    table: of `exponentials`, which compiled code can not look up.
+
+def by_component(function: Callable[..., Tensor], *params: Tensor) -> list[Tensor]:
+    """A pointwise function of parameters [k, symbols] for each of the k components.
+
+    Compiled, it is written out over the components, so that what is made of them stays in the registers of one kernel.
     """
-    return _normalise((exponentials(steps.device) if table is None else table)[steps])
+    if torch.compiler.is_compiling():
+        return [function(*rows) for rows in zip(*params, strict=True)]
+    return list(function(*params))
 
 
-def _normalise(mass: Tensor) -> Tensor:
-    """int64 [k, ...] >= 0, at most 2**46, some above 0, to weights that sum to 2**WEIGHT_BITS exactly."""
-    # Unrolled: a reduction over a few rows would be a kernel of its own.
-    share = [divide(row << WEIGHT_BITS, total)[0] for total in [_sum(mass)] for row in mass]
-    return _give_rest(share, mass)
+def normalise(mass: Iterable[Tensor]) -> list[Tensor]:
+    """Integers >= 0, at most 2**46, some above 0, to weights that sum to 2**WEIGHT_BITS exactly.
+
+    k tensors [...], int64 or float64, one for each component -> as many, integers in float64.
+    """
+    rows = [row.double() for row in mass]
+    total = _sum(rows)
+    high = torch.floor(total * 2.0**-24) * 2.0**24
+    low = total - high
+    share = []
+    for row in rows:
+        scaled = row * 2.0**WEIGHT_BITS
+        quotient = torch.floor(scaled / total)  # one too large if the division rounded up to an integer
+        # Each product and difference is an integer below 2**53 times a power of two, so none is rounded.
+        rest = scaled - quotient * high - quotient * low
+        share.append(torch.where(rest < 0, quotient - 1, quotient))
+    return _give_rest(share, rows)
 
 
-def _sum(rows: Tensor | list[Tensor]) -> Tensor:
+def _sum(rows: Iterable[Tensor]) -> Tensor:
     return functools.reduce(torch.add, rows)
 
 
-def _give_rest(share: list[Tensor], mass: Tensor) -> Tensor:
+def _give_rest(share: list[Tensor], mass: list[Tensor]) -> list[Tensor]:
     """What rounding down left over goes to the first of the largest, a rule that every device follows alike."""
     largest, most = torch.zeros_like(mass[0]), mass[0]
     for i, row in enumerate(mass[1:], start=1):
         largest, most = torch.where(row > most, i, largest), torch.maximum(most, row)
     rest = (1 << WEIGHT_BITS) - _sum(share)
-    return torch.stack([row + torch.where(largest == i, rest, 0) for i, row in enumerate(share)])
+    return [row + torch.where(largest == i, rest, 0) for i, row in enumerate(share)]
 
 
-def reweigh(weight: Tensor, mass: Tensor) -> Tensor:
+def reweigh(weight: Iterable[Tensor], mass: Iterable[Tensor]) -> list[Tensor]:
     """Posterior weights of a mixture's components after a symbol: w_k p_k(x), normalised in integers.
 
-    weight: int64 [k, ...] summing to 2**WEIGHT_BITS; mass: int64 [k, ...], each component's F(x + 1) - F(x).
+    weight: of each component, summing to 2**WEIGHT_BITS; mass: of each, F(x + 1) - F(x); see `normalise`.
     """
-    return _normalise(weight * (mass + 1))  # + 1: a symbol that no component expects leaves the weights as they are
+    # + 1: a symbol that no component expects leaves the weights as they are.
+    return normalise(w * (m + 1) for w, m in zip(weight, mass, strict=True))
 
 
-def keep_possible(weight: Tensor, prior: Tensor) -> Tensor:
-    """Posterior weights with at least one count for each component that has some a priori; int64 [k, ...], both.
+def keep_possible(weight: Iterable[Tensor], prior: Iterable[Tensor]) -> list[Tensor]:
+    """Posterior weights with at least one count for each component that has some a priori; both as in `normalise`.
 
     A component that was drawn from the prior can then be pushed under its posterior, whatever the symbol: what sampling
     from a model does.
     """
-    count = weight.shape[0]
-    share = (weight * ((1 << WEIGHT_BITS) - count) >> WEIGHT_BITS) + (prior > 0)
-    return _give_rest(list(share), weight)
+    rows = [row.double() for row in weight]
+    left = ((1 << WEIGHT_BITS) - len(rows)) * 2.0**-WEIGHT_BITS
+    share = [torch.floor(row * left) + (before > 0) for row, before in zip(rows, prior, strict=True)]
+    return _give_rest(share, rows)
 
 
 def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
     """Integer distribution function at the lower edge of bin x: non-decreasing, 0 at x = 0, 2**CDF_BITS at x = bins.
 
-    x: int64 [...] in [0, bins]; loc: int64 [...] in 1/LOC_STEPS bin; inverse: int64 [...] of `inverse_scales`;
-    table: of `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take the tails.
+    x: [...] in [0, bins], int64 or integers in float64, and so is the result; loc: integers [...] in 1/LOC_STEPS bin;
+    inverse: [...] of `inverse_scales`; table: of `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take
+    the tails.
     """
     shift = _INVERSE + 6 - _CELLS[kind] - _FRACTION  # 6 = log2(LOC_STEPS)
     reach = _REACH[kind] << (_CELLS[kind] + _FRACTION)
-    t = ((x * LOC_STEPS - LOC_STEPS // 2 - loc) * inverse >> shift).clamp(-reach, reach - 1) + reach
-    cell = table[t >> _FRACTION]
-    y = (cell & ((1 << 32) - 1)) + ((cell >> 32) * (t & ((1 << _FRACTION) - 1)) >> _FRACTION)
-    return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y))
+    edge = x * LOC_STEPS if x.is_floating_point() else x << 6  # compiled, products of int64 are slow
+    # Rounded, if at all, where it is far beyond the reach.
+    t = torch.floor((edge - LOC_STEPS // 2 - loc).double() * inverse * 2.0**-shift).clamp(-reach, reach - 1) + reach
+    cell = torch.floor(t * 2.0**-_FRACTION)
+    lower, rise = table[0][cell.int()], table[1][cell.int()]
+    y = lower + torch.floor(rise * (t - cell * 2.0**_FRACTION) * 2.0**-_FRACTION)
+    return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y.to(x.dtype)))
 
 
 def mix(weight: Tensor, y: Tensor | list[Tensor]) -> Tensor:

@@ -71,6 +71,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     options: dict[str, Any] = {
         "cpp.dynamic_threads": True,
         "assert_indirect_indexing": False,
+        "cpp.enable_tiling_heuristics": False,  # which would do without vectors where much is looked up in tables
+        "max_fusion_size": 1024,  # one kernel, whose values stay in registers, however much it does to a symbol
         "guard_filter_fn": _of_arguments,
     }
     fused = torch.compile(own, dynamic=True, options=options)
@@ -140,5 +142,9 @@ def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return quotient, a - quotient * b
     quotient = (a.double() / b.double()).long()
     rest = a - quotient * b
-    off = torch.where(rest < 0, -1, torch.where(rest >= b, 1, 0))
-    return quotient + off, rest - off * b
+    low, high = rest < 0, rest >= b
+    # Chosen, not multiplied: processors have no vector product of int64 either.
+    return (
+        torch.where(low, quotient - 1, torch.where(high, quotient + 1, quotient)),
+        torch.where(low, rest + b, torch.where(high, rest - b, rest)),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,25 +42,27 @@ def mixture(
 class Snap(NamedTuple):
     """How a mixture's parameters become integers, where they are not yet: pointwise functions, compiled with the rest.
 
-    weights(float32 [k, symbols], table of `frequencies.exponentials`) -> int64 of `frequencies.weights`;
-    rest(loc, scale, coupling), of any shapes -> int64 of `frequencies.snap_location`, `snap_scale`, `snap_coupling`.
-    finite: no parameter can be infinite or NaN.
+    weights(logits [k, symbols], table of `frequencies.exponentials`) -> as `frequencies.normalise`; location, scale,
+    coupling: tensors of any shape to what `frequencies.snap_location`, `snap_scale` and `snap_coupling` give: integers,
+    of any dtype but for the scale's, which is int32 or int64. finite: no parameter can be infinite or NaN.
     """
 
-    weights: Callable[[Tensor, Tensor], Tensor]
-    rest: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    weights: Callable[[Tensor, Tensor], list[Tensor]]
+    location: Callable[[Tensor], Tensor]
+    scale: Callable[[Tensor], Tensor]
+    coupling: Callable[[Tensor], Tensor]
     finite: bool
 
 
-def _same(weight: Tensor, table: Tensor) -> Tensor:
-    return weight
+def _doubles(weight: Tensor, table: Tensor) -> list[Tensor]:
+    return [row.double() for row in weight]
 
 
-def _same_three(loc: Tensor, scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return loc, scale, coupling
+def _same(snapped: Tensor) -> Tensor:
+    return snapped
 
 
-SNAPPED = Snap(_same, _same_three, True)
+SNAPPED = Snap(_doubles, _same, _same, _same, True)
 
 
 class Pixels:
@@ -70,8 +72,9 @@ class Pixels:
     channel (Salimans, Karpathy, Chen, Kingma 2017, arXiv:1701.05517), all in integers.
 
     weight: [k, ...]; loc, scale: [c, k, ...]; coupling: [c (c - 1) / 2, k, ...], in the order (1, 0), (2, 0), (2, 1):
-    as `snap` takes them; base: int64 [c, ...] in 1/LOC_STEPS bin, which locations are relative to, and couplings act on
-    the pixels' distance from it (None: the middle of the axis); symbols and valid: [c, ...] in [0, bins).
+    as `snap` takes them; base: integers [c, ...] in 1/LOC_STEPS bin, of any dtype, which locations are relative to, and
+    couplings act on the pixels' distance from it (None: the middle of the axis); symbols and valid: [c, ...] in
+    [0, bins).
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Pixels:
         if not snap.finite:  # fused code, which snaps them, has no exceptions
             frequencies.check_finite("parameter", *self.planes)
         device = valid.device
-        self.exponentials = frequencies.exponentials(device)
+        self.exponentials = frequencies.exponentials(device, torch.float64)
         self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device), self.exponentials
         self.functions = _functions(kind, bins, snap)
 
@@ -105,11 +108,11 @@ class Pixels:
         return rows
 
     def at(self, j: int, x: Sequence[Tensor], k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Locations and scales of channel j given those before it: int64 [k, symbols], or [symbols] for component k."""
+        """Locations and scales of channel j given those before it: int32 [k, symbols], or [symbols] for component k."""
         return self.functions.at(j)(list(x[:j]), k, *self.planes[1:], self.base)
 
     def all_at(self, x: Sequence[Tensor], k: Tensor) -> tuple[Tensor, Tensor]:
-        """Locations and scales of all channels for component k of each pixel: int64 [c, symbols]."""
+        """Locations and scales of all channels for component k of each pixel: int32 [c, symbols]."""
         return self.functions.all_at(list(x), k, *self.planes[1:], self.base)
 
     def posterior(self, x: Sequence[Tensor]) -> Tensor:
@@ -127,17 +130,23 @@ class _Functions(NamedTuple):
 
 @functools.cache  # the same functions for the same kind, so that they are compiled once
 def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
-    def moved(j: int, x: list[Tensor], k: Tensor | None, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        *params, base = arguments
-        first = j * (j - 1) // 2
-        loc, scale, coupling = params[0][j], params[1][j], params[2][first : first + j]
-        if k is not None:
-            loc, scale, coupling = _chosen(loc, k), _chosen(scale, k), _chosen(coupling, k)
-        loc, scale, coupling = snap.rest(loc, scale, coupling)
-        shift = torch.zeros_like(loc)
-        for i in range(j):
-            shift = shift + coupling[i] * (x[i] * frequencies.LOC_STEPS - base[i])
-        return loc + base[j] + (shift >> 8), scale  # 2**8 = COUPLING_STEPS
+    def couplings(j: int) -> slice:
+        return slice(j * (j - 1) // 2, j * (j + 1) // 2)
+
+    def move(j: int, x: list[Tensor], base: Tensor, loc: Tensor, *coupling: Tensor) -> Tensor:
+        """Locations of channel j as integers in float64."""
+        at = snap.location(loc).double() + base[j].double()
+        if j:
+            off = [(x[i] * frequencies.LOC_STEPS - base[i]).double() for i in range(j)]
+            shift = (snap.coupling(c).double() * off[i] for i, c in enumerate(coupling))
+            at = at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS))
+        return at
+
+    def moved(
+        j: int, x: list[Tensor], k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        mine = [p if k is None else _chosen(p, k) for p in (scale[j], loc[j], *coupling[couplings(j)])]
+        return move(j, x, base, *mine[1:]).int(), snap.scale(mine[0]).int()
 
     def all_moved(x: list[Tensor], k: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = zip(*(moved(j, x, k, *arguments) for j in range(len(x))), strict=True)
@@ -146,14 +155,18 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
     def after(
         x: list[Tensor], valid: list[Tensor], weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
         base: Tensor, table: Tensor, inverses: Tensor, exponentials: Tensor,
-    ) -> Tensor:  # fmt: skip
-        weight = snap.weights(weight, exponentials)
+    ) -> list[Tensor]:  # fmt: skip
+        weights, x = snap.weights(weight, exponentials), [row.double() for row in x]
+
         for j in range(len(x)):
-            at, level = moved(j, x, None, loc, scale, coupling, base)
-            inverse = inverses[level]
+            at, inverse = move(j, x, base, loc[j], *coupling[couplings(j)]), inverses[snap.scale(scale[j])]
             low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
-            weight = torch.where(valid[j], frequencies.reweigh(weight, high - low), weight)
-        return weight
+            # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
+            # with all of them in registers: written out over the components, these many lines would compile for long.
+            mass = (high - low).int()
+            moved = frequencies.reweigh(weights, [row.double() for row in mass])
+            weights = [torch.where(valid[j], new, old) for new, old in zip(moved, weights, strict=True)]
+        return weights
 
     def components_after(*arguments: Any) -> Tensor:
         return _uppers(frequencies.keep_possible(after(*arguments), snap.weights(arguments[2], arguments[-1])))
@@ -161,19 +174,19 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
     return _Functions(
         functools.cache(lambda j: fusible(functools.partial(moved, j))),
         fusible(all_moved),
-        fusible(after),
+        fusible(lambda *arguments: torch.stack(after(*arguments)).long()),
         fusible(lambda weight, table: _uppers(snap.weights(weight, table))),
         fusible(components_after),
     )
 
 
 def _chosen(values: Tensor, k: Tensor) -> Tensor:
-    """[..., k, symbols] and the component of each symbol, int64 [symbols] -> [..., symbols]."""
+    """[k, symbols] and the component of each symbol, int64 [symbols] -> [symbols]."""
     if not torch.compiler.is_compiling():
-        return values.gather(-2, k.expand(*values.shape[:-2], 1, -1))[..., 0, :]
-    result = values[..., 0, :]
-    for i in range(1, values.shape[-2]):  # compiled, reading all in order is faster than to gather
-        result = torch.where(k == i, values[..., i, :], result)
+        return values.gather(0, k[None])[0]
+    result = values[0]
+    for i, row in enumerate(values[1:], start=1):  # compiled, reading all in order is faster than to gather
+        result = torch.where(k == i, row, result)
     return result
 
 
@@ -247,9 +260,9 @@ def weighted(weight: Tensor, valid: Tensor) -> Codec:
     return _components(_uppers(weight.flatten(1)), valid)
 
 
-def _uppers(weight: Tensor) -> Tensor:
-    """Weights [k, symbols] summed up to and with each."""
-    return torch.stack(list(itertools.accumulate(weight)))
+def _uppers(weight: Iterable[Tensor]) -> Tensor:
+    """Weights of each component summed up to and with each, int32 [k, symbols]."""
+    return torch.stack(list(itertools.accumulate(weight))).int()
 
 
 def _components(upper: Tensor, valid: Tensor) -> Codec:
@@ -260,11 +273,11 @@ def _components(upper: Tensor, valid: Tensor) -> Codec:
 
 def _component_interval(k: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.where(k > 0, _chosen(upper, (k - 1).clamp(min=0)), 0)
-    return low, _chosen(upper, k) - low
+    return low.long(), (_chosen(upper, k) - low).long()
 
 
 def _find_component(u: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    k, low, high = torch.zeros_like(u), torch.zeros_like(u), upper[-1]
+    k, low, high = torch.zeros_like(u), torch.zeros_like(u), upper[-1].long()
     for row in reversed(list(upper[:-1])):
         passed = row <= u
         k, low = k + passed, torch.maximum(low, torch.where(passed, row, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import cast
 
@@ -42,16 +43,25 @@ LEVEL_RANGE = _levels_at(LOG_SCALES[0]), _levels_at(LOG_SCALES[1])
 LOC_RANGE = frequencies.LOC_LIMIT * frequencies.LOC_STEPS
 
 
-def _weights(logits: Tensor, table: Tensor) -> Tensor:
-    below = (logits.amax(0) - logits).clamp(0, len(table) - 1)
-    return frequencies.weights(below.long(), table)
+def _weights(logits: Tensor, table: Tensor) -> list[Tensor]:
+    largest, last = functools.reduce(torch.maximum, logits), len(table) - 1
+    mass = frequencies.by_component(lambda row: table[(largest - row).clamp(0, last).int()], logits)
+    return frequencies.normalise(mass)
 
 
-def _rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return loc.clamp(-LOC_RANGE, LOC_RANGE).long(), log_scale.clamp(*LEVEL_RANGE).long(), coupling.long()
+def _location(loc: Tensor) -> Tensor:
+    return loc.clamp(-LOC_RANGE, LOC_RANGE)
 
 
-EXACT = Snap(_weights, _rest, True)  # of integers in floats
+def _scale(level: Tensor) -> Tensor:
+    return level.clamp(*LEVEL_RANGE).int()
+
+
+def _coupling(steps: Tensor) -> Tensor:
+    return steps
+
+
+EXACT = Snap(_weights, _location, _scale, _coupling, True)  # of integers in floats
 
 
 class ExactMixture(Mixture):
@@ -76,7 +86,7 @@ class ExactMixture(Mixture):
         return self.split(self.shuffle(self.head(features)), self.tanh)
 
     def base_of(self, base: Tensor) -> Tensor:
-        return base.clamp(-LOC_RANGE, LOC_RANGE).long()
+        return _location(base)
 
 
 class ExactLogistic(LogisticObservation):

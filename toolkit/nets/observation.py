@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
@@ -118,7 +119,9 @@ class Mixture(nn.Module):
 
         precision: of frequencies, where each row is a message of its own, which has no bits to draw components with.
         """
-        raw = self(features)
+        # Not as a module: its layers' time is the networks' in `head.NetworkClock`, and what arranges their outputs for
+        # the coder is the coder's.
+        raw = self.forward(features)
         valid = valid.transpose(0, 1)
         if base is not None:
             base = self.base_of(base).transpose(0, 1)
@@ -143,19 +146,21 @@ def log_scales(raw: Tensor) -> Tensor:
     return (raw - 2.5).clamp(*LOG_SCALES)
 
 
-def _snap_weights(logits: Tensor, table: Tensor) -> Tensor:
-    return frequencies.weights(frequencies.snap_logits(logits), table)
+def _snap_weights(logits: Tensor, table: Tensor) -> list[Tensor]:
+    largest = functools.reduce(torch.maximum, logits)
+    mass = frequencies.by_component(lambda row: table[frequencies.logit_steps(largest - row)], logits)
+    return frequencies.normalise(mass)
 
 
-def _snap_rest(loc: Tensor, log_scale: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        frequencies.snap_location(loc * HALF),
-        frequencies.snap_scale(log_scales(log_scale) + math.log(HALF)),
-        frequencies.snap_coupling(coupling),
-    )
+def _snap_location(loc: Tensor) -> Tensor:
+    return frequencies.snap_location(loc * HALF)
 
 
-SNAP = Snap(_snap_weights, _snap_rest, False)
+def _snap_scale(raw: Tensor) -> Tensor:
+    return frequencies.snap_scale(log_scales(raw) + math.log(HALF))
+
+
+SNAP = Snap(_snap_weights, _snap_location, _snap_scale, frequencies.snap_coupling, False)
 
 
 class Observation(Protocol):
