@@ -72,6 +72,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         "cpp.dynamic_threads": True,
         "assert_indirect_indexing": False,
         "cpp.enable_tiling_heuristics": False,  # which would do without vectors where much is looked up in tables
+        # Expressions of more operations are values of their own where they are used twice. Inductor copies others,
+        # and counts without repetitions what it copies with them: its own 30 made blocks of steps compile for minutes.
+        "realize_opcount_threshold": 15,
         "max_fusion_size": 1024,  # one kernel, whose values stay in registers, however much it does to a symbol
         "guard_filter_fn": _of_arguments,
     }

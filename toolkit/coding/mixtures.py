@@ -7,7 +7,6 @@ over the few components and channels so that `fuse` makes one kernel of it.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -82,102 +81,100 @@ class Pixels:
         base: Tensor | None = None, snap: Snap = SNAPPED,
     ) -> None:  # fmt: skip
         self.kind, self.bins, self.valid = kind, bins, valid
-        # Tensors of their own: torch.compile tells views of different offsets apart.
-        self.flat = [row.flatten().clone() for row in valid]
+        self.flat = valid.flatten(1).contiguous()
+        channels, symbols = self.flat.shape
         if base is None:
-            base = torch.full(
-                (len(valid), len(self.flat[0])), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device
-            )
-        self.base = base.flatten(1).contiguous()
+            base = torch.full((channels, symbols), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device)
         # Contiguous, because torch.compile makes a slower graph of its own for other strides.
-        self.planes = [weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale, coupling))]
+        self.weight, loc, scale = weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale))
+        # Of each channel with all others, so that one function does for all channels: no coupling with those behind it.
+        couplings = coupling.new_zeros(channels, channels - 1, *loc.shape[1:])
+        for j in range(1, channels):
+            couplings[j, :j] = coupling[j * (j - 1) // 2 : j * (j + 1) // 2].flatten(2)
+        self.planes = loc, scale, couplings, base.flatten(1).double().contiguous()
         if not snap.finite:  # fused code, which snaps them, has no exceptions
-            frequencies.check_finite("parameter", *self.planes)
+            frequencies.check_finite("parameter", self.weight, loc, scale, coupling)
         device = valid.device
         self.exponentials = frequencies.exponentials(device, torch.float64)
-        self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device), self.exponentials
+        self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device)
         self.functions = _functions(kind, bins, snap)
 
-    def coded(self, x: Tensor) -> list[Tensor]:
+    def coded(self, x: Tensor) -> Tensor:
         """Pixels [c, ...] as `pop` returns them, with 0 where nothing is coded, since others' locations see them."""
         if x.shape != self.valid.shape:
             raise ValueError(f"push: expected symbols of shape {list(self.valid.shape)}, got {list(x.shape)}")
-        rows = [torch.where(there, row.flatten().long(), 0) for there, row in zip(self.flat, x, strict=True)]
-        for row in rows:
-            check_range(row, self.bins)
+        rows = torch.where(self.flat, x.flatten(1).long(), 0)
+        check_range(rows, self.bins)
         return rows
 
-    def at(self, j: int, x: Sequence[Tensor], k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Locations and scales of channel j given those before it: int32 [k, symbols], or [symbols] for component k."""
-        return self.functions.at(j)(list(x[:j]), k, *self.planes[1:], self.base)
+    def at(self, j: int, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Locations and scales of channel j given those before it in x, float64 [c, symbols].
 
-    def all_at(self, x: Sequence[Tensor], k: Tensor) -> tuple[Tensor, Tensor]:
-        """Locations and scales of all channels for component k of each pixel: int32 [c, symbols]."""
-        return self.functions.all_at(list(x), k, *self.planes[1:], self.base)
+        int32 [k, symbols], or [symbols] for component k of each.
+        """
+        return self.functions.at(j + 2, x, k, *self.planes)
 
-    def posterior(self, x: Sequence[Tensor]) -> Tensor:
-        """Weights of the components after the channels in x, int64 [k, symbols]."""
-        return self.functions.posterior(list(x), self.flat[: len(x)], *self.planes, self.base, *self.tables)
+    def prior(self) -> Tensor:
+        """Weights of the components, int32 [k, symbols]."""
+        return self.functions.weights(self.weight, self.exponentials)
+
+    def posterior(self, x: Tensor, count: int) -> Tensor:
+        """Weights of the components after the first channels of x, float64 [c, symbols]: int32 [k, symbols]."""
+        weight = self.prior()
+        for j in range(count):
+            weight = self.functions.reweigh(j + 2, weight, x, self.flat, *self.planes, *self.tables)
+        return weight
 
 
 class _Functions(NamedTuple):
-    at: Callable[[int], Callable[..., tuple[Tensor, Tensor]]]
-    all_at: Callable[..., tuple[Tensor, Tensor]]
-    posterior: Callable[..., Tensor]
-    components: Callable[..., Tensor]
-    components_after: Callable[..., Tensor]
+    # The number of a channel is given with 2 added, because torch.compile makes a graph of its own for 0 and for 1.
+    weights: Callable[..., Tensor]
+    at: Callable[..., tuple[Tensor, Tensor]]
+    reweigh: Callable[..., Tensor]
+    keep: Callable[..., Tensor]
 
 
 @functools.cache  # the same functions for the same kind, so that they are compiled once
 def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
-    def couplings(j: int) -> slice:
-        return slice(j * (j - 1) // 2, j * (j + 1) // 2)
-
-    def move(j: int, x: list[Tensor], base: Tensor, loc: Tensor, *coupling: Tensor) -> Tensor:
+    def move(j: int, x: Tensor, base: Tensor, loc: Tensor, coupling: Sequence[Tensor]) -> Tensor:
         """Locations of channel j as integers in float64."""
-        at = snap.location(loc).double() + base[j].double()
-        if j:
-            off = [(x[i] * frequencies.LOC_STEPS - base[i]).double() for i in range(j)]
-            shift = (snap.coupling(c).double() * off[i] for i, c in enumerate(coupling))
-            at = at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS))
-        return at
+        at = snap.location(loc).double() + base[j]
+        if not coupling:
+            return at
+        off = [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
+        shift = (snap.coupling(c).double() * o for c, o in zip(coupling, off, strict=False))
+        return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS))
 
-    def moved(
-        j: int, x: list[Tensor], k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
+    def at(
+        channel: int, x: Tensor, k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
     ) -> tuple[Tensor, Tensor]:
-        mine = [p if k is None else _chosen(p, k) for p in (scale[j], loc[j], *coupling[couplings(j)])]
-        return move(j, x, base, *mine[1:]).int(), snap.scale(mine[0]).int()
+        j = channel - 2
+        level, mine, *others = (p if k is None else _chosen(p, k) for p in (scale[j], loc[j], *coupling[j]))
+        return move(j, x, base, mine, others).int(), snap.scale(level).int()
 
-    def all_moved(x: list[Tensor], k: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        loc, scale = zip(*(moved(j, x, k, *arguments) for j in range(len(x))), strict=True)
-        return torch.stack(loc), torch.stack(scale)
-
-    def after(
-        x: list[Tensor], valid: list[Tensor], weight: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
-        base: Tensor, table: Tensor, inverses: Tensor, exponentials: Tensor,
-    ) -> list[Tensor]:  # fmt: skip
-        weights, x = snap.weights(weight, exponentials), [row.double() for row in x]
-
-        for j in range(len(x)):
-            at, inverse = move(j, x, base, loc[j], *coupling[couplings(j)]), inverses[snap.scale(scale[j])]
-            low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
-            # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
-            # with all of them in registers: written out over the components, these many lines would compile for long.
-            mass = (high - low).int()
-            moved = frequencies.reweigh(weights, [row.double() for row in mass])
-            weights = [torch.where(valid[j], new, old) for new, old in zip(moved, weights, strict=True)]
-        return weights
-
-    def components_after(*arguments: Any) -> Tensor:
-        return _uppers(frequencies.keep_possible(after(*arguments), snap.weights(arguments[2], arguments[-1])))
+    def reweigh(
+        channel: int, weight: Tensor, x: Tensor, valid: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
+        base: Tensor, table: Tensor, inverses: Tensor,
+    ) -> Tensor:  # fmt: skip
+        j = channel - 2
+        at, inverse = move(j, x, base, loc[j], list(coupling[j])), inverses[snap.scale(scale[j])]
+        low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
+        # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
+        # with all of them in registers: written out over the components, these many lines would compile for long.
+        mass, before = (high - low).int(), [row.double() for row in weight]
+        after = frequencies.reweigh(before, [row.double() for row in mass])
+        return _counts(torch.where(valid[j], a, b) for a, b in zip(after, before, strict=True))
 
     return _Functions(
-        functools.cache(lambda j: fusible(functools.partial(moved, j))),
-        fusible(all_moved),
-        fusible(lambda *arguments: torch.stack(after(*arguments)).long()),
-        fusible(lambda weight, table: _uppers(snap.weights(weight, table))),
-        fusible(components_after),
+        fusible(lambda weight, table: _counts(snap.weights(weight, table))),
+        fusible(at),
+        fusible(reweigh),
+        fusible(lambda weight, prior: _counts(frequencies.keep_possible(weight, prior))),
     )
+
+
+def _counts(rows: Iterable[Tensor]) -> Tensor:
+    return torch.stack([row.int() for row in rows])
 
 
 def _chosen(values: Tensor, k: Tensor) -> Tensor:
@@ -194,21 +191,21 @@ def coupled_mixture(*arguments: Any, precision: int = PRECISION, **options: Any)
     """Codec of `Pixels` (the same arguments) by a search in the whole mixture: needs no bits on the message."""
     p = Pixels(*arguments, **options)
 
-    def channel(j: int, x: Sequence[Tensor]) -> Codec:
-        return mixture(p.kind, p.posterior(x[:j]), *p.at(j, x), p.bins, precision, p.flat[j])
+    def channel(j: int, x: Tensor) -> Codec:
+        return mixture(p.kind, p.posterior(x, j), *p.at(j, x), p.bins, precision, p.flat[j])
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
         with fusing(message.compiled):
             for j in reversed(range(len(rows))):
-                channel(j, rows).push(message, rows[j])
+                channel(j, rows.double()).push(message, rows[j])
 
     def pop(message: Message) -> Tensor:
-        x: list[Tensor] = []
+        x = torch.zeros_like(p.flat, dtype=torch.float64)
         with fusing(message.compiled):
-            for j in range(len(p.flat)):
-                x.append(channel(j, x).pop(message))
-        return torch.stack(x).reshape(p.valid.shape)
+            for j in range(len(x)):
+                x[j] = channel(j, x).pop(message)
+        return x.long().reshape(p.valid.shape)
 
     return Codec(push, pop)
 
@@ -220,66 +217,63 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     the bits that draw the components, at most log2(k) a pixel.
     """
     p = Pixels(*arguments, **options)
-    some = torch.stack(p.flat).any(0)
+    some = p.flat.any(0)
 
-    def prior() -> Codec:
-        return _components(p.functions.components(p.planes[0], p.exponentials), some)
-
-    def posterior(x: list[Tensor]) -> Codec:
-        return _components(p.functions.components_after(x, p.flat, *p.planes, p.base, *p.tables), some)
+    def posterior(x: Tensor, prior: Tensor) -> Codec:
+        return _components(p.functions.keep(p.posterior(x, len(x)), prior), some)
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
         with fusing(message.compiled):
-            k = posterior(rows).pop(message)
-            loc, scale = p.all_at(rows, k)
+            prior, floats = p.prior(), rows.double()
+            k = posterior(floats, prior).pop(message)
+            at = [p.at(j, floats, k) for j in range(len(rows))]
             if len(k) % message.lanes:  # lanes are filled up after each channel
                 for j in reversed(range(len(rows))):
-                    location_scale(p.kind, loc[j], scale[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
+                    location_scale(p.kind, *at[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
             else:  # the same words by fewer and larger calls
-                location_scale(p.kind, loc, scale, p.bins, 1, valid=torch.stack(p.flat)).push(
-                    message, torch.stack(rows)
-                )
-            prior().push(message, k)
+                loc, scale = map(torch.stack, zip(*at, strict=True))
+                location_scale(p.kind, loc, scale, p.bins, 1, valid=p.flat).push(message, rows)
+            _components(prior, some).push(message, k)
 
     def pop(message: Message) -> Tensor:
-        rows: list[Tensor] = []
+        x = torch.zeros_like(p.flat, dtype=torch.float64)
         with fusing(message.compiled):
-            k = prior().pop(message)
-            for j in range(len(p.flat)):
-                channel = location_scale(p.kind, *p.at(j, rows, k), p.bins, 1, valid=p.flat[j])
-                rows.append(channel.pop(message))
-            posterior(rows).push(message, k)
-        return torch.stack(rows).reshape(p.valid.shape)
+            prior = p.prior()
+            k = _components(prior, some).pop(message)
+            for j in range(len(x)):
+                x[j] = location_scale(p.kind, *p.at(j, x, k), p.bins, 1, valid=p.flat[j]).pop(message)
+            posterior(x, prior).push(message, k)
+        return x.long().reshape(p.valid.shape)
 
     return Codec(push, pop)
 
 
 def weighted(weight: Tensor, valid: Tensor) -> Codec:
     """Codec of component numbers in [0, k) with weights of their own: int64 [k, ...] of `frequencies.weights`."""
-    return _components(_uppers(weight.flatten(1)), valid)
+    return _components(weight.flatten(1).int(), valid)
 
 
-def _uppers(weight: Iterable[Tensor]) -> Tensor:
-    """Weights of each component summed up to and with each, int32 [k, symbols]."""
-    return torch.stack(list(itertools.accumulate(weight))).int()
-
-
-def _components(upper: Tensor, valid: Tensor) -> Codec:
+def _components(weight: Tensor, valid: Tensor) -> Codec:
     return interval_codec(
-        _component_interval, _find_component, [upper], [], len(upper), valid, frequencies.WEIGHT_BITS, light=True
+        _component_interval, _find_component, [weight], [], len(weight), valid, frequencies.WEIGHT_BITS, light=True
     )
 
 
-def _component_interval(k: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    low = torch.where(k > 0, _chosen(upper, (k - 1).clamp(min=0)), 0)
-    return low.long(), (_chosen(upper, k) - low).long()
+def _component_interval(k: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    low = freq = torch.zeros_like(weight[0])
+    for i, row in enumerate(weight):
+        low = low + torch.where(k > i, row, 0)
+        freq = torch.where(k == i, row, freq)
+    return low.long(), freq.long()
 
 
-def _find_component(u: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    k, low, high = torch.zeros_like(u), torch.zeros_like(u), upper[-1].long()
-    for row in reversed(list(upper[:-1])):
-        passed = row <= u
-        k, low = k + passed, torch.maximum(low, torch.where(passed, row, 0))
-        high = torch.where(passed, high, row)
-    return k, low, high - low
+def _find_component(u: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    k, start, freq, upper = (torch.zeros_like(weight[0]) for _ in range(4))
+    u = u.int()
+    for row in weight:
+        here = (upper <= u) & (u < upper + row)
+        start, freq = torch.where(here, upper, start), torch.where(here, row, freq)
+        upper = upper + row
+        k = k + (upper <= u)
+    return k.long(), start.long(), freq.long()
