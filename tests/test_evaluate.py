@@ -16,7 +16,7 @@ def rates(text: str) -> dict[str, float]:
 
 
 def test_it_codes_as_many_rows_as_asked_and_all_over_again_if_there_are_fewer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    short_blocks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, printed = run_folder(tmp_path / "run", (1, 8, 8)), {}
     for wish, rows in (("all", 250), ("40", 40), ("300", 300)):

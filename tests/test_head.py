@@ -231,7 +231,7 @@ def test_a_coder_that_is_compiled_from_some_row_on_writes_the_same_payload(monke
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
-def test_a_compiled_coder_writes_the_same_payload_and_reads_it() -> None:
+def test_a_compiled_coder_writes_the_same_payload_and_reads_it(short_blocks: None) -> None:
     module, rows = bitswap((2, 8, 8)), images(9, (2, 8, 8))
     valid = everything(rows)
     valid[4, 1] = False

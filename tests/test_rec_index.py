@@ -28,7 +28,7 @@ def test_nodes_of_every_depth_come_back(lanes: int, start: str) -> None:
     check_codec(rec.node_codec(rec.zeta(1.3), FLAT), some_nodes(), message)
 
 
-def test_a_compiled_message_holds_the_same_words() -> None:
+def test_a_compiled_message_holds_the_same_words(short_blocks: None) -> None:
     node, codec = some_nodes(deepest=16), rec.node_codec(rec.zeta(1.3), FLAT)
     plain, compiled = Message.empty(4), Message.empty(4, compiled=True)
     codec.push(plain, node)

@@ -111,13 +111,14 @@ class Message:
         """Bits on the message: 32 a word in use and log2(head / 2**31) for each head, so that `empty` has none."""
         return float(self.size.sum()) * WORD + float((self.head.double() / LOW).log2().sum())
 
-    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int = PUSH_STEPS) -> None:
+    def push(self, start: Tensor, freq: Tensor, precision: int, steps: int | None = None) -> None:
         """Push symbols, the last step first, so that `pop` returns them in order.
 
         start, freq: int64 [n, lanes], an interval [start, start + freq) within [0, 2**precision), freq at least 1.
         A symbol with start 0 and freq 2**precision costs nothing and leaves the message as it is. Raises NoFrequency
         for a freq below 1.
         """
+        steps = PUSH_STEPS if steps is None else steps
         _check(precision, steps)
         if start.shape != freq.shape or start.dim() != 2 or start.shape[1] != self.lanes:
             raise ValueError(
@@ -128,13 +129,14 @@ class Message:
 
     def push_found(
         self, interval: Interval, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
-        steps: int = PUSH_STEPS,
+        steps: int | None = None,
     ) -> None:  # fmt: skip
         """`push` of the intervals that interval(*(p[step] for p in params), *tables) -> (start, freq) finds.
 
         Found in the block that pushes them, they are never written to memory: for intervals that cost little. params:
         tensors [n, ..., lanes]; a step of zeros must cost nothing, as the last block is filled up with them.
         """
+        steps = PUSH_STEPS if steps is None else steps
         _check(precision, steps)
         params = [_whole(p, steps, 0) for p in params]
         block = _block(_push, self.compiled, interval=interval, steps=steps, precision=precision)
@@ -149,7 +151,7 @@ class Message:
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
-        steps: int = STEPS, sure: Find | None = None, out: Tensor | None = None,
+        steps: int | None = None, sure: Find | None = None, out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Pop int64 [n, lanes] symbols, the first step first, so that it undoes `push`.
 
@@ -160,6 +162,7 @@ class Message:
         that may miss, one that does not; it does again the few lanes of a block in which `find` missed.
         Raises EmptyMessage if a lane has too few words.
         """
+        steps = STEPS if steps is None else steps
         _check(precision, steps)
         if valid.dim() != 2 or valid.shape[1] != self.lanes:
             raise ValueError(

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit.coding import frequencies
-from toolkit.coding.ans import PUSH_STEPS, STEPS, Find, Interval, Message, NoFrequency
+from toolkit.coding import ans, frequencies
+from toolkit.coding.ans import Find, Interval, Message, NoFrequency
 from toolkit.coding.fuse import fusible, fusing
 
 PIECE = 1 << 18  # symbols that are arranged and coded before the next are looked at
@@ -46,7 +46,7 @@ def interval_codec(
     bins: int,
     valid: Tensor,
     precision: int,
-    steps: int = STEPS,
+    steps: int | None = None,
     sure: Find | None = None,
     light: bool = False,
 ) -> Codec:
@@ -70,7 +70,7 @@ def interval_codec(
         lanes, symbols = message.lanes, x.flatten()
         found, before = _masked(interval, bins, precision), (message.head, message.size)
         try:
-            for here in reversed(pieces(lanes, PUSH_STEPS)):
+            for here in reversed(pieces(lanes, ans.PUSH_STEPS)):
                 some = symbols[here].long(), flat[here], *(p[..., here] for p in params)
                 if light and message.compiled:
                     arranged = [to_lanes(p, lanes).contiguous() for p in some]
@@ -89,12 +89,12 @@ def interval_codec(
             ) from None
 
     def pop(message: Message) -> Tensor:
-        lanes = message.lanes
-        x = torch.empty(-(-len(flat) // (lanes * steps)) * steps, lanes, dtype=torch.int64, device=flat.device)
-        for here in pieces(lanes, steps):
+        lanes, block = message.lanes, ans.STEPS if steps is None else steps
+        x = torch.empty(-(-len(flat) // (lanes * block)) * block, lanes, dtype=torch.int64, device=flat.device)
+        for here in pieces(lanes, block):
             valid, *some = (to_lanes(p[..., here], lanes).contiguous() for p in (flat, *params))
             out = x[here.start // lanes : here.stop // lanes]
-            message.pop(valid, find, some, tables, precision, steps, sure, out)
+            message.pop(valid, find, some, tables, precision, block, sure, out)
         return x.flatten()[: len(flat)].reshape(shape)
 
     return Codec(push, pop)
@@ -216,7 +216,7 @@ def location_scale(
     `snap_scale`; least: 1 keeps a count for each symbol (likelihoods, priors), 0 does not (posteriors); valid: bool.
     """
     valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
-    return searched(kind, [loc.flatten(), scale.flatten()], bins, least, precision, valid, STEPS)
+    return searched(kind, [loc.flatten(), scale.flatten()], bins, least, precision, valid)
 
 
 def bits_back(prior: Codec, likelihood: Callable[[Tensor], Codec], posterior: Callable[[Tensor], Codec]) -> Codec:
@@ -312,7 +312,13 @@ def bisect(
 
 
 def searched(
-    kind: str, params: list[Tensor], bins: int, least: int, precision: int, valid: Tensor, steps: int
+    kind: str,
+    params: list[Tensor],
+    bins: int,
+    least: int,
+    precision: int,
+    valid: Tensor,
+    steps: int | None = None,
 ) -> Codec:
     """Codec of symbols whose distribution function is evaluated where the search for a symbol asks for it.
 

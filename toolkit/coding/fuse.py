@@ -109,7 +109,7 @@ def _of_arguments(guards: Sequence[Any]) -> list[bool]:
 _failed: list[Exception] = []  # why nothing is compiled any more in this process
 
 
-COLD, WARM = 75.0, 20.0  # seconds to compile a coder on two cores, and to load what Inductor has kept of one
+COLD, WARM = 120.0, 20.0  # seconds to compile a coder on two cores, and to load what Inductor has kept of one
 
 
 def compiling_pays(name: str, spent: float, ahead: float) -> bool:
