@@ -94,9 +94,9 @@ def test_what_an_empty_stack_gives_is_the_same_in_both() -> None:
 
 
 def test_one_long_stack_beside_many_short_ones_takes_no_more_room_than_their_symbols() -> None:
-    """A table of all steps by all lanes would take 12 GB here."""
+    """A table of all steps by all lanes would take a gigabyte here."""
     coder = tables()
-    which = [torch.zeros(300_000, dtype=torch.int64), torch.zeros(10_000, dtype=torch.int64)]
+    which = [torch.zeros(30_000, dtype=torch.int64), torch.zeros(10_000, dtype=torch.int64)]
     stack = stacks([Message.empty(n, small=True) for n in (1, 5000)])
     stack.push([coder.interval(w, torch.zeros_like(w)) for w in which], PRECISION)
     tracemalloc.start()

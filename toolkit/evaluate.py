@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wish = values.get("compile", "true")
     make = coder(codes, cfg, len(rows), None, {"true": True, "false": False}.get(wish, wish))
     if make.compiled:  # compiling is no part of a speed
+        print("compiling the coder: minutes, the first time on a machine (compile=false does without)", file=sys.stderr)
         evaluate(recipe.module, make, rows[: cfg.coding.batch], run / "evaluation.tkc")
     result = evaluate(recipe.module, make, rows, run / "evaluation.tkc")
     others = baselines.lossless(once, rows=len(once), mosaic_rows=len(once))
