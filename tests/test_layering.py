@@ -41,13 +41,12 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
     "toolkit.coding.tabled_lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
     "toolkit.coding.lattice_context": set(),
-    "toolkit.coding.workers": set(),
     "toolkit.coding.lattice": {
-        "toolkit.coding.lattice_context", "toolkit.coding.workers", "toolkit.coding.lanes",
+        "toolkit.coding.lattice_context", "toolkit.coding.lanes",
         "toolkit.coding.tabled_lanes", "toolkit.coding.ans",
     },
     "toolkit.coding.lattice_fit": {
-        "toolkit.coding.lattice", "toolkit.coding.lattice_context", "toolkit.coding.lanes", "toolkit.coding.workers",
+        "toolkit.coding.lattice", "toolkit.coding.lattice_context", "toolkit.coding.lanes",
         "toolkit.coding.tabled_lanes", "toolkit.coding.ans",
     },
     "toolkit.coding.vbq": {"toolkit.coding.codecs", *CODECS},

@@ -18,8 +18,7 @@ from torch import Tensor
 from toolkit.coding import lattice
 from toolkit.coding.ans import Message
 from toolkit.coding.lanes import unpack
-from toolkit.coding.lattice_context import RATE_STEPS, exact_products
-from toolkit.coding.workers import workers
+from toolkit.coding.lattice_context import RATE_STEPS
 from toolkit.data.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -153,12 +152,6 @@ class PictureCoder:
         rate = torch.tensor([rate_index(level)])
         return lattice.search(self.tables, mu / step, sigma, precision, rate, self.choice == "rounding")
 
-    def quantised(self, latents: Sequence[tuple[Tensor, Tensor]], level: int) -> list[lattice.Coded]:
-        """`quantise` of some tiles, on as many threads as torch uses."""
-        # Around all: what one thread would put back at its end, others still count on.
-        with workers(len(latents)) as each, exact_products():
-            return each(lambda x: self.quantise(x, level), latents)
-
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
@@ -226,7 +219,7 @@ class PictureCoder:
         for attempt in range(4):
             found: list[tuple[bytes, int]] = []
             for some in batched(grid, TOGETHER):
-                coded = self.quantised([self.latents(picture, tile) for tile in some], level)
+                coded = [self.quantise(self.latents(picture, tile), level) for tile in some]
                 found += zip(self.write(coded), (checksum(one.k) for one in coded), strict=True)
             size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
             # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
@@ -246,7 +239,7 @@ class PictureCoder:
 
         def measure(level: int) -> float:
             """log2 of bits a pixel, or the PSNR, each falling with the level."""
-            coded = self.quantised(latents, level)
+            coded = [self.quantise(x, level) for x in latents]
             if target.way == "bpp":
                 bits = sum(file_bits(float(c.bits)) for c in coded)
                 return math.log2(bits / area + 8 * overhead / whole)

@@ -22,7 +22,6 @@ from toolkit.coding.ans import Message
 from toolkit.coding.lanes import pack
 from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
 from toolkit.coding.tabled_lanes import raw_interval, stacks
-from toolkit.coding.workers import workers
 
 RADIUS = 15  # magnitudes with a symbol of their own
 OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
@@ -150,28 +149,17 @@ def walk(
         torch.zeros(len(rate), model.channels, *size, dtype=torch.int16)
         for rate, size in zip(rates, sizes, strict=True)
     ]
-
-    def known(p: Pass, predictor: Predictor, state: State, quiet: bool) -> tuple[Known, Tensor]:
-        about = _known(p, predictor, state, quiet)
-        return about, model.tables(p, about.sums if about.coded is None else about.sums.take(about.coded))
-
-    def record(p: Pass, state: State, k: Tensor, about: Known, r: Tensor) -> None:
-        place = p.of(k)
-        r = r.view(place.shape)
-        place.copy_(r if about.shift is None else r + about.shift.view(place.shape))
-        state.set(p, r, place)
-
-    with workers(len(states)) as each, exact_products():
+    with exact_products():
         for p, predictor in zip(model.passes, model.predictors, strict=True):
-            both = each(functools.partial(known, p, predictor), states, silent)
-            lattices = [about for about, _ in both]
-            each(
-                functools.partial(record, p),
-                states,
-                planes,
-                lattices,
-                choose(p, lattices, [table for _, table in both]),
-            )
+            known = [_known(p, predictor, state, quiet) for state, quiet in zip(states, silent, strict=True)]
+            tables = [
+                model.tables(p, about.sums if about.coded is None else about.sums.take(about.coded)) for about in known
+            ]
+            for state, k, about, r in zip(states, planes, known, choose(p, known, tables), strict=True):
+                place = p.of(k)
+                r = r.view(place.shape)
+                place.copy_(r if about.shift is None else r + about.shift.view(place.shape))
+                state.set(p, r, place)
     return planes
 
 
