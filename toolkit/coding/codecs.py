@@ -406,7 +406,7 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
     stride = 1 << (bins - 1).bit_length() // 2
 
     def sure(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Among bins far apart, then among those between two of them: a sixth of the operations of `guess`."""
+        """Among bins far apart, then among those between two of them: a quarter of the operations of `guess`."""
         first = torch.zeros_like(u)
         for step, count in ((stride, -(-bins // stride)), (1, stride)):
             x = (first + step * torch.arange(count + 1, device=u.device)[:, None]).clamp(max=bins)
