@@ -118,9 +118,11 @@ class Pixels:
         """Weights of the components, int32 [k, symbols]."""
         return self.functions.weights(self.weight, self.exponentials)
 
-    def posterior(self, x: Tensor, count: int) -> Tensor:
-        """Weights of the components after the first channels of x, float64 [c, symbols]: int32 [k, symbols]."""
-        weight = self.prior()
+    def posterior(self, x: Tensor, count: int, weight: Tensor) -> Tensor:
+        """Weights of the components after the first channels of x, float64 [c, symbols]: int32 [k, symbols].
+
+        weight: of `prior`.
+        """
         for j in range(count):
             weight = self.functions.reweigh(j + 2, weight, x, self.flat, *self.planes, *self.tables)
         return weight
@@ -191,20 +193,22 @@ def coupled_mixture(*arguments: Any, precision: int = PRECISION, **options: Any)
     """Codec of `Pixels` (the same arguments) by a search in the whole mixture: needs no bits on the message."""
     p = Pixels(*arguments, **options)
 
-    def channel(j: int, x: Tensor) -> Codec:
-        return mixture(p.kind, p.posterior(x, j), *p.at(j, x), p.bins, precision, p.flat[j])
+    def channel(j: int, x: Tensor, prior: Tensor) -> Codec:
+        return mixture(p.kind, p.posterior(x, j, prior), *p.at(j, x), p.bins, precision, p.flat[j])
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
         with fusing(message.compiled):
+            prior, floats = p.prior(), rows.double()
             for j in reversed(range(len(rows))):
-                channel(j, rows.double()).push(message, rows[j])
+                channel(j, floats, prior).push(message, rows[j])
 
     def pop(message: Message) -> Tensor:
         x = torch.zeros_like(p.flat, dtype=torch.float64)
         with fusing(message.compiled):
+            prior = p.prior()
             for j in range(len(x)):
-                x[j] = channel(j, x).pop(message)
+                x[j] = channel(j, x, prior).pop(message)
         return x.long().reshape(p.valid.shape)
 
     return Codec(push, pop)
@@ -220,7 +224,7 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     some = p.flat.any(0)
 
     def posterior(x: Tensor, prior: Tensor) -> Codec:
-        return _components(p.functions.keep(p.posterior(x, len(x)), prior), some)
+        return _components(p.functions.keep(p.posterior(x, len(x), prior), prior), some)
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
