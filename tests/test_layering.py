@@ -22,7 +22,8 @@ SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.codi
 
 # A file, or all files of a folder -> what of ours they may import, files or folders.
 TABLE: dict[str, set[str]] = {
-    "toolkit.coding.fuse": set(),
+    "toolkit.coding.ahead": set(),
+    "toolkit.coding.fuse": {"toolkit.coding.ahead"},
     "toolkit.coding.packing": set(),
     "toolkit.coding.ans": {"toolkit.coding.fuse", "toolkit.coding.hashing", "toolkit.coding.packing"},
     "toolkit.coding.hashing": set(),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.laws import contents
 from tests.plain_rans import (
@@ -20,7 +21,7 @@ from tests.plain_rans import (
     random_table,
     spiked_table,
 )
-from toolkit.coding.ans import EmptyMessage, Message, _given, _push
+from toolkit.coding.ans import EmptyMessage, Message, _given, _most_words, _push
 from toolkit.coding.packing import LOW
 
 # Storage.
@@ -50,15 +51,21 @@ def test_a_block_has_places_for_all_its_words(precision: int, steps: int, monkey
     rarest = torch.ones(steps, 2, dtype=torch.int64)
     head = torch.tensor([(1 << 63) - 1, (1 << 31)])
     given = [0 * rarest, rarest]
-    heads, words, count = _push(head, given, (), 2, interval=_given, steps=steps, precision=precision)
-    assert int(count.max()) <= len(words)
-    assert len(words) <= 1 + steps * precision // 32
+    most = _most_words(steps, precision)
+
+    def pushed() -> tuple[Tensor, Tensor, list[list[int]]]:
+        tail = torch.zeros(2 * most, dtype=torch.int32)
+        heads, size = _push(
+            head, tail, torch.zeros(2, dtype=torch.int64), given, (), interval=_given, steps=steps, precision=precision
+        )
+        assert int(size.max()) <= most <= 1 + steps * precision // 32
+        return heads, size, [lane[:n].tolist() for lane, n in zip(tail.view(2, most), size.tolist(), strict=True)]
+
+    heads, size, words = pushed()
     # What torch.compile sees finds a place for each word in another way.
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
-    again, others, counts = _push(head, given, (), 2, interval=_given, steps=steps, precision=precision)
-    assert torch.equal(again, heads) and torch.equal(counts, count) and others.shape == words.shape
-    real = torch.arange(len(words))[:, None] < count
-    assert torch.equal(others[real], words[real])
+    again, sizes, others = pushed()
+    assert torch.equal(again, heads) and torch.equal(sizes, size) and others == words
 
 
 def test_pushing_and_popping_again_and_again_does_not_grow_the_tail() -> None:

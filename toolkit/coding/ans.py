@@ -7,8 +7,9 @@ is one pointwise kernel.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ from toolkit.coding.packing import LOW, pack, unpack
 
 WORD = 32  # bits a tail word; heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
 MASK = (1 << WORD) - 1
-STEPS = 4  # steps a block of pops: more are faster, and take as much longer to compile
-PUSH_STEPS = 8  # of pushes, which have no search in them
+STEPS = 2  # steps a block of pops: more are faster where lanes are few, and take as much longer to compile
+PUSH_STEPS = 4  # of pushes, which have no search in them
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
@@ -138,12 +139,13 @@ class Message:
         """
         steps = PUSH_STEPS if steps is None else steps
         _check(precision, steps)
-        params = [_whole(p, steps, 0) for p in params]
-        block = _block(_push, self.compiled, interval=interval, steps=steps, precision=precision)
-        before = self.head, self.size
-        for i in range(len(params[0]) - steps, -1, -steps):
-            self.head, words, count = block(self.head, params, tables, i + 2)
-            self._append(words, count)
+        blocks = list(zip(*(_blocks(p, steps, 0) for p in params), strict=True))
+        push = _block(_push, self.compiled, interval=interval, steps=steps, precision=precision)
+        before, most = (self.head, self.size), _most_words(steps, precision)
+        for block in reversed(blocks):
+            self._reserve(most)
+            self.bound += most
+            self.head, self.size = push(self.head, self.tail.view(-1), self.size, block, tables)
         # Asked once a push, not once a block: on a GPU each question to the device stalls it.
         if bool((self.head < 0).any()):
             self.head, self.size = before
@@ -170,27 +172,27 @@ class Message:
                 "(codecs.to_lanes)"
             )
         n = valid.shape[0]
-        block = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
+        pop = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
         valid = _whole(valid, steps, False)
-        params = [_whole(p, steps, 0) for p in params]
         symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         if self.tail.shape[1] < 2:
-            self._reserve(2)  # something to read where nothing is left, and no size that would be compiled apart
-        for i in range(0, n, steps):
-            head, size, found, missed = block(self.head, self.tail, self.size, valid, params, tables, i + 2)
+            self._reserve(2)  # something to read where nothing is left
+        blocks = [_blocks(x, steps, 0) for x in (symbols, valid, *params)]
+        for to, here, *block in zip(*blocks, strict=True):
+            head, size, found, missed = pop(self.head, self.tail.view(-1), self.size, here, block, tables)
             if sure and bool(missed.any()):
                 at = missed.nonzero()[:, 0]
-                some = [p[i : i + steps][..., at] for p in params]
                 below = (self.size[at] - steps).clamp(min=0)  # words that the block can not reach
                 top = below[:, None] + torch.arange(steps, device=at.device)
                 words = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
+                some = [p[..., at] for p in block]
                 head[at], left, found[:, at], _ = _pop(
-                    self.head[at], words, self.size[at] - below, valid[i : i + steps, at], some, tables, 2,
+                    self.head[at], words.flatten(), self.size[at] - below, here[:, at], some, tables,
                     find=sure, steps=steps, precision=precision, small=self.small,
                 )  # fmt: skip
                 size[at] = below + left
             self.head, self.size = head, size
-            symbols[i : i + steps] = found
+            to.copy_(found)
         torch.minimum(self.floor, self.size, out=self.floor)
         if bool((self.floor < 0).any()):
             lane = int(self.floor.argmin())
@@ -207,9 +209,10 @@ class Message:
         many once there is something to share. Raises EmptyMessage if a lane has no word to give.
         """
         bits = torch.zeros_like(self.head)
-        for width in _HEAD_PARTS:
-            one = torch.ones(1, self.lanes, dtype=torch.bool, device=self.head.device)
-            bits = (bits << width) | self.pop(one, _identity, (), (), width)[0]
+        with self._eager():
+            for width in _HEAD_PARTS:
+                one = torch.ones(1, self.lanes, dtype=torch.bool, device=self.head.device)
+                bits = (bits << width) | self.pop(one, _identity, (), (), width)[0]
         given = (self.size - self.floor) // 2
         column = torch.arange(self.tail.shape[1], device=self.head.device)
         index = (self.size - given)[:, None] + column
@@ -234,20 +237,20 @@ class Message:
         self.size = self.size + count
         self.bound = int(self.size.max())
         bits = head - LOW
-        for width in reversed(_HEAD_PARTS):
-            part = bits & ((1 << width) - 1)
-            self.push(part[None], torch.ones_like(part)[None], width)
-            bits = bits >> width
+        with self._eager():
+            for width in reversed(_HEAD_PARTS):
+                part = bits & ((1 << width) - 1)
+                self.push(part[None], torch.ones_like(part)[None], width)
+                bits = bits >> width
 
-    def _append(self, words: Tensor, count: Tensor) -> None:
-        """Append the first count [lanes] of int32 [slots, lanes] words to each lane; the rest become garbage above."""
-        if words.is_cpu and words.numel() > 1 << 12:  # most slots are garbage, but a GPU would stall if asked which
-            words = words[: int(count.amax())]
-        self._reserve(len(words))
-        self.bound += len(words)
-        index = self.size[:, None] + torch.arange(len(words), device=words.device)
-        self.tail.scatter_(1, index, words.T)
-        self.size = self.size + count
+    @contextlib.contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Do without compiling for what is done a few times in all."""
+        compiled, self.compiled = self.compiled, False
+        try:
+            yield
+        finally:
+            self.compiled = compiled
 
     def _reserve(self, words: int) -> None:
         """Make room for so many more words in every lane."""
@@ -289,6 +292,11 @@ def _whole(x: Tensor, steps: int, fill: int) -> Tensor:
     return x if short == 0 else torch.cat([x, x.new_full((short, *x.shape[1:]), fill)])
 
 
+def _blocks(x: Tensor, steps: int, fill: int) -> tuple[Tensor, ...]:
+    x = _whole(x, steps, fill)
+    return x.split(steps) if len(x) else ()
+
+
 def _block(function: Callable[..., Any], fused: bool, **fixed: Any) -> Callable[..., Any]:
     return _compiled(function, **fixed) if fused else functools.partial(function, **fixed)
 
@@ -303,21 +311,23 @@ def _given(start: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
     return start, freq
 
 
-def _push(
-    head: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor], first: int,
-    *, interval: Interval, steps: int, precision: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of pushes: the new head, int32 [slots, lanes] words, and how many of them are real, the first ones.
+def _most_words(steps: int, precision: int) -> int:
+    """Each step adds at most `precision` bits, so no more words can spill than this."""
+    return min(steps, steps * precision // WORD + 1)
 
-    A head becomes and stays negative where a frequency is below 1. first: of the block's steps, and 2 more, because
-    torch.compile would make a graph of its own for 0 and for 1.
+
+def _push(
+    head: Tensor, tail: Tensor, size: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
+    *, interval: Interval, steps: int, precision: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One block of pushes: the new head and size; words go to the tail, of all lanes, one after the other.
+
+    A head becomes and stays negative where a frequency is below 1. The tail must have room for `_most_words` more.
     """
-    params = [p[first - 2 : first - 2 + steps] for p in params]
     count, wrong = torch.zeros_like(head), head < 0
-    # Each step adds at most `precision` bits, so no more words can spill than this.
-    most, eager = min(steps, steps * precision // WORD + 1), not torch.compiler.is_compiling()
+    most, eager = _most_words(steps, precision), not torch.compiler.is_compiling()
     slots = [torch.zeros_like(head, dtype=torch.int32)] * most
-    words = head.new_zeros(steps + 1, len(head), dtype=torch.int32) if eager else None
+    words = head.new_zeros(steps + 1, head.shape[0], dtype=torch.int32) if eager else None
     for i in range(steps - 1, -1, -1):
         start, freq = interval(*(p[i] for p in params), *tables)
         wrong = wrong | (freq < 1)
@@ -328,13 +338,22 @@ def _push(
         if words is not None:
             words.scatter_(0, count[None], word[None])
         else:  # compiled, slots stay in registers; the steps before this one filled so many at most
-            reach = min(steps - 1 - i, (steps - 1 - i) * precision // WORD + 1)
+            reach = _most_words(steps - 1 - i, precision)
             slots = [torch.where(count == j, word, x) if j <= reach else x for j, x in enumerate(slots)]
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
         quotient, rest = _divide(head, freq, precision)
         head = (quotient << precision) + rest + start
-    return torch.where(wrong, -1, head), torch.stack(slots) if words is None else words[:most], count
+    # Those that did not spill are garbage above the others.
+    found = torch.stack(slots) if words is None else words[:most]
+    tail[_begin(head, tail) + size + torch.arange(most, device=head.device)[:, None]] = found
+    return torch.where(wrong, -1, head), size + count
+
+
+def _begin(head: Tensor, tail: Tensor) -> Tensor:
+    """Where each lane's words begin."""
+    lanes = head.shape[0]
+    return torch.arange(lanes, device=head.device) * (tail.shape[0] // lanes)
 
 
 def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:
@@ -347,14 +366,13 @@ def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]
 
 def _pop(
     head: Tensor, tail: Tensor, size: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
-    first: int, *, find: Find, steps: int, precision: int, small: bool,
+    *, find: Find, steps: int, precision: int, small: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of pops: the new head and size, the symbols, and where `find` missed.
 
-    first: see `_push`; small: a lane may run out of words, and its head sinks below 2**31 then.
+    tail: of all lanes, one after the other. small: a lane may run out of words, and its head sinks below 2**31 then.
     """
-    valid, params = valid[first - 2 : first - 2 + steps], [p[first - 2 : first - 2 + steps] for p in params]
-    used = torch.zeros_like(head)
+    used, begin = torch.zeros_like(head), _begin(head, tail)
     missed = torch.zeros_like(head, dtype=torch.bool)
     symbols = []
     for i in range(steps):
@@ -365,7 +383,7 @@ def _pop(
         freq = torch.where(valid[i], freq, 1 << precision)
         head = freq * (head >> precision) + u - start
         refill = (head < LOW) & (used < size) if small else head < LOW
-        word = tail.gather(1, (size - used - 1).clamp(min=0)[:, None])[:, 0].to(torch.int64) & MASK
+        word = tail[begin + (size - used - 1).clamp(min=0)].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
         symbols.append(torch.where(valid[i], symbol, 0))

@@ -384,16 +384,10 @@ def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple
                 step = gap / (tail / ((1 + e) * width) + 1)
                 x = torch.where(width > 1, (x - step).clamp(0, bins - 1), x)
         x = x.floor().long()
+        if least:  # x counts lie below start(x), and as many as x + total at most
+            x = torch.minimum(torch.maximum(x, u - total), u)
         low, high = starts(x, loc, scale, *tables), starts(x + 1, loc, scale, *tables)
         up, down = high <= u, low > u
-        if least:  # x counts lie below start(x), and as many as x + total at most
-            y = torch.where(up, torch.maximum(x + 1, u - total), torch.minimum(x - 1, u))
-            y = torch.where(up | down, y.clamp(0, bins - 1), x)
-            low, high = (
-                torch.where(up | down, starts(y, loc, scale, *tables), low),
-                torch.where(up | down, starts(y + 1, loc, scale, *tables), high),
-            )
-            return y, low, high - low
         # The bin beside it shares an edge with it.
         y = torch.where(up, x + 1, torch.where(down, x - 1, x))
         edge = starts(torch.where(up, x + 2, x - 1), loc, scale, *tables)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -18,6 +17,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from toolkit.coding import ahead
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,16 +50,52 @@ def fusible(function: F) -> F:
     return cast(F, call)
 
 
+# A kernel first met with few lanes must still share its work among threads when there are many. Indices are in range by
+# construction: eager code, whose integers are the same, checks them in the tests.
+_OPTIONS: dict[str, Any] = {
+    "cpp.dynamic_threads": True,
+    "assert_indirect_indexing": False,
+    "cpp.enable_tiling_heuristics": False,  # which would do without vectors where much is looked up in tables
+    # Expressions of more operations are values of their own where they are used twice. Inductor copies others, and
+    # counts without repetitions what it copies with them: its own 30 made blocks of steps compile for minutes.
+    "realize_opcount_threshold": 15,
+    "max_fusion_size": 1024,  # one kernel, whose values stay in registers, however much it does to a symbol
+}
+
+
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile of a function, once in a process, and for all sizes."""
+    """A function of tensors, lists of tensors and None, the first a tensor; compiled once, and for all last axes.
+
+    On a CPU ahead of time, so that calls cost little and other processes find it (see `ahead`); elsewhere by
+    torch.compile.
+    """
+    on_cpu = ahead.compiled(function, _OPTIONS)
+
+    def call(*arguments: Any) -> Any:
+        if _failed:
+            return function(*arguments)
+        try:
+            return on_cpu(*arguments) if arguments[0].is_cpu else _just_in_time(function)(*arguments)
+        except (ahead.CompilingFailed, torch._dynamo.exc.TorchDynamoException) as error:
+            _failed.append(error)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"compiling failed ({reason}); the coders run without, slower, with the same bytes: install a C++ "
+                "compiler (g++), or set compile=false",
+                stacklevel=2,
+            )
+            return function(*arguments)
+
+    return call
+
+
+@functools.cache
+def _just_in_time(function: Callable[..., Any]) -> Callable[..., Any]:
     import torch._dynamo  # here, because it takes a second to import
     import torch.fx.experimental._config as shapes
 
-    # What it says about machines with CUDA's tools and no GPU helps nobody here.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # Each number of threads is a version of its own, kept; beyond the default of 8, code would quietly run eagerly.
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.recompile_limit = 64  # beyond the default of 8, code would quietly run eagerly
     shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
 
     def own(*arguments: Any) -> Any:
@@ -66,36 +103,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # What is compiled is looked up by code object: with one for all, each call would try the guards of all.
     own.__code__ = own.__code__.replace(co_name=f"fused_{id(function)}")
-    # A kernel first met with few lanes must still share its work among threads when there are many. Indices are in
-    # range by construction: eager code, whose integers are the same, checks them in the tests.
-    options: dict[str, Any] = {
-        "cpp.dynamic_threads": True,
-        "assert_indirect_indexing": False,
-        "cpp.enable_tiling_heuristics": False,  # which would do without vectors where much is looked up in tables
-        # Expressions of more operations are values of their own where they are used twice. Inductor copies others,
-        # and counts without repetitions what it copies with them: its own 30 made blocks of steps compile for minutes.
-        "realize_opcount_threshold": 15,
-        "max_fusion_size": 1024,  # one kernel, whose values stay in registers, however much it does to a symbol
-        "guard_filter_fn": _of_arguments,
-    }
-    fused = torch.compile(own, dynamic=True, options=options)
-
-    def call(*arguments: Any) -> Any:
-        if _failed:
-            return function(*arguments)
-        try:
-            return fused(*arguments)
-        except (torch._dynamo.exc.TorchDynamoException, OSError) as error:  # OSError: a compiler that does not start
-            _failed.append(error)
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(
-                f"compiling failed ({type(error).__name__}: {reason}); the coders run without, slower, with the same "
-                "bytes: install a C++ compiler (g++), or set compile=false",
-                stacklevel=2,
-            )
-            return function(*arguments)
-
-    return call
+    return torch.compile(own, dynamic=True, options={**_OPTIONS, "guard_filter_fn": _of_arguments})
 
 
 def _of_arguments(guards: Sequence[Any]) -> list[bool]:
@@ -109,29 +117,27 @@ def _of_arguments(guards: Sequence[Any]) -> list[bool]:
 _failed: list[Exception] = []  # why nothing is compiled any more in this process
 
 
-COLD, WARM = 120.0, 20.0  # seconds to compile a coder on two cores, and to load what Inductor has kept of one
+COLD, WARM = 120.0, 1.0  # seconds to compile a coder on two cores, and to load what is kept of one
 
 
 def compiling_pays(name: str, spent: float, ahead: float) -> bool:
     """Whether to compile a coder that coded for `spent` seconds without and would for about `ahead` seconds more.
 
     Compiled, it takes a tenth. Without a forecast, to change once as much is spent as changing costs is at most twice
-    as slow as the best choice. name: of what is coded, for which `keep_compiled` was called if Inductor has it on disk.
+    as slow as the best choice. name: of what is coded, for which `keep_compiled` was called if it is kept on disk.
     """
     cost = WARM if _mark(name).exists() else COLD
     return not _failed and max(0.9 * ahead, spent) > cost
 
 
 def keep_compiled(name: str) -> None:
-    """Note that Inductor's cache holds the compiled coder of this name."""
+    """Note that the compiled coder of this name is on disk."""
     with contextlib.suppress(OSError):
         _mark(name).touch()
 
 
 def _mark(name: str) -> Path:
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    return Path(cache_dir()) / f"toolkit-{metadata.version('toolkit')}-{torch.__version__}-{name}"
+    return ahead.folder() / f"{metadata.version('toolkit')}-{torch.__version__}-{name}"
 
 
 def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

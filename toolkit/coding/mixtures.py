@@ -7,7 +7,7 @@ over the few components and channels so that `fuse` makes one kernel of it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -87,11 +87,7 @@ class Pixels:
             base = torch.full((channels, symbols), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device)
         # Contiguous, because torch.compile makes a slower graph of its own for other strides.
         self.weight, loc, scale = weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale))
-        # Of each channel with all others, so that one function does for all channels: no coupling with those behind it.
-        couplings = coupling.new_zeros(channels, channels - 1, *loc.shape[1:])
-        for j in range(1, channels):
-            couplings[j, :j] = coupling[j * (j - 1) // 2 : j * (j + 1) // 2].flatten(2)
-        self.planes = loc, scale, couplings, base.flatten(1).double().contiguous()
+        self.planes = loc, scale, coupling.flatten(2).contiguous(), base.flatten(1).double().contiguous()
         if not snap.finite:  # fused code, which snaps them, has no exceptions
             frequencies.check_finite("parameter", self.weight, loc, scale, coupling)
         device = valid.device
@@ -112,66 +108,76 @@ class Pixels:
 
         int32 [k, symbols], or [symbols] for component k of each.
         """
-        return self.functions.at(j + 2, x, k, *self.planes)
+        loc, scale, coupling, base = self.planes
+        # As many couplings for each channel, so that one function does for all; those of others act on nothing.
+        first, others = j * (j - 1) // 2, len(loc) - 1
+        begin = min(first, len(coupling) - others)
+        off = torch.zeros_like(base[1:])
+        torch.sub(x[:j] * frequencies.LOC_STEPS, base[:j], out=off[first - begin : first - begin + j])
+        return self.functions.at(off, k, loc[j], scale[j], coupling[begin : begin + others], base[j])
 
     def prior(self) -> Tensor:
         """Weights of the components, int32 [k, symbols]."""
         return self.functions.weights(self.weight, self.exponentials)
 
-    def posterior(self, x: Tensor, count: int, weight: Tensor) -> Tensor:
-        """Weights of the components after the first channels of x, float64 [c, symbols]: int32 [k, symbols].
+    def posterior(self, x: Tensor, prior: Tensor, possible: bool = False) -> Tensor:
+        """Weights of the components after the first channels, float64 [channels, symbols]: int32 [k, symbols].
 
-        weight: of `prior`.
+        possible: see `frequencies.keep_possible`.
         """
-        for j in range(count):
-            weight = self.functions.reweigh(j + 2, weight, x, self.flat, *self.planes, *self.tables)
-        return weight
+        if not len(x):
+            return prior
+        loc, scale, coupling, base = self.planes
+        n = len(x)
+        function = self.functions.possible if possible else self.functions.posterior
+        return function(
+            prior, x, self.flat[:n], loc[:n], scale[:n], coupling[: n * (n - 1) // 2], base[:n], *self.tables
+        )
 
 
 class _Functions(NamedTuple):
-    # The number of a channel is given with 2 added, because torch.compile makes a graph of its own for 0 and for 1.
     weights: Callable[..., Tensor]
     at: Callable[..., tuple[Tensor, Tensor]]
-    reweigh: Callable[..., Tensor]
-    keep: Callable[..., Tensor]
+    posterior: Callable[..., Tensor]
+    possible: Callable[..., Tensor]
 
 
 @functools.cache  # the same functions for the same kind, so that they are compiled once
 def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
-    def move(j: int, x: Tensor, base: Tensor, loc: Tensor, coupling: Sequence[Tensor]) -> Tensor:
-        """Locations of channel j as integers in float64."""
-        at = snap.location(loc).double() + base[j]
-        if not coupling:
-            return at
-        off = [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
-        shift = (snap.coupling(c).double() * o for c, o in zip(coupling, off, strict=False))
-        return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS))
+    def move(loc: Tensor, base: Tensor, couplings: Iterable[Tensor], off: Iterable[Tensor]) -> Tensor:
+        """Locations of a channel as integers in float64."""
+        at = snap.location(loc).double() + base
+        shift = [snap.coupling(c).double() * o for c, o in zip(couplings, off, strict=True)]
+        return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS)) if shift else at
 
     def at(
-        channel: int, x: Tensor, k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
+        off: Tensor, k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
     ) -> tuple[Tensor, Tensor]:
-        j = channel - 2
-        level, mine, *others = (p if k is None else _chosen(p, k) for p in (scale[j], loc[j], *coupling[j]))
-        return move(j, x, base, mine, others).int(), snap.scale(level).int()
+        mine, level, *others = (p if k is None else _chosen(p, k) for p in (loc, scale, *coupling))
+        return move(mine, base, others, off).int(), snap.scale(level).int()
 
-    def reweigh(
-        channel: int, weight: Tensor, x: Tensor, valid: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor,
-        base: Tensor, table: Tensor, inverses: Tensor,
-    ) -> Tensor:  # fmt: skip
-        j = channel - 2
-        at, inverse = move(j, x, base, loc[j], list(coupling[j])), inverses[snap.scale(scale[j])]
-        low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (x[j], x[j] + 1))
-        # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
-        # with all of them in registers: written out over the components, these many lines would compile for long.
-        mass, before = (high - low).int(), [row.double() for row in weight]
-        after = frequencies.reweigh(before, [row.double() for row in mass])
-        return _counts(torch.where(valid[j], a, b) for a, b in zip(after, before, strict=True))
+    def reweighed(
+        weight: Tensor, x: Tensor, valid: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor,
+        table: Tensor, inverses: Tensor,
+    ) -> list[Tensor]:  # fmt: skip
+        off = [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
+        after = [row.double() for row in weight]
+        for j, row in enumerate(x):
+            at = move(loc[j], base[j], coupling[j * (j - 1) // 2 : j * (j + 1) // 2], off[:j])
+            inverse = inverses[snap.scale(scale[j])]
+            low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (row, row + 1))
+            # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
+            # with all of them in registers: written out over the components, these many lines would compile for long.
+            mass, before = (high - low).int(), after
+            after = frequencies.reweigh(before, [row.double() for row in mass])
+            after = [torch.where(valid[j], a, b) for a, b in zip(after, before, strict=True)]
+        return after
 
     return _Functions(
         fusible(lambda weight, table: _counts(snap.weights(weight, table))),
         fusible(at),
-        fusible(reweigh),
-        fusible(lambda weight, prior: _counts(frequencies.keep_possible(weight, prior))),
+        fusible(lambda *arguments: _counts(reweighed(*arguments))),
+        fusible(lambda prior, *rest: _counts(frequencies.keep_possible(reweighed(prior, *rest), prior))),
     )
 
 
@@ -194,7 +200,7 @@ def coupled_mixture(*arguments: Any, precision: int = PRECISION, **options: Any)
     p = Pixels(*arguments, **options)
 
     def channel(j: int, x: Tensor, prior: Tensor) -> Codec:
-        return mixture(p.kind, p.posterior(x, j, prior), *p.at(j, x), p.bins, precision, p.flat[j])
+        return mixture(p.kind, p.posterior(x[:j], prior), *p.at(j, x), p.bins, precision, p.flat[j])
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
@@ -224,7 +230,7 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     some = p.flat.any(0)
 
     def posterior(x: Tensor, prior: Tensor) -> Codec:
-        return _components(p.functions.keep(p.posterior(x, len(x), prior), prior), some)
+        return _components(p.posterior(x, prior, possible=True), some)
 
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)

@@ -70,10 +70,10 @@ class ExactMixture(Mixture):
     def __init__(self, of: Mixture, form: Form, conversion: Conversion) -> None:
         nn.Module.__init__(self)
         self.channels, self.components, self.pairs, self.sizes = of.channels, of.components, of.pairs, of.sizes
-        self.shuffle = copy.deepcopy(of.shuffle)
+        self.up = of.up
         gains = torch.tensor([frequencies.LOGIT_STEPS, LOCATION, SCALE, 256.0], dtype=torch.float64)
         shifts = torch.tensor([0, 0, scale_shift(float(log_scales(torch.zeros(())))), 0], dtype=torch.float64)
-        count = torch.tensor(of.sizes) * of.shuffle.upscale_factor**2
+        count = torch.tensor(of.sizes) * of.up**2
         head, _ = conversion.layer(of.head, form, gains.repeat_interleave(count), shifts.repeat_interleave(count))
         self.head = head  # type: ignore[assignment]  # not a Conv2d
         self.tanh = conversion.table(
@@ -83,7 +83,7 @@ class ExactMixture(Mixture):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Integers in floats: steps of logits, locations, levels of scales, steps of couplings; see `Mixture`."""
-        return self.split(self.shuffle(self.head(features)), self.tanh)
+        return self.split(self.head(features), self.tanh)
 
     def base_of(self, base: Tensor) -> Tensor:
         return _location(base)

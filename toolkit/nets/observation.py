@@ -70,11 +70,10 @@ class Mixture(nn.Module):
 
     def __init__(self, width: int, channels: int, components: int, up: int = 1) -> None:
         super().__init__()
-        self.channels, self.components = channels, components
+        self.channels, self.components, self.up = channels, components, up
         self.pairs = channels * (channels - 1) // 2
         self.sizes = [components, channels * components, channels * components, self.pairs * components]
         self.head = nn.Conv2d(width, sum(self.sizes) * up**2, 3, padding=1)
-        self.shuffle = nn.PixelShuffle(up)
         self.snap = SNAP
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
@@ -83,10 +82,12 @@ class Mixture(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
-        return self.split(self.shuffle(self.head(features)).float(), lambda raw: 2 * torch.tanh(raw))
+        return self.split(self.head(features).float(), lambda raw: 2 * torch.tanh(raw))
 
     def split(self, raw: Tensor, coupled: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """[rows, channels, h, w] -> logits, loc, raw log-scale, and `coupled` of what is left."""
+        """[rows, channels, h / up, w / up] -> logits, loc, raw log-scale, and `coupled` of what is left."""
+        if self.up > 1:  # for 1 it would copy
+            raw = F.pixel_shuffle(raw, self.up)
         # Convolutions leave the parameters of a pixel side by side; as one matrix they are transposed fastest.
         planes = raw.permute(0, 2, 3, 1).flatten(0, 2).t().contiguous()
         planes = planes.unflatten(1, (raw.shape[0], *raw.shape[2:]))

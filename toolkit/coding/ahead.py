@@ -1,0 +1,242 @@
+"""Functions of tensors on a CPU, compiled by Inductor ahead of time and kept on disk: a call costs some microseconds.
+
+What torch.compile compiled is found again by Dynamo, at a hundred microseconds a call, longer than a block of symbols
+takes; and each process traces it anew, for seconds. Here the exported graph is compiled once a machine (AOTInductor).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Function = Callable[..., Any]
+
+
+class CompilingFailed(RuntimeError):
+    """Export, Inductor or the C++ compiler could not do it."""
+
+
+class Version(NamedTuple):
+    """What was compiled, and the arguments that it is for."""
+
+    structure: list[int]  # of each argument: how many tensors it is, a list of them; -1: a tensor itself; -2: None
+    axes: list[tuple[torch.dtype, list[int | str]]]  # of each tensor; sizes that have one name are equal
+    single: bool  # it returns one tensor and no tuple
+    run: Callable[[list[Tensor]], list[Tensor]]
+
+    def fits(self, structure: list[int], tensors: Sequence[Tensor]) -> bool:
+        if structure != self.structure:
+            return False
+        sizes: dict[int | str, int] = {}
+        for x, (dtype, shape) in zip(tensors, self.axes, strict=True):
+            if x.dtype is not dtype or x.dim() != len(shape):
+                return False
+            for size, wanted in zip(x.shape, shape, strict=True):
+                if size != (wanted if type(wanted) is int else sizes.setdefault(wanted, size)):
+                    return False
+        return True
+
+
+def compiled(function: Function, options: dict[str, Any]) -> Function:
+    """`function`, compiled when it is first called and not on disk; for all sizes of the last axes of its arguments.
+
+    Its arguments are tensors on a CPU, lists of them, or None, and no numbers; its results tensors. Other axes are
+    compiled apart, and so are last axes that decide what is computed. Arguments with last axes of less than 2 are for
+    the function as it is. options: of Inductor. Raises CompilingFailed.
+    """
+    known: dict[tuple[Any, ...], Version] = {}  # by all that a version depends on, which is quicker than to ask each
+    versions: list[Version] = []
+
+    def call(*arguments: Any) -> Any:
+        structure: list[int] = []
+        tensors: list[Tensor] = []
+        for x in arguments:
+            if isinstance(x, Tensor):
+                structure.append(-1)
+                tensors.append(x)
+            elif x is None:
+                structure.append(-2)
+            else:
+                structure.append(len(x))
+                tensors.extend(x)
+        if tensors[0].shape[-1] < 2:
+            return function(*arguments)
+        key = (*structure, *[x.dtype for x in tensors], *[x.shape for x in tensors])
+        version = known.get(key)
+        if version is None:
+            version = next((version for version in versions if version.fits(structure, tensors)), None)
+            if version is None:
+                try:
+                    version = _version(function, structure, tensors, options)
+                except Exception as error:
+                    raise CompilingFailed(f"{type(error).__name__}: {error}") from error
+                versions.append(version)
+            known[key] = version
+        # Without Python's own call of a package, which takes longer than the rest.
+        found = version.run([x if x.is_contiguous() else x.contiguous() for x in tensors])
+        return found[0] if version.single else tuple(found)
+
+    return call
+
+
+class _Graph(nn.Module):
+    """A function of tensors alone."""
+
+    def __init__(self, function: Function, structure: Sequence[int]) -> None:
+        super().__init__()
+        self.function, self.structure = function, structure
+
+    def forward(self, *tensors: Tensor) -> Any:
+        left = iter(tensors)
+        arguments: list[Any] = [
+            next(left) if count == -1 else None if count == -2 else [next(left) for _ in range(count)]
+            for count in self.structure
+        ]
+        return self.function(*arguments)
+
+
+def _version(function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any]) -> Version:
+    """What fits, of those on disk; else a new one."""
+    kind = [(str(x.dtype), list(x.shape[:-1])) for x in tensors]
+    name = hashlib.sha256(json.dumps([identity(function), structure, kind, _machine(), str(options)]).encode())
+    i = 0
+    while (path := folder() / f"{name.hexdigest()[:32]}-{i}.pt2").exists():
+        version = _load(path)
+        if version.fits(structure, tensors):
+            return version
+        i += 1
+    _compile(function, structure, tensors, options, path)
+    version = _load(path)
+    assert version.fits(structure, tensors)
+    return version
+
+
+def _compile(
+    function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any], path: Path
+) -> None:
+    # What it says about machines with CUDA's tools and no GPU helps nobody here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    import torch.export  # here, because it takes a second to import
+    import torch.fx.experimental._config as shapes
+
+    shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library about itself
+        examples = tuple(torch.empty(x.shape, dtype=x.dtype) for x in tensors)
+        free = tuple({x.dim() - 1: torch.export.Dim.AUTO} for x in tensors)
+        program = torch.export.export(
+            _Graph(function, structure), examples, dynamic_shapes={"tensors": free}, strict=False
+        )
+        found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+        axes = [(str(x.dtype).removeprefix("torch."), [_size(size) for size in x.shape]) for x in found]
+        single = program.call_spec.out_spec.num_children == 0
+        about = {"structure": json.dumps(structure), "axes": json.dumps(axes), "single": json.dumps(single)}
+        own = path.with_name(f"{os.getpid()}-{path.name}")  # beside other processes that compile the same
+        try:
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(own), inductor_configs={**options, "aot_inductor.metadata": about}
+            )
+            own.replace(path)
+        finally:
+            own.unlink(missing_ok=True)
+
+
+def _size(size: int | torch.SymInt) -> int | str:
+    name = str(size)
+    if name.isdecimal():  # as it was, or because the function asks for its value
+        return int(name)
+    assert name.isidentifier(), f"a size that depends on others: {name}"
+    return name
+
+
+def _load(path: Path) -> Version:
+    # Not by `torch._inductor.aoti_load_package`, which imports for a second and looks at its call specification each
+    # time it is called, for longer than a block takes.
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    about = {key: json.loads(text) for key, text in loader.get_metadata().items() if key in Version._fields}
+    axes = [(getattr(torch, dtype), shape) for dtype, shape in about["axes"]]
+    return Version(about["structure"], axes, about["single"], loader.boxed_run)
+
+
+def folder() -> Path:
+    """Where compiled code is kept: TORCHINDUCTOR_CACHE_DIR, if that is set, or the user's cache."""
+    base = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    found = Path(base).expanduser() / "toolkit"
+    try:
+        found.mkdir(parents=True, exist_ok=True)
+    except OSError:  # of a user without a home
+        found = Path(tempfile.gettempdir()) / f"toolkit-{os.getuid()}"
+        found.mkdir(mode=0o700, exist_ok=True)
+    return found
+
+
+@functools.cache
+def _machine() -> str:
+    """What code is compiled for: the processor's instructions, and the library."""
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return f"{platform.machine()} {platform.python_version()} {torch.__version__} {flags}"
+
+
+def identity(function: Function) -> str:
+    """Of what a function computes: its code, what it closes over, and the globals and functions of ours that it uses.
+
+    Raises TypeError for closures over anything but functions, numbers, strings, and collections of them.
+    """
+    return hashlib.sha256(_described(function, {}).encode()).hexdigest()
+
+
+def _described(value: Any, seen: dict[int, str]) -> str:
+    if value is None or value is ... or isinstance(value, bool | int | float | str | bytes | slice | torch.dtype):
+        return repr(value)
+    if isinstance(value, frozenset):
+        return _described(sorted(value), seen)
+    if isinstance(value, tuple | list):
+        return f"[{' '.join(_described(x, seen) for x in value)}]"
+    if isinstance(value, dict):
+        return _described(sorted(value.items()), seen)
+    if isinstance(value, functools.partial):
+        return f"partial {_described([value.func, value.args, value.keywords], seen)}"
+    if isinstance(value, CodeType):
+        return f"code {value.co_code!r} {value.co_names} {_described(value.co_consts, seen)}"
+    value = inspect.unwrap(value) if callable(value) else value
+    if inspect.isfunction(value):
+        if id(value) not in seen:
+            seen[id(value)] = f"function {len(seen)}"
+            inside = [value.__code__, value.__defaults__, [cell.cell_contents for cell in value.__closure__ or ()]]
+            return f"{value.__qualname__} {_described(inside, seen)} {_described(_globals_of(value), seen)}"
+        return seen[id(value)]
+    if inspect.isbuiltin(value) or inspect.isclass(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    raise TypeError(f"expected a function that closes over functions, numbers and strings, got {value!r}")
+
+
+def _globals_of(function: FunctionType) -> dict[str, Any]:
+    """What a function's code may use of its module, and of modules of ours that it names; of the libraries nothing."""
+    names = set[str]()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes.extend(x for x in code.co_consts if isinstance(x, CodeType))
+    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    for module in [x for x in found.values() if isinstance(x, ModuleType) and x.__name__.startswith("toolkit.")]:
+        found.update({f"{module.__name__}.{name}": getattr(module, name) for name in names if hasattr(module, name)})
+    plain = (bool, int, float, str, tuple, dict)
+    return {name: x for name, x in found.items() if isinstance(x, plain) or inspect.isfunction(inspect.unwrap(x))}
