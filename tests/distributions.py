@@ -94,7 +94,7 @@ def plain_cdf(kind: str, x: int, loc: int, level: int, bins: int) -> int:
 
 def borders(kind: str) -> list[int]:
     """The distribution function at the cells' borders."""
-    return [int(y) for y in frequencies.cdf_table(kind, CPU)[0]] + [2**30]
+    return [int(entry) >> 22 for entry in frequencies.cdf_table(kind, CPU)] + [2**30]
 
 
 TABLES: dict[str, list[int]] = {kind: borders(kind) for kind in KINDS}

@@ -76,8 +76,9 @@ def floats(seed: int, *shape: int, low: float, high: float) -> Tensor:
 def borders(kind: str) -> torch.Tensor:
     """The distribution function at the cells' borders: each cell holds its lower one and its rise."""
     table = frequencies.cdf_table(kind, CPU)
-    lower, rise = table.long()
-    assert torch.equal(table, torch.stack([lower, rise]).double())
+    entries = table.long()
+    assert torch.equal(table, entries.double()) and int(entries.max()) < 1 << 53
+    lower, rise = entries >> 22, entries & ((1 << 22) - 1)
     whole = torch.cat([lower, torch.tensor([ONE])])
     assert torch.equal(rise, whole.diff())
     return whole

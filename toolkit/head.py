@@ -15,6 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from toolkit.coding import ans
 from toolkit.coding.ans import EmptyMessage, Message
 from toolkit.coding.codecs import Codec
 from toolkit.coding.fuse import compiling_pays, keep_compiled
@@ -114,8 +115,8 @@ class Coder:
     """Encodes and decodes chunks of rows with a trained module.
 
     module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data. Raises
-    ValueError for settings out of range. compiled: through torch.compile, the same bytes either way; None: as soon as
-    the time that coding takes says that compiling pays.
+    ValueError for settings out of range. compiled: see `coding.fuse`, the same bytes either way; None: as soon as the
+    time that coding takes says that compiling pays.
     """
 
     def __init__(
@@ -125,6 +126,9 @@ class Coder:
         self._began, self._networks = 0.0, NetworkClock()
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
+        shapes = {name: [str(x.dtype), *x.shape] for name, x in module.state_dict().items()}
+        kind = [type(module).__name__, shapes, ans.STEPS, ans.PUSH_STEPS]
+        self._kind = hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:32]  # what is compiled alike
 
     @torch.inference_mode()
     def encode(
@@ -178,7 +182,7 @@ class Coder:
                 if progress:
                     progress(-first)
         if message.compiled:
-            keep_compiled(type(self.module).__name__)
+            keep_compiled(self._kind)
         payload = PREAMBLE.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
         payload += message.to_bytes()
         account.file = 8 * len(payload)
@@ -232,7 +236,7 @@ class Coder:
         """
         if self.compiled is None and not message.compiled:
             spent = self._spent()
-            message.compiled = compiling_pays(type(self.module).__name__, spent, spent * ahead / done)
+            message.compiled = compiling_pays(self._kind, spent, spent * ahead / done)
 
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
         return self.head(self.module, self._block(valid), **options)

@@ -1,4 +1,4 @@
-"""A batch of asymmetric numeral system (rANS) stacks, pushed and popped in blocks of steps that torch.compile fuses.
+"""A batch of asymmetric numeral system (rANS) stacks, pushed and popped in blocks of steps that Inductor fuses.
 
 Each lane is an independent last-in-first-out stack of bits: a 63-bit head and a tail of 32-bit words
 (Duda 2009, arXiv:0902.0271; Giesen 2014, arXiv:1402.3392). Nothing crosses lanes inside a step, so a block of steps
@@ -54,7 +54,7 @@ class Message:
     floor: Tensor  # int64 [lanes], least size so far
     seeded: int = 0  # words that it started with, all lanes together
     bound: int = 1 << 62  # at least the largest size; kept on the host, because asking a GPU once a block stalls it
-    compiled: bool = False  # run blocks of steps through torch.compile; the same words either way
+    compiled: bool = False  # run blocks of steps compiled (see `fuse`); the same words either way
     small: bool = False  # a lane without words may have a head below 2**31, down to 0; it is never empty
 
     @staticmethod

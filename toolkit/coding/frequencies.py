@@ -27,6 +27,7 @@ COUPLING_STEPS = 256  # coupling coefficients are integers in units of 1/COUPLIN
 
 _REACH = {"logistic": 22, "gaussian": 7}  # standardised distance at which less than 2**-31 is left in a tail
 _CELLS = {"logistic": 7, "gaussian": 8}  # log2 of the table's cells a unit
+_RISE = 22  # bits of what a distribution function rises in a cell
 _FRACTION = 16  # bits of linear interpolation inside a cell
 _INVERSE = 28  # fraction bits of 1 / scale
 LOGIT_STEPS = 32  # mixture logits are integers in units of 1/32 nat
@@ -122,10 +123,10 @@ def _finite(x: Tensor, what: str) -> Tensor:
 
 
 @functools.cache
-def cdf_table(kind: str, device: torch.device) -> Tensor:  # float64 [2, cells]
+def cdf_table(kind: str, device: torch.device) -> Tensor:  # float64 [cells]
     """The standard logistic or Gaussian distribution function, rounded to 2**-CDF_BITS, for linear interpolation.
 
-    Of each cell: the value at its lower border, and the rise to its upper one; integers.
+    Of each cell: the value at its lower border, times 2**_RISE, and the rise to its upper one; an integer below 2**53.
     """
     n = _REACH[kind] << _CELLS[kind]
     function = {"logistic": _sigmoid, "gaussian": _phi}[kind]
@@ -133,7 +134,7 @@ def cdf_table(kind: str, device: torch.device) -> Tensor:  # float64 [2, cells]
         context.prec = 50
         upper = [round(function(Decimal(i) / (1 << _CELLS[kind])) * (1 << CDF_BITS)) for i in range(n + 1)]
     borders = torch.tensor([(1 << CDF_BITS) - y for y in reversed(upper[1:])] + upper, device=device)
-    return torch.stack([borders[:-1], borders.diff()]).double()
+    return (borders[:-1] * (1 << _RISE) + borders.diff()).double()
 
 
 def _sigmoid(t: Decimal) -> Decimal:
@@ -251,7 +252,9 @@ def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Te
     # Rounded, if at all, where it is far beyond the reach.
     t = torch.floor((edge - LOC_STEPS // 2 - loc).double() * inverse * 2.0**-shift).clamp(-reach, reach - 1) + reach
     cell = torch.floor(t * 2.0**-_FRACTION)
-    lower, rise = table[0][cell.int()], table[1][cell.int()]
+    entry = table[cell.int()]  # one for two numbers, because looking up is what takes longest
+    lower = torch.floor(entry * 2.0**-_RISE)
+    rise = entry - lower * 2.0**_RISE
     y = lower + torch.floor(rise * (t - cell * 2.0**_FRACTION) * 2.0**-_FRACTION)
     return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y.to(x.dtype)))
 

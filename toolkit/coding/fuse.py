@@ -1,4 +1,4 @@
-"""One switch for torch.compile in the coders: what is fusible runs compiled while `fusing(True)` lasts, else eager.
+"""One switch for compiling in the coders: what is fusible runs compiled while `fusing(True)` lasts, else eager.
 
 Compiled and eager give the same integers: what is fused is integer arithmetic and float arithmetic of single rounded
 operations (IEEE 754), with no multiplication whose result is added to before it is rounded to an integer.
