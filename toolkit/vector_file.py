@@ -161,7 +161,7 @@ class Embeddings:
         return self._group(number).row(row - self._first[number])
 
     def vectors(self, compiled: bool = False) -> Tensor:
-        """All vectors, float32 [words, d], checked against the file's checksums. compiled: through torch.compile."""
+        """All vectors, float32 [words, d], checked against the file's checksums. compiled: see `coding.fuse`."""
         rows = [b - a for a, b in itertools.pairwise(self._first)]
         return torch.cat([x for batch in _batches(rows, self.dimensions) for x in self._decode(batch, compiled)])
 

@@ -115,7 +115,10 @@ def _version(function: Function, structure: list[int], tensors: Sequence[Tensor]
     name = hashlib.sha256(json.dumps([identity(function), structure, kind, _machine(), str(options)]).encode())
     i = 0
     while (path := folder() / f"{name.hexdigest()[:32]}-{i}.pt2").exists():
-        version = _load(path)
+        try:
+            version = _load(path)
+        except RuntimeError:  # a damaged file, which a new one takes the place of
+            break
         if version.fits(structure, tensors):
             return version
         i += 1

@@ -58,7 +58,7 @@ def interval_codec(
     same kind: each is compiled once. light: intervals cost so little that they are best found in the block that pushes
     them.
     """
-    # Contiguous, because torch.compile makes a slower graph of its own for other strides.
+    # Contiguous, as compiled code wants them.
     shape, flat, params = valid.shape, valid.flatten().contiguous(), [p.contiguous() for p in params]
 
     def pieces(lanes: int, steps: int) -> list[slice]:

@@ -85,7 +85,7 @@ class Pixels:
         channels, symbols = self.flat.shape
         if base is None:
             base = torch.full((channels, symbols), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device)
-        # Contiguous, because torch.compile makes a slower graph of its own for other strides.
+        # Contiguous, as compiled code wants them.
         self.weight, loc, scale = weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale))
         self.planes = loc, scale, coupling.flatten(2).contiguous(), base.flatten(1).double().contiguous()
         if not snap.finite:  # fused code, which snaps them, has no exceptions
