@@ -27,8 +27,9 @@ from tests.distributions import (
 from tests.laws import check_codec, contents
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
-from toolkit.coding.codecs import PRECISION, Codec, _search_functions, categorical, location_scale, to_lanes, uniform
+from toolkit.coding.codecs import PRECISION, Codec, categorical, location_scale, to_lanes, uniform
 from toolkit.coding.mixtures import mixture, weighted
+from toolkit.coding.searches import search_functions
 
 # The law.
 
@@ -158,7 +159,7 @@ def test_all_searches_find_the_same_symbol(kind: str, least: int, bins: int) -> 
     n = 20000
     params = locations(1, bins, n), scales(2, n, low=0.07, high=4000)
     tables = frequencies.cdf_table(kind, CPU), frequencies.inverse_scales(CPU)
-    interval, bisection, guess, sure = _search_functions(kind, bins, least, PRECISION)
+    interval, bisection, guess, sure = search_functions(kind, bins, least, PRECISION)
     u = integers(3, 1 << PRECISION, n)
     x, low, freq = bisection(u, *params, *tables)
     assert bool(((low <= u) & (u < low + freq)).all())

@@ -17,6 +17,7 @@ from torch import Tensor
 from toolkit.coding import ans, frequencies
 from toolkit.coding.ans import Find, Interval, Message, NoFrequency
 from toolkit.coding.fuse import fusible, fusing
+from toolkit.coding.searches import bisect, search_functions
 
 PIECE = 1 << 18  # symbols that are arranged and coded before the next are looked at
 MOST_PLACES = 16  # bits of precision up to which a static table is unrolled to one entry a place: 512 KiB
@@ -299,22 +300,6 @@ def check_range(x: Tensor, bins: int) -> None:
         raise ValueError(f"push: expected symbols in [0, {bins}), got values from {int(x.min())} to {int(x.max())}")
 
 
-def bisect(
-    u: Tensor, bins: int, start: Callable[[Tensor], Tensor], total: int | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest x in [0, bins) with start(x) <= u, start(x), and start(x + 1) - start(x).
-
-    start: non-decreasing, 0 at 0 and `total` at bins. A fixed number of rounds and no question to the device.
-    """
-    x, low, high = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u) + total
-    for bit in reversed(range((bins - 1).bit_length())):
-        y = (x + (1 << bit)).clamp(max=bins)
-        edge = start(y)
-        ahead = (edge <= u) & (y < bins)
-        x, low, high = torch.where(ahead, y, x), torch.where(ahead, edge, low), torch.where(ahead, high, edge)
-    return x, low, high - low
-
-
 def searched(
     kind: str,
     params: list[Tensor],
@@ -329,7 +314,7 @@ def searched(
     params: loc, scale [symbols], or weight, loc, scale [k, symbols].
     """
     _check_bins(bins, least, precision)
-    interval, bisection, guess, sure = _search_functions(kind, bins, least, precision)
+    interval, bisection, guess, sure = search_functions(kind, bins, least, precision)
     tables = frequencies.cdf_table(kind, valid.device), frequencies.inverse_scales(valid.device)
     # A mixture has no inverse to guess with; a GPU is asked nothing between blocks.
     guessed = len(params) == 2 and valid.device.type == "cpu"
@@ -337,77 +322,3 @@ def searched(
         interval, guess if guessed else bisection, params, tables, bins, valid, precision, steps,
         sure if guessed else None,
     )  # fmt: skip
-
-
-@functools.cache  # the same functions for the same kind, so that they are compiled once
-def _search_functions(kind: str, bins: int, least: int, precision: int) -> tuple[Interval, Find, Find, Find]:
-    """Intervals of symbols, and three searches that find the same symbol: by bisection, by a guess, and among all.
-
-    Arguments after the first: loc, scale [symbols], or weight, loc, scale [k, symbols], then tables of `frequencies`.
-    """
-    total = (1 << precision) - least * bins
-
-    def starts(x: Tensor, *params: Tensor) -> Tensor:
-        *weight, loc, scale, table, inverses = params
-        inverse = inverses[scale]
-        if not weight:
-            y = frequencies.cdf(kind, x, loc, inverse, bins, table)
-        else:
-            # Unrolled, all components stay in registers of one kernel.
-            parts = [frequencies.cdf(kind, x, loc[i], inverse[i], bins, table) for i in range(len(loc))]
-            y = frequencies.mix(weight[0], parts)
-        return frequencies.start(y, x, bins, precision, least)
-
-    def interval(x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        low = starts(x, *params)
-        return low, starts(x + 1, *params) - low
-
-    def bisection(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bisect(u, bins, lambda x: starts(x, *params), 1 << precision)
-
-    def guess(u: Tensor, loc: Tensor, scale: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A guess in floats, which integers confirm or move by one bin; it misses about once in 10^5 symbols."""
-        centre, width = loc.float() / frequencies.LOC_STEPS, frequencies.scale_of(scale, torch.float32)
-        x = centre.clamp(0, bins - 1)
-        for _ in range(1 + least):  # the second round takes off the counts that symbols below x have for nothing
-            count = u - x.long() if least else u
-            below = (count.float() + 0.5).clamp(0.25, total - 0.25)
-            above = ((total - count).float() - 0.5).clamp(0.25, total - 0.25)
-            x = (centre + width * frequencies.quantile(kind, below, above) + 0.5).clamp(0, bins - 1)
-        if least and kind == "logistic":
-            # Far out these counts outweigh the distribution, and only Newton's steps towards start(x) = u converge.
-            for _ in range(2):
-                t = (x - 0.5 - centre) / width
-                e = torch.exp(-t.abs())
-                tail = total * e / (1 + e)
-                gap = x + torch.where(t < 0, tail - u.float(), (total - u).float() - tail)
-                step = gap / (tail / ((1 + e) * width) + 1)
-                x = torch.where(width > 1, (x - step).clamp(0, bins - 1), x)
-        x = x.floor().long()
-        if least:  # x counts lie below start(x), and as many as x + total at most
-            x = torch.minimum(torch.maximum(x, u - total), u)
-        low, high = starts(x, loc, scale, *tables), starts(x + 1, loc, scale, *tables)
-        up, down = high <= u, low > u
-        # The bin beside it shares an edge with it.
-        y = torch.where(up, x + 1, torch.where(down, x - 1, x))
-        edge = starts(torch.where(up, x + 2, x - 1), loc, scale, *tables)
-        low, high = (
-            torch.where(up, high, torch.where(down, edge, low)),
-            torch.where(up, edge, torch.where(down, low, high)),
-        )
-        return y, low, high - low
-
-    stride = 1 << (bins - 1).bit_length() // 2
-
-    def sure(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Among bins far apart, then among those between two of them: a quarter of the operations of `guess`."""
-        first = torch.zeros_like(u)
-        for step, count in ((stride, -(-bins // stride)), (1, stride)):
-            x = (first + step * torch.arange(count + 1, device=u.device)[:, None]).clamp(max=bins)
-            start = starts(x, *params)
-            at = (start <= u).sum(0, keepdim=True) - 1
-            first = x.gather(0, at)[0]
-        low, high = start.gather(0, torch.cat([at, at + 1]))
-        return first, low, high - low
-
-    return interval, bisection, guess, sure
