@@ -1,5 +1,6 @@
 """Compiling: a machine that can not does without, and what is measured decides whether it pays."""
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from toolkit.coding import ahead, fuse
+from tests.laws import contents
+from toolkit.coding import ahead, ans, fuse
+from toolkit.coding.ans import Message
+from toolkit.coding.codecs import uniform
 from toolkit.coding.fuse import COLD, WARM, compiled, compiling_pays, keep_compiled
 
 
@@ -43,6 +47,25 @@ def test_errors_of_the_function_are_not_taken_for_those_of_the_compiler(monkeypa
     with pytest.raises(ValueError, match="wrong"):
         compiled(refuse)(torch.zeros(1))
     assert not fuse._failed
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
+def test_what_other_devices_run_codes_the_same_words(monkeypatch: pytest.MonkeyPatch, short_blocks: None) -> None:
+    # Tensors that are not on a CPU go through torch.compile.
+    for where in ("toolkit.coding.ans.compiled", "toolkit.coding.fuse.compiled"):
+        monkeypatch.setattr(where, fuse._just_in_time)
+    ans._compiled.cache_clear()
+    try:
+        results = []
+        for compiled in (False, True):
+            for lanes in (7, 12):
+                message, codec = Message.random(lanes, 30, 0, compiled=compiled), uniform((60,), 16)
+                x = codec.pop(message)
+                codec.push(message, (x + 12345) % (1 << 16))
+                results.append((x.tolist(), contents(message)))
+        assert results[:2] == results[2:]
+    finally:
+        ans._compiled.cache_clear()
 
 
 def test_compiling_pays_where_coding_takes_longer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
