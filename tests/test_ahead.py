@@ -63,6 +63,7 @@ def test_a_version_is_for_types_and_structures_and_equal_sizes() -> None:
     assert not version.fits([-1, 2], [x, y[:2], z])
     assert not version.fits([-1, 2], [x.int(), y, z])
     assert not version.fits([-1, 2], [x, y[0], z])
+    assert not version.fits([-1, 2], [x, y, z[:1]])
 
 
 OFFSET = 0

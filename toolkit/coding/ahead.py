@@ -46,6 +46,8 @@ class Version(NamedTuple):
             if x.dtype is not dtype or x.dim() != len(shape):
                 return False
             for size, wanted in zip(x.shape, shape, strict=True):
+                if type(wanted) is not int and size < 2:  # what broadcasts is compiled apart
+                    return False
                 if size != (wanted if type(wanted) is int else sizes.setdefault(wanted, size)):
                     return False
         return True
@@ -144,6 +146,8 @@ def _compile(
         program = torch.export.export(
             _Graph(function, structure), examples, dynamic_shapes={"tensors": free}, strict=False
         )
+        for name, span in program.range_constraints.items():  # nothing else is asked of sizes when it is called
+            assert span.lower <= 2 and span.upper > 1 << 60, f"a size {name} from {span.lower} to {span.upper} alone"
         found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
         axes = [(str(x.dtype).removeprefix("torch."), [_size(size) for size in x.shape]) for x in found]
         single = program.call_spec.out_spec.num_children == 0

@@ -27,7 +27,7 @@ _on = contextvars.ContextVar("on", default=False)
 
 @contextlib.contextmanager
 def fusing(on: bool) -> Iterator[None]:
-    """Run functions that are `fusible` through torch.compile, or not, while the block runs."""
+    """Run functions that are `fusible` compiled, or not, while the block runs."""
     token = _on.set(on)
     try:
         yield
