@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import ahead
-from toolkit.coding.ahead import CompilingFailed, Version, compiled, identity
+from toolkit.coding.ahead import Compiled, CompilingFailed, Version, identity
 
 
 def scaled(factor: int) -> Any:
@@ -30,7 +30,7 @@ def test_what_is_compiled_once_does_for_all_sizes_and_for_other_processes(
     made, real = [], ahead._compile
     monkeypatch.setattr(ahead, "_compile", lambda *arguments: (made.append(1), real(*arguments)))
     function = scaled(3)
-    call = compiled(function, {})
+    call = Compiled(function, {})
 
     def same(call: Any, n: int, tail: int, extra: bool = False) -> None:
         rows = [torch.arange(n) % 5, torch.arange(n)]
@@ -45,12 +45,12 @@ def test_what_is_compiled_once_does_for_all_sizes_and_for_other_processes(
     same(call, 5000, 2)
     same(call, 1, 1)  # as it is
     assert len(made) == 1
-    again = compiled(scaled(3), {})  # as another process would
+    again = Compiled(scaled(3), {})  # as another process would
     same(again, 77, 10)
     (path,) = tmp_path.glob("toolkit/*.pt2")
     assert len(made) == 1
     path.write_bytes(path.read_bytes()[:1000])
-    same(compiled(scaled(3), {}), 77, 10)
+    same(Compiled(scaled(3), {}), 77, 10)
     assert len(made) == 2 and list(tmp_path.glob("toolkit/*")) == [path]
 
 
@@ -99,5 +99,5 @@ def test_what_can_not_be_compiled_says_why(monkeypatch: pytest.MonkeyPatch, tmp_
         return x if int(x.sum()) == 0 else -x
 
     with pytest.raises(CompilingFailed, match=r"sum|data-dependent|guard"):
-        compiled(asks, {})(torch.arange(5))
+        Compiled(asks, {})(torch.arange(5))
     assert not list(tmp_path.glob("toolkit/*"))

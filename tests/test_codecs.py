@@ -118,8 +118,8 @@ def test_the_law_notices_codecs_that_break_it() -> None:
 def test_symbol_i_is_step_i_over_lanes_of_lane_i_modulo_lanes() -> None:
     arranged = to_lanes(torch.arange(7), 3, fill=-1)
     assert arranged.tolist() == [[0, 1, 2], [3, 4, 5], [6, -1, -1]]
-    assert to_lanes(torch.arange(12).reshape(2, 6), 3).tolist() == [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9, 10, 11]]]
-    assert to_lanes(torch.zeros(4, 0), 3).shape == (0, 4, 3)
+    assert to_lanes(torch.arange(12).reshape(2, 6), 3).tolist() == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
+    assert to_lanes(torch.zeros(4, 0), 3).shape == (4, 0, 3)
     message, x = Message.empty(3), integers(0, 1 << 28, 7)
     uniform((7,), 28).push(message, x)
     assert (message.head & ((1 << 28) - 1)).tolist() == x[:3].tolist()

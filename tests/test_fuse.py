@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.laws import contents
-from toolkit.coding import ahead, ans, fuse
+from toolkit.coding import ahead, fuse
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import uniform
 from toolkit.coding.fuse import COLD, WARM, compiled, compiling_pays, keep_compiled
@@ -52,20 +52,19 @@ def test_errors_of_the_function_are_not_taken_for_those_of_the_compiler(monkeypa
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
 def test_what_other_devices_run_codes_the_same_words(monkeypatch: pytest.MonkeyPatch, short_blocks: None) -> None:
     # Tensors that are not on a CPU go through torch.compile.
-    for where in ("toolkit.coding.ans.compiled", "toolkit.coding.fuse.compiled"):
-        monkeypatch.setattr(where, fuse._just_in_time)
-    ans._compiled.cache_clear()
-    try:
-        results = []
-        for compiled in (False, True):
-            for lanes in (7, 12):
-                message, codec = Message.random(lanes, 30, 0, compiled=compiled), uniform((60,), 16)
-                x = codec.pop(message)
-                codec.push(message, (x + 12345) % (1 << 16))
-                results.append((x.tolist(), contents(message)))
-        assert results[:2] == results[2:]
-    finally:
-        ans._compiled.cache_clear()
+    def bound(block: Any, fused: bool, first: Any, rest: Any) -> Any:
+        call = fuse._just_in_time(block) if fused else block
+        return lambda *given: call(*given, *rest)
+
+    monkeypatch.setattr(fuse, "bound", bound)
+    results = []
+    for fused in (False, True):
+        for lanes in (7, 12):
+            message, codec = Message.random(lanes, 30, 0, compiled=fused), uniform((60,), 16)
+            x = codec.pop(message)
+            codec.push(message, (x + 12345) % (1 << 16))
+            results.append((x.tolist(), contents(message)))
+    assert results[:2] == results[2:]
 
 
 def test_compiling_pays_where_coding_takes_longer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

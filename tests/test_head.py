@@ -215,9 +215,8 @@ def test_a_coder_that_is_compiled_from_some_row_on_writes_the_same_payload(monke
         return len(used) > 2
 
     # What would be compiled runs as it is: that compiled code gives the same integers is tested elsewhere.
-    for where in ("toolkit.coding.ans.compiled", "toolkit.coding.fuse.compiled"):
-        monkeypatch.setattr(where, lambda function: function)
-    monkeypatch.setattr("toolkit.coding.ans._compiled", functools.partial)
+    monkeypatch.setattr("toolkit.coding.fuse.compiled", lambda function: function)
+    monkeypatch.setattr("toolkit.coding.fuse.bound", lambda block, fused, first, rest: lambda *x: block(*x, *rest))
     monkeypatch.setattr(toolkit.head, "compiling_pays", pays)
     monkeypatch.setattr(toolkit.head, "keep_compiled", lambda name: used.append(("kept", 0.0, 0.0)))
     measured = Coder(bitswap(), functools.partial(head, scheme="bitswap"), Settings(BATCH, 16, 0), None)

@@ -56,8 +56,9 @@ def test_a_block_has_places_for_all_its_words(precision: int, steps: int, monkey
     def pushed() -> tuple[Tensor, Tensor, list[list[int]]]:
         tail = torch.zeros(2 * most, dtype=torch.int32)
         heads, size = _push(
-            head, tail, torch.zeros(2, dtype=torch.int64), given, (), interval=_given, steps=steps, precision=precision
-        )
+            head, torch.zeros_like(head), torch.zeros(1, dtype=torch.int64), tail, given, (),
+            interval=_given, steps=steps, precision=precision,
+        )  # fmt: skip
         assert int(size.max()) <= most <= 1 + steps * precision // 32
         return heads, size, [lane[:n].tolist() for lane, n in zip(tail.view(2, most), size.tolist(), strict=True)]
 

@@ -52,47 +52,75 @@ class Version(NamedTuple):
                     return False
         return True
 
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        # Without Python's own call of a package, which takes longer than the rest.
+        found = self.run([x if x.is_contiguous() else x.contiguous() for x in tensors])
+        return found[0] if self.single else tuple(found)
 
-def compiled(function: Function, options: dict[str, Any]) -> Function:
-    """`function`, compiled when it is first called and not on disk; for all sizes of the last axes of its arguments.
 
-    Its arguments are tensors on a CPU, lists of them, or None, and no numbers; its results tensors. Other axes are
-    compiled apart, and so are last axes that decide what is computed. Arguments with last axes of less than 2 are for
-    the function as it is. options: of Inductor. Raises CompilingFailed.
+class Compiled:
+    """`function`, compiled when it is first called and not on disk; for all sizes of its arguments.
+
+    Its arguments are tensors on a CPU, lists of them, or None, and no numbers; its results tensors. Sizes that decide
+    what is computed, and those below 2, are compiled apart; with a last axis below 2 the first argument is for the
+    function as it is. options: of Inductor. Raises CompilingFailed.
     """
-    known: dict[tuple[Any, ...], Version] = {}  # by all that a version depends on, which is quicker than to ask each
-    versions: list[Version] = []
 
-    def call(*arguments: Any) -> Any:
-        structure: list[int] = []
-        tensors: list[Tensor] = []
-        for x in arguments:
-            if isinstance(x, Tensor):
-                structure.append(-1)
-                tensors.append(x)
-            elif x is None:
-                structure.append(-2)
-            else:
-                structure.append(len(x))
-                tensors.extend(x)
+    def __init__(self, function: Function, options: dict[str, Any]) -> None:
+        self.function, self.options = function, options
+        # By all that a version depends on, which is quicker than to ask each.
+        self.known: dict[tuple[Any, ...], Version] = {}
+        self.versions: list[Version] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        structure, tensors = _flat(arguments)
         if tensors[0].shape[-1] < 2:
-            return function(*arguments)
+            return self.function(*arguments)
+        return self._version(structure, tensors)(tensors)
+
+    def bound(self, first: Sequence[Tensor], rest: Sequence[Any]) -> Function:
+        """function(*first, *rest) as a function of other tensors in the place of `first`.
+
+        They must be contiguous, and of the same shapes and dtypes: nothing is checked, so that calls cost the least.
+        """
+        structure, tensors = _flat([*first, *rest])
+        if first[0].shape[-1] < 2:
+            return lambda *given: self.function(*given, *rest)
+        version = self._version(structure, tensors)
+        run, others = version.run, [x.contiguous() for x in tensors[len(first) :]]
+        if version.single:
+            return lambda *given: run([*given, *others])[0]
+        return lambda *given: run([*given, *others])
+
+    def _version(self, structure: list[int], tensors: Sequence[Tensor]) -> Version:
         key = (*structure, *[x.dtype for x in tensors], *[x.shape for x in tensors])
-        version = known.get(key)
+        version = self.known.get(key)
         if version is None:
-            version = next((version for version in versions if version.fits(structure, tensors)), None)
+            version = next((version for version in self.versions if version.fits(structure, tensors)), None)
             if version is None:
                 try:
-                    version = _version(function, structure, tensors, options)
+                    version = _version(self.function, structure, tensors, self.options)
                 except Exception as error:
                     raise CompilingFailed(f"{type(error).__name__}: {error}") from error
-                versions.append(version)
-            known[key] = version
-        # Without Python's own call of a package, which takes longer than the rest.
-        found = version.run([x if x.is_contiguous() else x.contiguous() for x in tensors])
-        return found[0] if version.single else tuple(found)
+                self.versions.append(version)
+            self.known[key] = version
+        return version
 
-    return call
+
+def _flat(arguments: Sequence[Any]) -> tuple[list[int], list[Tensor]]:
+    """The structure of arguments (see `Version`), and their tensors in a row."""
+    structure: list[int] = []
+    tensors: list[Tensor] = []
+    for x in arguments:
+        if isinstance(x, Tensor):
+            structure.append(-1)
+            tensors.append(x)
+        elif x is None:
+            structure.append(-2)
+        else:
+            structure.append(len(x))
+            tensors.extend(x)
+    return structure, tensors
 
 
 class _Graph(nn.Module):
@@ -113,7 +141,7 @@ class _Graph(nn.Module):
 
 def _version(function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any]) -> Version:
     """What fits, of those on disk; else a new one."""
-    kind = [(str(x.dtype), list(x.shape[:-1])) for x in tensors]
+    kind = [(str(x.dtype), x.dim()) for x in tensors]
     name = hashlib.sha256(json.dumps([identity(function), structure, kind, _machine(), str(options)]).encode())
     i = 0
     while (path := folder() / f"{name.hexdigest()[:32]}-{i}.pt2").exists():
@@ -141,14 +169,7 @@ def _compile(
     shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library about itself
-        examples = tuple(torch.empty(x.shape, dtype=x.dtype) for x in tensors)
-        free = tuple({x.dim() - 1: torch.export.Dim.AUTO} for x in tensors)
-        program = torch.export.export(
-            _Graph(function, structure), examples, dynamic_shapes={"tensors": free}, strict=False
-        )
-        for name, span in program.range_constraints.items():  # nothing else is asked of sizes when it is called
-            assert span.lower <= 2 and span.upper > 1 << 60, f"a size {name} from {span.lower} to {span.upper} alone"
-        found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+        program, found = _exported(_Graph(function, structure), tensors)
         axes = [(str(x.dtype).removeprefix("torch."), [_size(size) for size in x.shape]) for x in found]
         single = program.call_spec.out_spec.num_children == 0
         about = {"structure": json.dumps(structure), "axes": json.dumps(axes), "single": json.dumps(single)}
@@ -160,6 +181,24 @@ def _compile(
             own.replace(path)
         finally:
             own.unlink(missing_ok=True)
+
+
+def _exported(graph: nn.Module, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """The graph for all sizes above 1 but those that it asks something of, which are as they are; and its inputs."""
+    examples = tuple(torch.empty(x.shape, dtype=x.dtype) for x in tensors)
+    free = [{i for i, size in enumerate(x.shape) if size > 1} for x in tensors]
+    while True:
+        shapes = {"tensors": tuple(dict.fromkeys(axes, torch.export.Dim.AUTO) for axes in free)}
+        program = torch.export.export(graph, examples, dynamic_shapes=shapes, strict=False)
+        found = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+        spans = program.range_constraints.items()
+        asked = {str(name) for name, span in spans if span.lower > 2 or span.upper <= 1 << 60}
+        if not asked:
+            return program, found
+        before = sum(map(len, free))
+        for axes, x in zip(free, found, strict=True):
+            axes -= {i for i in axes if str(x.shape[i]) in asked}
+        assert sum(map(len, free)) < before, f"sizes {asked} that are no sizes of arguments"
 
 
 def _size(size: int | torch.SymInt) -> int | str:

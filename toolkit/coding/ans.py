@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.coding.fuse import compiled, divide
+from toolkit.coding.fuse import divide, repeated
 from toolkit.coding.hashing import philox
 from toolkit.coding.packing import LOW, pack, unpack
 
@@ -132,24 +133,27 @@ class Message:
         self, interval: Interval, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
         steps: int | None = None,
     ) -> None:  # fmt: skip
-        """`push` of the intervals that interval(*(p[step] for p in params), *tables) -> (start, freq) finds.
+        """`push` of the intervals that interval(*(p[..., step, :] for p in params), *tables) -> (start, freq) finds.
 
         Found in the block that pushes them, they are never written to memory: for intervals that cost little. params:
-        tensors [n, ..., lanes]; a step of zeros must cost nothing, as the last block is filled up with them.
+        tensors [..., n, lanes]; a step of zeros must cost nothing, as the last block is filled up with them.
         """
         steps = PUSH_STEPS if steps is None else steps
         _check(precision, steps)
-        blocks = list(zip(*(_blocks(p, steps, 0) for p in params), strict=True))
-        push = _block(_push, self.compiled, interval=interval, steps=steps, precision=precision)
-        before, most = (self.head, self.size), _most_words(steps, precision)
-        for block in reversed(blocks):
-            self._reserve(most)
-            self.bound += most
-            self.head, self.size = push(self.head, self.tail.view(-1), self.size, block, tables)
+        params = [_whole(p, steps, 0) for p in params]
+        firsts = _firsts(params[0].shape[-2], steps, self.head.device)
+        self._reserve(most := _most_words(steps, precision) * len(firsts))
+        self.bound += most
+        push = _specialised(_push, interval=interval, steps=steps, precision=precision)
+        rounds = repeated(
+            push, self.compiled, (self.head, self.size), reversed(firsts), self._words, params, tables
+        )  # fmt: skip
+        last = deque(rounds, maxlen=1)
+        head, size = last.pop() if last else (self.head, self.size)
         # Asked once a push, not once a block: on a GPU each question to the device stalls it.
-        if bool((self.head < 0).any()):
-            self.head, self.size = before
+        if bool((head < 0).any()):
             raise NoFrequency("push: expected symbols with frequencies of at least 1, got others")
+        self.head, self.size = head, size
 
     def pop(
         self, valid: Tensor, find: Find, params: Sequence[Tensor], tables: Sequence[Tensor], precision: int,
@@ -159,8 +163,8 @@ class Message:
 
         valid: bool [n, lanes]; where False nothing is popped and the symbol returned is 0. out: int64, where they go,
         with n rounded up to whole blocks.
-        find(u, *(p[step] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
-        start <= u < start + freq for any u in [0, 2**precision). params: tensors [n, ..., lanes]. sure: for a `find`
+        find(u, *(p[..., step, :] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
+        start <= u < start + freq for any u in [0, 2**precision). params: tensors [..., n, lanes]. sure: for a `find`
         that may miss, one that does not; it does again the few lanes of a block in which `find` missed.
         Raises EmptyMessage if a lane has too few words.
         """
@@ -172,27 +176,28 @@ class Message:
                 "(codecs.to_lanes)"
             )
         n = valid.shape[0]
-        pop = _block(_pop, self.compiled, find=find, steps=steps, precision=precision, small=self.small)
-        valid = _whole(valid, steps, False)
+        valid, params = _whole(valid, steps, False), [_whole(p, steps, 0) for p in params]
         symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         if self.tail.shape[1] < 2:
             self._reserve(2)  # something to read where nothing is left
-        blocks = [_blocks(x, steps, 0) for x in (symbols, valid, *params)]
-        for to, here, *block in zip(*blocks, strict=True):
-            head, size, found, missed = pop(self.head, self.tail.view(-1), self.size, here, block, tables)
-            if sure and bool(missed.any()):
+        fixed: dict[str, Any] = {"steps": steps, "precision": precision, "small": self.small}
+        pop, firsts = _specialised(_pop, find=find, **fixed), _firsts(len(valid), steps, self.head.device)
+        head, size = self.head, self.size
+        rounds = repeated(pop, self.compiled, (head, size), firsts, self._words, symbols, valid, params, tables)
+        for first, (after, left, missed) in zip(firsts, rounds, strict=True):
+            if sure and missed.numpy().any():
                 at = missed.nonzero()[:, 0]
-                below = (self.size[at] - steps).clamp(min=0)  # words that the block can not reach
-                top = below[:, None] + torch.arange(steps, device=at.device)
+                below = (size[at] - steps).clamp(min=0)  # words that the block can not reach
+                top = below[:, None] + torch.arange(steps)
                 words = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
-                some = [p[..., at] for p in block]
-                head[at], left, found[:, at], _ = _pop(
-                    self.head[at], words.flatten(), self.size[at] - below, here[:, at], some, tables,
-                    find=sure, steps=steps, precision=precision, small=self.small,
+                found, some = symbols[:, at], [p[..., at] for p in params]
+                after[at], above, _ = _pop(
+                    head[at], size[at] - below, first, words.flatten(), found, valid[:, at], some, tables,
+                    find=sure, **fixed,
                 )  # fmt: skip
-                size[at] = below + left
-            self.head, self.size = head, size
-            to.copy_(found)
+                left[at], symbols[:, at] = below + above, found
+            head, size = after, left
+        self.head, self.size = head, size
         torch.minimum(self.floor, self.size, out=self.floor)
         if bool((self.floor < 0).any()):
             lane = int(self.floor.argmin())
@@ -252,6 +257,11 @@ class Message:
         finally:
             self.compiled = compiled
 
+    @property
+    def _words(self) -> Tensor:
+        """The tail of all lanes, one after the other."""
+        return self.tail.view(-1)
+
     def _reserve(self, words: int) -> None:
         """Make room for so many more words in every lane."""
         if self.bound + words > self.tail.shape[1]:
@@ -287,24 +297,21 @@ def _check(precision: int, steps: int) -> None:
 
 
 def _whole(x: Tensor, steps: int, fill: int) -> Tensor:
-    """Lengthen the first axis to a multiple of `steps`, so that every block has the one shape that is compiled."""
-    short = -x.shape[0] % steps
-    return x if short == 0 else torch.cat([x, x.new_full((short, *x.shape[1:]), fill)])
+    """Lengthen [..., n, lanes] to a multiple of `steps`, so that every block has the one shape that is compiled."""
+    short = -x.shape[-2] % steps
+    return x if short == 0 else torch.cat([x, x.new_full((*x.shape[:-2], short, x.shape[-1]), fill)], -2)
 
 
-def _blocks(x: Tensor, steps: int, fill: int) -> tuple[Tensor, ...]:
-    x = _whole(x, steps, fill)
-    return x.split(steps) if len(x) else ()
-
-
-def _block(function: Callable[..., Any], fused: bool, **fixed: Any) -> Callable[..., Any]:
-    return _compiled(function, **fixed) if fused else functools.partial(function, **fixed)
+@functools.lru_cache(1024)
+def _firsts(n: int, steps: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The first step of each block: int64 [1]."""
+    return torch.arange(0, n, steps, device=device).split(1) if n else ()
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
-    """Compiled once for any number of lanes; what is fixed is not one of the graph's inputs."""
-    return compiled(lambda *arguments: function(*arguments, **fixed))
+def _specialised(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
+    """One function for `repeated`, compiled once for any number of lanes; what is fixed is none of its arguments."""
+    return lambda *arguments: function(*arguments, **fixed)
 
 
 def _given(start: Tensor, freq: Tensor) -> tuple[Tensor, Tensor]:
@@ -317,19 +324,21 @@ def _most_words(steps: int, precision: int) -> int:
 
 
 def _push(
-    head: Tensor, tail: Tensor, size: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
+    head: Tensor, size: Tensor, first: Tensor, tail: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
     *, interval: Interval, steps: int, precision: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One block of pushes: the new head and size; words go to the tail, of all lanes, one after the other.
 
     A head becomes and stays negative where a frequency is below 1. The tail must have room for `_most_words` more.
     """
+    here = first + torch.arange(steps, device=head.device)
+    params = [p.index_select(-2, here) for p in params]
     count, wrong = torch.zeros_like(head), head < 0
     most, eager = _most_words(steps, precision), not torch.compiler.is_compiling()
     slots = [torch.zeros_like(head, dtype=torch.int32)] * most
     words = head.new_zeros(steps + 1, head.shape[0], dtype=torch.int32) if eager else None
     for i in range(steps - 1, -1, -1):
-        start, freq = interval(*(p[i] for p in params), *tables)
+        start, freq = interval(*(p[..., i, :] for p in params), *tables)
         wrong = wrong | (freq < 1)
         freq = freq.clamp(min=1)
         spill = (head >> (63 - precision)) >= freq
@@ -365,19 +374,21 @@ def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]
 
 
 def _pop(
-    head: Tensor, tail: Tensor, size: Tensor, valid: Tensor, params: Sequence[Tensor], tables: Sequence[Tensor],
-    *, find: Find, steps: int, precision: int, small: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of pops: the new head and size, the symbols, and where `find` missed.
+    head: Tensor, size: Tensor, first: Tensor, tail: Tensor, symbols: Tensor, valid: Tensor, params: Sequence[Tensor],
+    tables: Sequence[Tensor], *, find: Find, steps: int, precision: int, small: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One block of pops into `symbols`: the new head and size, and where `find` missed.
 
     tail: of all lanes, one after the other. small: a lane may run out of words, and its head sinks below 2**31 then.
     """
+    here = first + torch.arange(steps, device=head.device)
+    valid, params = valid.index_select(0, here), [p.index_select(-2, here) for p in params]
     used, begin = torch.zeros_like(head), _begin(head, tail)
     missed = torch.zeros_like(head, dtype=torch.bool)
-    symbols = []
+    found = []
     for i in range(steps):
         u = head & ((1 << precision) - 1)
-        symbol, start, freq = find(u, *(p[i] for p in params), *tables)
+        symbol, start, freq = find(u, *(p[..., i, :] for p in params), *tables)
         missed = missed | (valid[i] & ((start > u) | (u - start >= freq)))
         start = torch.where(valid[i], start, 0)
         freq = torch.where(valid[i], freq, 1 << precision)
@@ -386,5 +397,6 @@ def _pop(
         word = tail[begin + (size - used - 1).clamp(min=0)].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
-        symbols.append(torch.where(valid[i], symbol, 0))
-    return head, size - used, torch.stack(symbols), missed
+        found.append(torch.where(valid[i], symbol, 0))
+    symbols.index_copy_(0, here, torch.stack(found))
+    return head, size - used, missed

@@ -32,11 +32,11 @@ class Codec(NamedTuple):
 
 
 def to_lanes(x: Tensor, lanes: int, fill: int = 0) -> Tensor:
-    """Arrange symbols [..., symbols] as [n, ..., lanes], symbol i at step i // lanes of lane i % lanes."""
+    """Arrange symbols [..., symbols] as [..., n, lanes], symbol i at step i // lanes of lane i % lanes."""
     short = -x.shape[-1] % lanes
     if short:
         x = torch.cat([x, x.new_full((*x.shape[:-1], short), fill)], -1)
-    return x.reshape(*x.shape[:-1], x.shape[-1] // lanes, lanes).movedim(-2, 0)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // lanes, lanes)
 
 
 def interval_codec(
@@ -75,8 +75,7 @@ def interval_codec(
             for here in reversed(pieces(lanes, ans.PUSH_STEPS)):
                 some = symbols[here].long(), flat[here], *(p[..., here] for p in params)
                 if light and message.compiled:
-                    arranged = [to_lanes(p, lanes).contiguous() for p in some]
-                    message.push_found(found, arranged, tables, precision)
+                    message.push_found(found, [to_lanes(p, lanes) for p in some], tables, precision)
                     continue
                 with fusing(message.compiled):
                     low, freq = found(*(p.contiguous() for p in some), *tables)
@@ -94,7 +93,7 @@ def interval_codec(
         lanes, block = message.lanes, ans.STEPS if steps is None else steps
         x = torch.empty(-(-len(flat) // (lanes * block)) * block, lanes, dtype=torch.int64, device=flat.device)
         for here in pieces(lanes, block):
-            valid, *some = (to_lanes(p[..., here], lanes).contiguous() for p in (flat, *params))
+            valid, *some = (to_lanes(p[..., here], lanes) for p in (flat, *params))
             out = x[here.start // lanes : here.stop // lanes]
             if sure and not message.compiled:  # fewer operations; compiled, which makes one of all, a guess is quicker
                 message.pop(valid, sure, some, tables, precision, block, None, out)

@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -63,31 +63,69 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+def repeated(
+    function: Callable[..., Any], fused: bool, carried: Sequence[Tensor], rounds: Iterable[Tensor], *fixed: Any
+) -> Iterator[tuple[Tensor, ...]]:
+    """What function(*carried, i, *fixed) returns, for each i: the next round's `carried` first, of the same shapes.
+
+    Whoever is given them may change them before asking for the next.
+    """
+    call: Callable[..., Any] | None = None
+    for i in rounds:
+        if call is None:
+            call = bound(function, fused, (*carried, i), fixed)
+        found = call(*carried, i)
+        carried = found[: len(carried)]
+        yield found
+
+
+def bound(
+    function: Callable[..., Any], fused: bool, first: Sequence[Tensor], rest: Sequence[Any]
+) -> Callable[..., Any]:
+    """function(*first, *rest) as a function of other tensors for `first`, contiguous and of the same shapes."""
+    if fused and first[0].is_cpu and not _failed:
+        try:
+            return _ahead(function).bound(first, rest)
+        except ahead.CompilingFailed as error:
+            _note(error)
+    call = compiled(function) if fused else function
+    return lambda *given: call(*given, *rest)
+
+
+@functools.cache
+def _ahead(function: Callable[..., Any]) -> ahead.Compiled:
+    return ahead.Compiled(function, _OPTIONS)
+
+
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors, lists of tensors and None, the first a tensor; compiled once, and for all last axes.
+    """A function of tensors, lists of tensors and None, the first a tensor; compiled once, and for all sizes.
 
     On a CPU ahead of time, so that calls cost little and other processes find it (see `ahead`); elsewhere by
     torch.compile.
     """
-    on_cpu = ahead.compiled(function, _OPTIONS)
 
     def call(*arguments: Any) -> Any:
         if _failed:
             return function(*arguments)
         try:
-            return on_cpu(*arguments) if arguments[0].is_cpu else _just_in_time(function)(*arguments)
+            return (_ahead if arguments[0].is_cpu else _just_in_time)(function)(*arguments)
         except (ahead.CompilingFailed, torch._dynamo.exc.TorchDynamoException) as error:
-            _failed.append(error)
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(
-                f"compiling failed ({reason}); the coders run without, slower, with the same bytes: install a C++ "
-                "compiler (g++), or set compile=false",
-                stacklevel=2,
-            )
+            _note(error)
             return function(*arguments)
 
     return call
+
+
+def _note(error: Exception) -> None:
+    """Compile nothing more in this process, and say why."""
+    _failed.append(error)
+    reason = " ".join(str(error).split())[:200]
+    warnings.warn(
+        f"compiling failed ({reason}); the coders run without, slower, with the same bytes: install a C++ "
+        "compiler (g++), or set compile=false",
+        stacklevel=3,
+    )
 
 
 @functools.cache

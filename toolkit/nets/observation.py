@@ -295,19 +295,21 @@ class InterlacedObservation(nn.Module):
         first = self.first.codec(self.below(trunk), phases_valid[0], precision)
 
         def codec(g: int, known: Sequence[Tensor]) -> Codec:
-            mixture, features, base = self(g, trunk, [normalise(k) for k in known])
+            mixture, features, base = self(g, trunk, known)
             return mixture.codec(features, phases_valid[g], base, precision)
 
         def push(message: Message, x: Tensor) -> None:
             phases = [x[:, :, i::2, j::2] for i, j in PHASES]
+            known = [normalise(phase) for phase in phases[:3]]
             for g in reversed(range(1, 4)):
-                codec(g, phases[:g]).push(message, phases[g])
+                codec(g, known[:g]).push(message, phases[g])
             first.push(message, phases[0])
 
         def pop(message: Message) -> Tensor:
-            phases = [complete(first.pop(message), phases_valid[0])]
+            phases, known = [complete(first.pop(message), phases_valid[0])], list[Tensor]()
             for g in range(1, 4):
-                phases.append(complete(codec(g, phases).pop(message), phases_valid[g]))
+                known.append(normalise(phases[-1]))
+                phases.append(complete(codec(g, known).pop(message), phases_valid[g]))
             x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
             for (i, j), phase in zip(PHASES, phases, strict=True):
                 x[:, :, i::2, j::2] = phase
