@@ -64,10 +64,10 @@ class Streams:
         symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         for i in range(valid.shape[0]):
             u = self.head & ((1 << precision) - 1)
-            symbol, start, freq = find(u, *(p[i] for p in params), *tables)
+            symbol, start, freq = find(u, *(p[..., i, :] for p in params), *tables)
             missed = (valid[i] & ((start > u) | (u - start >= freq))).nonzero()[:, 0]
             if sure and missed.numel():
-                again = sure(u[missed], *(p[i][..., missed] for p in params), *tables)
+                again = sure(u[missed], *(p[..., i, missed] for p in params), *tables)
                 symbol[missed], start[missed], freq[missed] = again
             head = torch.where(valid[i], freq * (self.head >> precision) + u - start, self.head)
             refill = ((head < LOW) & (self.size > 0)).nonzero()[:, 0]
