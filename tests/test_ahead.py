@@ -28,7 +28,7 @@ def test_what_is_compiled_once_does_for_all_sizes_and_for_other_processes(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     made, real = [], ahead._compile
-    monkeypatch.setattr(ahead, "_compile", lambda *arguments: (made.append(1), real(*arguments)))
+    monkeypatch.setattr(ahead, "_compile", lambda *arguments: (made.append(1), real(*arguments))[1])
     function = scaled(3)
     call = Compiled(function, {})
 
@@ -52,6 +52,23 @@ def test_what_is_compiled_once_does_for_all_sizes_and_for_other_processes(
     path.write_bytes(path.read_bytes()[:1000])
     same(Compiled(scaled(3), {}), 77, 10)
     assert len(made) == 2 and list(tmp_path.glob("toolkit/*")) == [path]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler (g++)")
+def test_sizes_that_decide_what_is_computed_are_compiled_apart_and_kept_beside_each_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def third(x: Tensor, rest: list[Tensor]) -> Tensor:  # asks for three rows or more
+        return x[2] * len(x) + rest[0]
+
+    for call in (Compiled(third, {}), Compiled(third, {})):  # the second finds what the first has kept
+        for rows, n in ((3, 7), (4, 7), (4, 9), (3, 9)):
+            x, rest = torch.arange(rows * n).view(rows, n), [torch.arange(n)]
+            assert torch.equal(call(x, rest), third(x, rest))
+            assert torch.equal(call.bound([x + 1], [rest])(x), third(x, rest))
+        assert len(list(tmp_path.glob("toolkit/*"))) == 2
 
 
 def test_a_version_is_for_types_and_structures_and_equal_sizes() -> None:

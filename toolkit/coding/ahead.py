@@ -142,25 +142,23 @@ class _Graph(nn.Module):
 def _version(function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any]) -> Version:
     """What fits, of those on disk; else a new one."""
     kind = [(str(x.dtype), x.dim()) for x in tensors]
-    name = hashlib.sha256(json.dumps([identity(function), structure, kind, _machine(), str(options)]).encode())
-    i = 0
-    while (path := folder() / f"{name.hexdigest()[:32]}-{i}.pt2").exists():
+    name = _hash([identity(function), structure, kind, _machine(), str(options)])
+    for path in sorted(folder().glob(f"{name}-*.pt2")):
         try:
             version = _load(path)
-        except RuntimeError:  # a damaged file, which a new one takes the place of
-            break
+        except RuntimeError:  # a damaged file, which a new one takes the place of when it is wanted
+            continue
         if version.fits(structure, tensors):
             return version
-        i += 1
-    _compile(function, structure, tensors, options, path)
-    version = _load(path)
+    version = _load(_compile(function, structure, tensors, options, name))
     assert version.fits(structure, tensors)
     return version
 
 
 def _compile(
-    function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any], path: Path
-) -> None:
+    function: Function, structure: list[int], tensors: Sequence[Tensor], options: dict[str, Any], name: str
+) -> Path:
+    """Its file, which has the name of the function and of what it is for: no other version takes its place."""
     # What it says about machines with CUDA's tools and no GPU helps nobody here.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import torch.export  # here, because it takes a second to import
@@ -173,6 +171,7 @@ def _compile(
         axes = [(str(x.dtype).removeprefix("torch."), [_size(size) for size in x.shape]) for x in found]
         single = program.call_spec.out_spec.num_children == 0
         about = {"structure": json.dumps(structure), "axes": json.dumps(axes), "single": json.dumps(single)}
+        path = folder() / f"{name}-{_hash(about)}.pt2"
         own = path.with_name(f"{os.getpid()}-{path.name}")  # beside other processes that compile the same
         try:
             torch._inductor.aoti_compile_and_package(
@@ -181,6 +180,11 @@ def _compile(
             own.replace(path)
         finally:
             own.unlink(missing_ok=True)
+    return path
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
 
 
 def _exported(graph: nn.Module, tensors: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:

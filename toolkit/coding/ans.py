@@ -145,11 +145,9 @@ class Message:
         self._reserve(most := _most_words(steps, precision) * len(firsts))
         self.bound += most
         push = _specialised(_push, interval=interval, steps=steps, precision=precision)
-        rounds = repeated(
-            push, self.compiled, (self.head, self.size), reversed(firsts), self._words, params, tables
-        )  # fmt: skip
-        last = deque(rounds, maxlen=1)
-        head, size = last.pop() if last else (self.head, self.size)
+        state = self.head, self.size
+        last = deque(repeated(push, self.compiled, state, reversed(firsts), self._words, params, tables), maxlen=1)
+        head, size = last.pop() if last else state
         # Asked once a push, not once a block: on a GPU each question to the device stalls it.
         if bool((head < 0).any()):
             raise NoFrequency("push: expected symbols with frequencies of at least 1, got others")
