@@ -53,8 +53,18 @@ def exact_mass(kind: str, loc: Tensor, scale: Tensor, bins: int) -> Tensor:
 def integer_cdf(kind: str, loc: Tensor, level: Tensor, bins: int) -> Tensor:
     """`frequencies.cdf` at every edge: snapped int64 [...] -> int64 [..., bins + 1]."""
     inverse = frequencies.inverse_scales(CPU)[level]
-    x = torch.arange(bins + 1)
-    return frequencies.cdf(kind, x, loc[..., None], inverse[..., None], bins, frequencies.cdf_table(kind, CPU))
+    x, at = torch.arange(bins + 1).double(), loc[..., None].double()
+    return frequencies.cdf(kind, x, at, inverse[..., None], bins, frequencies.cdf_table(kind, CPU)).long()
+
+
+def starts_of(y: Tensor, bins: int, precision: int, least: int) -> Tensor:
+    """`frequencies.start` of every edge: int64 [..., bins + 1] -> int64 [..., bins + 1]."""
+    return frequencies.start(y.double(), torch.arange(bins + 1).double(), bins, precision, least).long()
+
+
+def mixed_cdf(weight: Tensor, y: Tensor) -> Tensor:
+    """`frequencies.mix`: int64 [k, ...] and [k, ..., edges] -> int64 [..., edges]."""
+    return frequencies.mix(weight[..., None].double(), y.double()).long()
 
 
 def bits_lost(p: Tensor, freq: Tensor, precision: int) -> tuple[float, float]:
@@ -165,7 +175,7 @@ def test_distributions_far_from_the_symbols_put_all_mass_on_the_nearest(kind: st
 def test_with_a_floor_starts_strictly_increase_to_the_total(kind: str, bins: int, precision: int) -> None:
     loc = frequencies.snap_location(torch.linspace(-300, 600, 37, dtype=torch.float64))[:, None]
     y = integer_cdf(kind, loc, torch.tensor([*range(0, SCALE_LEVELS, 31), SCALE_LEVELS - 1]), bins)
-    starts = frequencies.start(y, torch.arange(bins + 1), bins, precision, 1)
+    starts = starts_of(y, bins, precision, 1)
     assert bool((starts[..., 0] == 0).all())
     assert bool((starts[..., -1] == 1 << precision).all())
     assert int(starts.diff(dim=-1).min()) >= 1
@@ -173,7 +183,7 @@ def test_with_a_floor_starts_strictly_increase_to_the_total(kind: str, bins: int
 
 def test_without_a_floor_starts_only_grow_where_there_is_mass() -> None:
     y = integer_cdf("gaussian", torch.tensor([[128 * LOC_STEPS]]), torch.arange(0, SCALE_LEVELS, 7), 256)
-    starts = frequencies.start(y, torch.arange(257), 256, 24, 0)
+    starts = starts_of(y, 256, 24, 0)
     assert bool((starts[..., 0] == 0).all())
     assert bool((starts[..., -1] == 1 << 24).all())
     assert int(starts.diff(dim=-1).min()) == 0
@@ -317,7 +327,7 @@ def test_mixtures_of_distribution_functions_never_decrease_and_are_complete() ->
         weight = frequencies.weights(frequencies.snap_logits(floats(9, k, 200, low=-9, high=9)))
         loc = frequencies.snap_location(floats(10, k, 200, low=-50, high=300))
         level = frequencies.snap_scale(floats(11, k, 200, low=-4, high=9))
-        y = frequencies.mix(weight[..., None], integer_cdf("logistic", loc, level, 256))
+        y = mixed_cdf(weight, integer_cdf("logistic", loc, level, 256))
         assert bool((y[:, 0] == 0).all())
         assert bool((y[:, -1] == ONE).all())
         assert int(y.diff(dim=-1).min()) >= 0
@@ -332,7 +342,7 @@ def test_integer_frequencies_cost_less_than_a_ten_thousandth_of_the_entropy(kind
     loc = floats(12, rows, low=0, high=255)
     log_scale = floats(13, rows, low=math.log(0.3), high=math.log(60))
     y = integer_cdf(kind, frequencies.snap_location(loc), frequencies.snap_scale(log_scale), bins)
-    freq = frequencies.start(y, torch.arange(bins + 1), bins, precision, 1).diff(dim=-1)
+    freq = starts_of(y, bins, precision, 1).diff(dim=-1)
     p = exact_mass(kind, loc, log_scale.exp(), bins)
     assert float((p.sum(-1) - 1).abs().max()) < 1e-12
     lost, entropy = bits_lost(p, freq, precision)
@@ -353,8 +363,8 @@ def test_integer_mixtures_cost_less_than_a_ten_thousandth_of_the_entropy(kind: s
     log_scale = floats(16 + k, k, rows, low=math.log(0.3), high=math.log(60))
     weight = frequencies.weights(frequencies.snap_logits(logits))
     y = integer_cdf(kind, frequencies.snap_location(loc), frequencies.snap_scale(log_scale), bins)
-    mixed = frequencies.mix(weight[..., None], y)
-    freq = frequencies.start(mixed, torch.arange(bins + 1), bins, precision, 1).diff(dim=-1)
+    mixed = mixed_cdf(weight, y)
+    freq = starts_of(mixed, bins, precision, 1).diff(dim=-1)
     p = (logits.softmax(0)[..., None] * exact_mass(kind, loc, log_scale.exp(), bins)).sum(0)
     lost, entropy = bits_lost(p, freq, precision)
     assert entropy > 3

@@ -17,7 +17,7 @@ TOOLS = {
     "toolkit.archive", "toolkit.restore", "toolkit.pictures", "toolkit.cli", "toolkit.data", "toolkit.embeddings",
     "toolkit.lossy", "toolkit.picture_coder", "toolkit.rate_distortion", "toolkit.precision",
 }  # fmt: skip
-CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse"}
+CODECS = {"toolkit.coding.ans", "toolkit.coding.frequencies", "toolkit.coding.fuse", "toolkit.coding.integers"}
 SEARCH = {"toolkit.coding.hashing", "toolkit.coding.rec_gaussian", "toolkit.coding.rec_search"}
 
 # A file, or all files of a folder -> what of ours they may import, files or folders.
@@ -25,10 +25,13 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.ahead": set(),
     "toolkit.coding.fuse": {"toolkit.coding.ahead"},
     "toolkit.coding.packing": set(),
-    "toolkit.coding.ans": {"toolkit.coding.fuse", "toolkit.coding.hashing", "toolkit.coding.packing"},
+    "toolkit.coding.integers": set(),
+    "toolkit.coding.ans": {
+        "toolkit.coding.fuse", "toolkit.coding.hashing", "toolkit.coding.integers", "toolkit.coding.packing",
+    },
     "toolkit.coding.hashing": set(),
-    "toolkit.coding.frequencies": {"toolkit.coding.fuse"},
-    "toolkit.coding.searches": {"toolkit.coding.frequencies"},
+    "toolkit.coding.frequencies": {"toolkit.coding.integers"},
+    "toolkit.coding.searches": {"toolkit.coding.frequencies", "toolkit.coding.integers"},
     "toolkit.coding.codecs": {"toolkit.coding.searches", *CODECS},
     "toolkit.coding.mixtures": {"toolkit.coding.codecs", *CODECS},
     "toolkit.coding.streams": {"toolkit.coding.ans", "toolkit.coding.packing"},

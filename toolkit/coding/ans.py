@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.coding.fuse import divide, repeated
+from toolkit.coding.fuse import repeated
 from toolkit.coding.hashing import philox
+from toolkit.coding.integers import divide, multiply
 from toolkit.coding.packing import LOW, pack, unpack
 
 WORD = 32  # bits a tail word; heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
@@ -159,8 +160,8 @@ class Message:
     ) -> Tensor:  # fmt: skip
         """Pop int64 [n, lanes] symbols, the first step first, so that it undoes `push`.
 
-        valid: bool [n, lanes]; where False nothing is popped and the symbol returned is 0. out: int64, where they go,
-        with n rounded up to whole blocks.
+        valid: bool or int32 [n, lanes]; where it is 0 nothing is popped and the symbol returned is 0. out: int64, where
+        they go, with n rounded up to whole blocks.
         find(u, *(p[..., step, :] for p in params), *tables) -> (symbol, start, freq): int64 [lanes] each, with
         start <= u < start + freq for any u in [0, 2**precision). params: tensors [..., n, lanes]. sure: for a `find`
         that may miss, one that does not; it does again the few lanes of a block in which `find` missed.
@@ -174,7 +175,8 @@ class Message:
                 "(codecs.to_lanes)"
             )
         n = valid.shape[0]
-        valid, params = _whole(valid, steps, False), [_whole(p, steps, 0) for p in params]
+        # Compiled code reads and writes bools one by one.
+        valid, params = _whole(valid.int(), steps, 0), [_whole(p, steps, 0) for p in params]
         symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
         if self.tail.shape[1] < 2:
             self._reserve(2)  # something to read where nothing is left
@@ -349,7 +351,7 @@ def _push(
             slots = [torch.where(count == j, word, x) if j <= reach else x for j, x in enumerate(slots)]
         count = count + spill
         head = torch.where(spill, head >> WORD, head)
-        quotient, rest = _divide(head, freq, precision)
+        quotient, rest = divide(head, freq, 63 - precision)
         head = (quotient << precision) + rest + start
     # Those that did not spill are garbage above the others.
     found = torch.stack(slots) if words is None else words[:most]
@@ -363,14 +365,6 @@ def _begin(head: Tensor, tail: Tensor) -> Tensor:
     return torch.arange(lanes, device=head.device) * (tail.shape[0] // lanes)
 
 
-def _divide(head: Tensor, freq: Tensor, precision: int) -> tuple[Tensor, Tensor]:
-    """Quotient, below 2**(63 - precision), and remainder."""
-    if precision < 12 or not torch.compiler.is_compiling():
-        quotient = head // freq
-        return quotient, head - quotient * freq
-    return divide(head, freq)
-
-
 def _pop(
     head: Tensor, size: Tensor, first: Tensor, tail: Tensor, symbols: Tensor, valid: Tensor, params: Sequence[Tensor],
     tables: Sequence[Tensor], *, find: Find, steps: int, precision: int, small: bool,
@@ -380,21 +374,21 @@ def _pop(
     tail: of all lanes, one after the other. small: a lane may run out of words, and its head sinks below 2**31 then.
     """
     here = first + torch.arange(steps, device=head.device)
-    valid, params = valid.index_select(0, here), [p.index_select(-2, here) for p in params]
+    coded, params = valid.index_select(0, here) != 0, [p.index_select(-2, here) for p in params]
     used, begin = torch.zeros_like(head), _begin(head, tail)
-    missed = torch.zeros_like(head, dtype=torch.bool)
+    missed = torch.zeros_like(head, dtype=torch.int32)
     found = []
     for i in range(steps):
         u = head & ((1 << precision) - 1)
         symbol, start, freq = find(u, *(p[..., i, :] for p in params), *tables)
-        missed = missed | (valid[i] & ((start > u) | (u - start >= freq)))
-        start = torch.where(valid[i], start, 0)
-        freq = torch.where(valid[i], freq, 1 << precision)
-        head = freq * (head >> precision) + u - start
+        missed = torch.where(coded[i] & ((start > u) | (u - start >= freq)), 1, missed)
+        start = torch.where(coded[i], start, 0)
+        freq = torch.where(coded[i], freq, 1 << precision)
+        head = multiply(head >> precision, freq, 63 - precision) + u - start
         refill = (head < LOW) & (used < size) if small else head < LOW
         word = tail[begin + (size - used - 1).clamp(min=0)].to(torch.int64) & MASK
         head = torch.where(refill, (head << WORD) | word, head)
         used = used + refill
-        found.append(torch.where(valid[i], symbol, 0))
-    symbols.index_copy_(0, here, torch.stack(found))
+        found.append(torch.where(coded[i], symbol, 0))
+    symbols[here] = torch.stack(found)
     return head, size - used, missed

@@ -61,13 +61,13 @@ def beta_binomial(table: Tensor, bins: int, precision: int, valid: Tensor) -> Co
     """
     if not 2 <= bins <= 256 or bins > 1 << precision:
         raise ValueError(f"beta_binomial: expected 2 to 256 bins and log2(bins) bits or more, got {bins}, {precision}")
-    edges = torch.arange(bins + 1, device=table.device)
-    starts = frequencies.start(_tables(bins, table.device), edges, bins, precision, 1)
+    edges = torch.arange(bins + 1, dtype=torch.float64, device=table.device)
+    starts = frequencies.start(_tables(bins, table.device), edges, bins, precision, 1).long()
     return tabled(starts, table, valid, precision)
 
 
 @functools.cache
-def _tables(bins: int, device: torch.device) -> Tensor:  # int64 [tables, bins + 1]
+def _tables(bins: int, device: torch.device) -> Tensor:  # integers in float64 [tables, bins + 1]
     """Distribution functions at the lower edges of symbols, rounded to 2**-CDF_BITS."""
     with localcontext() as context:  # exp and powers of floats are not the same everywhere, decimals are
         context.prec = 40
@@ -85,4 +85,4 @@ def _tables(bins: int, device: torch.device) -> Tensor:  # int64 [tables, bins +
         below.append(total)
         mass = mass * ((n - k) * (k + a)) / ((k + 1) * (max(n - k - 1, 0) + b))
     table = torch.stack(below, 1) / total[:, None] * (1 << frequencies.CDF_BITS)
-    return table.floor().long().to(device)
+    return table.floor().to(device)

@@ -54,13 +54,13 @@ def interval_codec(
     """A codec of symbols in [0, bins) from a map of symbols to intervals and its inverse.
 
     interval(x, *params, *tables) -> (start, freq), pointwise on int64 [symbols]; find, sure: see Message.pop, on params
-    [..., symbols] arranged in lanes, and sure alone where nothing is compiled; valid: bool, any shape, the shape of x;
-    where False nothing is coded and `pop` returns 0. The three functions should be the same objects for codecs of the
-    same kind: each is compiled once. light: intervals cost so little that they are best found in the block that pushes
-    them.
+    [..., symbols] arranged in lanes, and sure alone where nothing is compiled; valid: bool or int32, any shape, the
+    shape of x; where 0 nothing is coded and `pop` returns 0. The three functions should be the same objects for codecs
+    of the same kind: each is compiled once. light: compiled, intervals are found in the block that pushes them, which
+    is quicker but for the long code of mixtures.
     """
     # Contiguous, as compiled code wants them.
-    shape, flat, params = valid.shape, valid.flatten().contiguous(), [p.contiguous() for p in params]
+    shape, flat, params = valid.shape, valid.flatten().int().contiguous(), [p.contiguous() for p in params]
 
     def pieces(lanes: int, steps: int) -> list[slice]:
         """Symbols in whole blocks, few enough for a processor's caches, and for memory that is used again."""
@@ -82,7 +82,7 @@ def interval_codec(
                 message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
         except NoFrequency:
             message.head, message.size = before
-            check_range(torch.where(flat, symbols.long(), 0), bins)
+            check_range(torch.where(flat != 0, symbols.long(), 0), bins)
             i = int((found(symbols.long(), flat, *params, *tables)[1] < 1).nonzero()[0])
             raise ValueError(
                 f"push: symbol {int(symbols[i])} at position {i} has no frequency under its distribution; a codec "
@@ -111,7 +111,7 @@ def _masked(interval: Interval, bins: int, precision: int) -> Callable[..., tupl
         """Intervals where something is coded, whole ones elsewhere; frequency 0 or less where x cannot be coded."""
         low, freq = interval(x.clamp(0, bins - 1), *arguments)
         freq = torch.where((x < 0) | (x >= bins), 0, freq)
-        return torch.where(valid, low, 0), torch.where(valid, freq, 1 << precision)
+        return torch.where(valid != 0, low, 0), torch.where(valid != 0, freq, 1 << precision)
 
     return function
 
@@ -319,5 +319,5 @@ def searched(
     guessed = len(params) == 2 and valid.device.type == "cpu"
     return interval_codec(
         interval, guess if guessed else bisection, params, tables, bins, valid, precision, steps,
-        sure if guessed else None,
+        sure if guessed else None, light=len(params) == 2,
     )  # fmt: skip

@@ -16,6 +16,8 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
+from toolkit.coding.integers import to_int64
+
 CDF_BITS = 30  # cumulative distribution functions are integers in [0, 2**CDF_BITS]
 WEIGHT_BITS = 16  # mixture weights are integers that sum to 2**WEIGHT_BITS
 LOC_STEPS = 64  # locations are integers in units of 1/LOC_STEPS bin
@@ -79,7 +81,7 @@ def quantile(kind: str, below: Tensor, above: Tensor) -> Tensor:
     the erfinv function), whose error is about 1e-6.
     """
     if kind == "logistic":
-        return torch.log(below) - torch.log(above)
+        return torch.log(below / above)
     w = -torch.log(below / (below + above)) - torch.log(above / (below + above)) - 2 * math.log(2)
     near = w < 5
     t = torch.where(near, w - 2.5, torch.sqrt(w.clamp(min=5)) - 3)
@@ -242,34 +244,37 @@ def keep_possible(weight: Iterable[Tensor], prior: Iterable[Tensor]) -> list[Ten
 def cdf(kind: str, x: Tensor, loc: Tensor, inverse: Tensor, bins: int, table: Tensor) -> Tensor:
     """Integer distribution function at the lower edge of bin x: non-decreasing, 0 at x = 0, 2**CDF_BITS at x = bins.
 
-    x: [...] in [0, bins], int64 or integers in float64, and so is the result; loc: integers [...] in 1/LOC_STEPS bin;
-    inverse: [...] of `inverse_scales`; table: of `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take
-    the tails.
+    All integers in float64, [...]: x in [0, bins]; loc in 1/LOC_STEPS bin; inverse of `inverse_scales`; table of
+    `cdf_table`. Bin x is [x - 1/2, x + 1/2); the first and the last take the tails.
     """
     shift = _INVERSE + 6 - _CELLS[kind] - _FRACTION  # 6 = log2(LOC_STEPS)
     reach = _REACH[kind] << (_CELLS[kind] + _FRACTION)
-    edge = x * LOC_STEPS if x.is_floating_point() else x << 6  # compiled, products of int64 are slow
     # Rounded, if at all, where it is far beyond the reach.
-    t = torch.floor((edge - LOC_STEPS // 2 - loc).double() * inverse * 2.0**-shift).clamp(-reach, reach - 1) + reach
+    t = (x * LOC_STEPS - LOC_STEPS // 2 - loc) * inverse * 2.0**-shift
+    t = torch.floor(t).clamp(-reach, reach - 1) + reach
     cell = torch.floor(t * 2.0**-_FRACTION)
-    entry = table[cell.int()]  # one for two numbers, because looking up is what takes longest
+    entry = table[to_int64(cell)]  # one for two numbers, because looking up is what takes longest
     lower = torch.floor(entry * 2.0**-_RISE)
     rise = entry - lower * 2.0**_RISE
     y = lower + torch.floor(rise * (t - cell * 2.0**_FRACTION) * 2.0**-_FRACTION)
-    return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y.to(x.dtype)))
+    return torch.where(x <= 0, 0, torch.where(x >= bins, 1 << CDF_BITS, y))
 
 
-def mix(weight: Tensor, y: Tensor | list[Tensor]) -> Tensor:
-    """Mixture of integer distribution functions: int64 [k, ...] and [k, ...] -> int64 [...], still non-decreasing."""
-    total = (weight * y).sum(0) if isinstance(y, Tensor) else functools.reduce(torch.add, map(torch.mul, weight, y))
-    return total >> WEIGHT_BITS
+def mix(weight: Iterable[Tensor], y: Iterable[Tensor]) -> Tensor:
+    """Mixture of distribution functions, still non-decreasing: of each component, integers in float64 [...]."""
+    return torch.floor(_sum(map(torch.mul, weight, y)) * 2.0**-WEIGHT_BITS)
 
 
 def start(y: Tensor, x: Tensor, bins: int, precision: int, least: int) -> Tensor:
     """Start of symbol x's interval in [0, 2**precision] from the distribution function y at its lower edge.
 
-    least = 1 keeps a count for every symbol, whatever the model believes, without a normalising pass: adding x makes
-    any non-decreasing y strictly increasing. least = 0 gives no count to what has no mass: for posteriors, whose
-    symbols are popped before they are pushed, so that a stray count would only draw absurd latents.
+    All integers in float64. least = 1 keeps a count for every symbol, whatever the model believes, without a
+    normalising pass: adding x makes any non-decreasing y strictly increasing. least = 0 gives no count to what has no
+    mass: for posteriors, whose symbols are popped before they are pushed, so that a stray count would only draw absurd
+    latents.
     """
-    return (y * ((1 << precision) - least * bins) >> CDF_BITS) + least * x
+    counts, half = (1 << precision) - least * bins, CDF_BITS // 2
+    # floor(y counts / 2**CDF_BITS), of which y counts may exceed what float64 holds.
+    high = torch.floor(y * 2.0**-half)
+    low = torch.floor((y - high * 2.0**half) * counts * 2.0**-half)
+    return torch.floor((high * counts + low) * 2.0**-half) + least * x

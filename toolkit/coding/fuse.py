@@ -176,22 +176,3 @@ def keep_compiled(name: str) -> None:
 
 def _mark(name: str) -> Path:
     return ahead.folder() / f"{metadata.version('toolkit')}-{torch.__version__}-{name}"
-
-
-def divide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder of int64 a in [0, 2**63) and b > 0, for quotients below 2**51.
-
-    Compiled, through float64, because processors have no vector division of integers: the float's quotient is wrong by
-    one at most, which the remainder shows.
-    """
-    if not torch.compiler.is_compiling():
-        quotient = a // b
-        return quotient, a - quotient * b
-    quotient = (a.double() / b.double()).long()
-    rest = a - quotient * b
-    low, high = rest < 0, rest >= b
-    # Chosen, not multiplied: processors have no vector product of int64 either.
-    return (
-        torch.where(low, quotient - 1, torch.where(high, quotient + 1, quotient)),
-        torch.where(low, rest + b, torch.where(high, rest - b, rest)),
-    )

@@ -17,6 +17,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import PRECISION, Codec, check_range, interval_codec, location_scale, searched
 from toolkit.coding.fuse import fusible, fusing
+from toolkit.coding.integers import to_float64, to_int32
 
 
 def mixture(
@@ -81,7 +82,7 @@ class Pixels:
         base: Tensor | None = None, snap: Snap = SNAPPED,
     ) -> None:  # fmt: skip
         self.kind, self.bins, self.valid = kind, bins, valid
-        self.flat = valid.flatten(1).contiguous()
+        self.flat = valid.flatten(1).int().contiguous()
         channels, symbols = self.flat.shape
         if base is None:
             base = torch.full((channels, symbols), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device)
@@ -93,28 +94,33 @@ class Pixels:
         device = valid.device
         self.exponentials = frequencies.exponentials(device, torch.float64)
         self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device)
+        self.before = torch.ones(channels, max(channels - 1, 0), dtype=torch.float64, device=device).tril(-1)
         self.functions = _functions(kind, bins, snap)
 
     def coded(self, x: Tensor) -> Tensor:
         """Pixels [c, ...] as `pop` returns them, with 0 where nothing is coded, since others' locations see them."""
         if x.shape != self.valid.shape:
             raise ValueError(f"push: expected symbols of shape {list(self.valid.shape)}, got {list(x.shape)}")
-        rows = torch.where(self.flat, x.flatten(1).long(), 0)
+        rows = torch.where(self.valid, x, 0).flatten(1).long()
         check_range(rows, self.bins)
         return rows
 
     def at(self, j: int, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Locations and scales of channel j given those before it in x, float64 [c, symbols].
+        """Locations and scales of channel j given those before it in x, float64 [c, symbols]; other rows do not count.
 
         int32 [k, symbols], or [symbols] for component k of each.
         """
         loc, scale, coupling, base = self.planes
         # As many couplings for each channel, so that one function does for all; those of others act on nothing.
         first, others = j * (j - 1) // 2, len(loc) - 1
-        begin = min(first, len(coupling) - others)
-        off = torch.zeros_like(base[1:])
-        torch.sub(x[:j] * frequencies.LOC_STEPS, base[:j], out=off[first - begin : first - begin + j])
-        return self.functions.at(off, k, loc[j], scale[j], coupling[begin : begin + others], base[j])
+        before = self.before[j]
+        return self.functions.at(
+            x[:others], k, before, loc[j], scale[j], coupling[first : first + others], base[:others], base[j]
+        )
+
+    def chosen(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations and scales of component k of each symbol given all channels, int32 [c, symbols] each."""
+        return self.functions.chosen(x, k, *self.planes)
 
     def prior(self) -> Tensor:
         """Weights of the components, int32 [k, symbols]."""
@@ -138,6 +144,7 @@ class Pixels:
 class _Functions(NamedTuple):
     weights: Callable[..., Tensor]
     at: Callable[..., tuple[Tensor, Tensor]]
+    chosen: Callable[..., tuple[Tensor, Tensor]]
     posterior: Callable[..., Tensor]
     possible: Callable[..., Tensor]
 
@@ -150,48 +157,65 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
         shift = [snap.coupling(c).double() * o for c, o in zip(couplings, off, strict=True)]
         return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS)) if shift else at
 
+    def away(x: Tensor, base: Tensor) -> list[Tensor]:
+        return [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
+
     def at(
-        off: Tensor, k: Tensor | None, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
+        x: Tensor, k: Tensor | None, before: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, others: Tensor,
+        base: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        mine, level, *couplings = (p if k is None else _chosen(p, k) for p in (loc, scale, *coupling))
+        off = [row * counts for row, counts in zip(away(x, others), before, strict=True)]
+        return to_int32(move(mine, base, couplings, off)), snap.scale(level).int()
+
+    def chosen(
+        x: Tensor, k: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor
     ) -> tuple[Tensor, Tensor]:
-        mine, level, *others = (p if k is None else _chosen(p, k) for p in (loc, scale, *coupling))
-        return move(mine, base, others, off).int(), snap.scale(level).int()
+        off, found = away(x, base), []
+        for j, about in enumerate(base):
+            mine, level, *couplings = (
+                _chosen(p, k) for p in (loc[j], scale[j], *coupling[j * (j - 1) // 2 : j * (j + 1) // 2])
+            )
+            found.append((to_int32(move(mine, about, couplings, off[:j])), snap.scale(level).int()))
+        locs, scales = zip(*found, strict=True)
+        return torch.stack(locs), torch.stack(scales)
 
     def reweighed(
         weight: Tensor, x: Tensor, valid: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, base: Tensor,
         table: Tensor, inverses: Tensor,
     ) -> list[Tensor]:  # fmt: skip
-        off = [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
-        after = [row.double() for row in weight]
+        off = away(x, base)
+        after = [to_float64(row) for row in weight]
         for j, row in enumerate(x):
             at = move(loc[j], base[j], coupling[j * (j - 1) // 2 : j * (j + 1) // 2], off[:j])
             inverse = inverses[snap.scale(scale[j])]
             low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (row, row + 1))
             # Of all components at once, written to memory in few bytes, and read again by the kernel that does the rest
             # with all of them in registers: written out over the components, these many lines would compile for long.
-            mass, before = (high - low).int(), after
-            after = frequencies.reweigh(before, [row.double() for row in mass])
-            after = [torch.where(valid[j], a, b) for a, b in zip(after, before, strict=True)]
+            mass = torch.where(valid[j] != 0, to_int32(high - low), 0)  # without a symbol weights stay as they are
+            after = frequencies.reweigh(after, [to_float64(row) for row in mass])
         return after
 
     return _Functions(
         fusible(lambda weight, table: _counts(snap.weights(weight, table))),
         fusible(at),
+        fusible(chosen),
         fusible(lambda *arguments: _counts(reweighed(*arguments))),
         fusible(lambda prior, *rest: _counts(frequencies.keep_possible(reweighed(prior, *rest), prior))),
     )
 
 
 def _counts(rows: Iterable[Tensor]) -> Tensor:
-    return torch.stack([row.int() for row in rows])
+    return torch.stack([to_int32(row) for row in rows])
 
 
 def _chosen(values: Tensor, k: Tensor) -> Tensor:
     """[k, symbols] and the component of each symbol, int64 [symbols] -> [symbols]."""
     if not torch.compiler.is_compiling():
         return values.gather(0, k[None])[0]
-    result = values[0]
+    result, which = values[0], k.int()
     for i, row in enumerate(values[1:], start=1):  # compiled, reading all in order is faster than to gather
-        result = torch.where(k == i, row, result)
+        result = torch.where(which == i, row, result)
     return result
 
 
@@ -227,7 +251,7 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     the bits that draw the components, at most log2(k) a pixel.
     """
     p = Pixels(*arguments, **options)
-    some = p.flat.any(0)
+    some = p.flat.amax(0)
 
     def posterior(x: Tensor, prior: Tensor) -> Codec:
         return _components(p.posterior(x, prior, possible=True), some)
@@ -237,12 +261,11 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
         with fusing(message.compiled):
             prior, floats = p.prior(), rows.double()
             k = posterior(floats, prior).pop(message)
-            at = [p.at(j, floats, k) for j in range(len(rows))]
+            loc, scale = p.chosen(floats, k)
             if len(k) % message.lanes:  # lanes are filled up after each channel
                 for j in reversed(range(len(rows))):
-                    location_scale(p.kind, *at[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
+                    location_scale(p.kind, loc[j], scale[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
             else:  # the same words by fewer and larger calls
-                loc, scale = map(torch.stack, zip(*at, strict=True))
                 location_scale(p.kind, loc, scale, p.bins, 1, valid=p.flat).push(message, rows)
             _components(prior, some).push(message, k)
 

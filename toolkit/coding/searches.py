@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
+from toolkit.coding.integers import to_float64, to_int64
 
 Function = Callable[..., Any]
 
@@ -30,6 +31,11 @@ def bisect(
     return x, low, high - low
 
 
+def _integers(found: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    x, low, freq = map(to_int64, found)
+    return x, low, freq
+
+
 @functools.cache  # the same functions for the same kind, so that they are compiled once
 def search_functions(kind: str, bins: int, least: int, precision: int) -> tuple[Function, Function, Function, Function]:
     """Intervals of symbols, and three searches that find the same symbol: by bisection, by a guess, and among all.
@@ -38,30 +44,38 @@ def search_functions(kind: str, bins: int, least: int, precision: int) -> tuple[
     """
     total = (1 << precision) - least * bins
 
-    def starts(x: Tensor, *params: Tensor) -> Tensor:
-        *weight, loc, scale, table, inverses = params
-        inverse = inverses[scale]
-        if not weight:
-            y = frequencies.cdf(kind, x, loc, inverse, bins, table)
-        else:
-            # Unrolled, all components stay in registers of one kernel.
-            parts = [frequencies.cdf(kind, x, loc[i], inverse[i], bins, table) for i in range(len(loc))]
-            y = frequencies.mix(weight[0], parts)
-        return frequencies.start(y, x, bins, precision, least)
+    def starts_of(*params: Tensor) -> Function:
+        """Where the intervals of symbols begin: integers in float64, of integers in float64."""
+        *weights, loc, scale, table, inverses = params
+        at, inverse = to_float64(loc), inverses[scale]
+        weight = [to_float64(row) for row in weights[0]] if weights else []
+
+        def starts(x: Tensor) -> Tensor:
+            if not weight:
+                y = frequencies.cdf(kind, x, at, inverse, bins, table)
+            else:
+                # Unrolled, all components stay in registers of one kernel.
+                parts = (frequencies.cdf(kind, x, *each, bins, table) for each in zip(at, inverse, strict=True))
+                y = frequencies.mix(weight, parts)
+            return frequencies.start(y, x, bins, precision, least)
+
+        return starts
 
     def interval(x: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        low = starts(x, *params)
-        return low, starts(x + 1, *params) - low
+        starts, y = starts_of(*params), to_float64(x)
+        low = starts(y)
+        return to_int64(low), to_int64(starts(y + 1) - low)
 
     def bisection(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bisect(u, bins, lambda x: starts(x, *params), 1 << precision)
+        return _integers(bisect(to_float64(u), bins, starts_of(*params), 1 << precision))
 
     def guess(u: Tensor, loc: Tensor, scale: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A guess in floats, which integers confirm or move by one bin; it misses about once in 10^5 symbols."""
+        starts, wanted, u = starts_of(loc, scale, *tables), to_float64(u), u.int()
         centre, width = loc.float() / frequencies.LOC_STEPS, frequencies.scale_of(scale, torch.float32)
         x = centre.clamp(0, bins - 1)
         for _ in range(1 + least):  # the second round takes off the counts that symbols below x have for nothing
-            count = u - x.long() if least else u
+            count = u - x.int() if least else u
             below = (count.float() + 0.5).clamp(0.25, total - 0.25)
             above = ((total - count).float() - 0.5).clamp(0.25, total - 0.25)
             x = (centre + width * frequencies.quantile(kind, below, above) + 0.5).clamp(0, bins - 1)
@@ -74,31 +88,33 @@ def search_functions(kind: str, bins: int, least: int, precision: int) -> tuple[
                 gap = x + torch.where(t < 0, tail - u.float(), (total - u).float() - tail)
                 step = gap / (tail / ((1 + e) * width) + 1)
                 x = torch.where(width > 1, (x - step).clamp(0, bins - 1), x)
-        x = x.floor().long()
+        found = x.int()
         if least:  # x counts lie below start(x), and as many as x + total at most
-            x = torch.minimum(torch.maximum(x, u - total), u)
-        low, high = starts(x, loc, scale, *tables), starts(x + 1, loc, scale, *tables)
-        up, down = high <= u, low > u
+            found = torch.minimum(torch.maximum(found, u - total), u)
+        y = to_float64(found)
+        low, high = starts(y), starts(y + 1)
+        up, down = high <= wanted, low > wanted
         # The bin beside it shares an edge with it.
-        y = torch.where(up, x + 1, torch.where(down, x - 1, x))
-        edge = starts(torch.where(up, x + 2, x - 1), loc, scale, *tables)
+        edge = starts(torch.where(up, y + 2, y - 1))
+        y = torch.where(up, y + 1, torch.where(down, y - 1, y))
         low, high = (
             torch.where(up, high, torch.where(down, edge, low)),
             torch.where(up, edge, torch.where(down, low, high)),
         )
-        return y, low, high - low
+        return _integers((y, low, high - low))
 
     stride = 1 << (bins - 1).bit_length() // 2
 
     def sure(u: Tensor, *params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Among bins far apart, then among those between two of them: a quarter of the operations of `guess`."""
-        first = torch.zeros_like(u)
+        starts, wanted = starts_of(*params), to_float64(u)
+        first = torch.zeros_like(wanted)
         for step, count in ((stride, -(-bins // stride)), (1, stride)):
             x = (first + step * torch.arange(count + 1, device=u.device)[:, None]).clamp(max=bins)
-            start = starts(x, *params)
-            at = (start <= u).sum(0, keepdim=True) - 1
+            start = starts(x)
+            at = (start <= wanted).sum(0, keepdim=True) - 1
             first = x.gather(0, at)[0]
         low, high = start.gather(0, torch.cat([at, at + 1]))
-        return first, low, high - low
+        return _integers((first, low, high - low))
 
     return interval, bisection, guess, sure

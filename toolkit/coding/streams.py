@@ -62,6 +62,7 @@ class Streams:
     ) -> Tensor:  # fmt: skip
         """As `Message.pop`, but a stream without words left keeps a head below 2**31: it began so."""
         symbols = valid.new_empty(valid.shape, dtype=torch.int64) if out is None else out
+        valid = valid.bool()
         for i in range(valid.shape[0]):
             u = self.head & ((1 << precision) - 1)
             symbol, start, freq = find(u, *(p[..., i, :] for p in params), *tables)
