@@ -185,7 +185,7 @@ class Message:
         head, size = self.head, self.size
         rounds = repeated(pop, self.compiled, (head, size), firsts, self._words, symbols, valid, params, tables)
         for first, (after, left, missed) in zip(firsts, rounds, strict=True):
-            if sure and missed.numpy().any():
+            if sure and np.count_nonzero(missed.numpy()):
                 at = missed.nonzero()[:, 0]
                 below = (size[at] - steps).clamp(min=0)  # words that the block can not reach
                 top = below[:, None] + torch.arange(steps)

@@ -295,8 +295,10 @@ def _check_bins(bins: int, least: int, precision: int) -> None:
 
 
 def check_range(x: Tensor, bins: int) -> None:
-    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= bins):
-        raise ValueError(f"push: expected symbols in [0, {bins}), got values from {int(x.min())} to {int(x.max())}")
+    if x.numel():
+        low, high = map(int, x.aminmax())
+        if low < 0 or high >= bins:
+            raise ValueError(f"push: expected symbols in [0, {bins}), got values from {low} to {high}")
 
 
 def searched(

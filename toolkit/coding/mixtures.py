@@ -82,13 +82,13 @@ class Pixels:
         base: Tensor | None = None, snap: Snap = SNAPPED,
     ) -> None:  # fmt: skip
         self.kind, self.bins, self.valid = kind, bins, valid
-        self.flat = valid.flatten(1).int().contiguous()
+        self.flat = _rows(valid, torch.int32)
         channels, symbols = self.flat.shape
         if base is None:
             base = torch.full((channels, symbols), (bins - 1) * frequencies.LOC_STEPS // 2, device=valid.device)
         # Contiguous, as compiled code wants them.
         self.weight, loc, scale = weight.flatten(1).contiguous(), *(p.flatten(2).contiguous() for p in (loc, scale))
-        self.planes = loc, scale, coupling.flatten(2).contiguous(), base.flatten(1).double().contiguous()
+        self.planes = loc, scale, coupling.flatten(2).contiguous(), _rows(base, torch.float64)
         if not snap.finite:  # fused code, which snaps them, has no exceptions
             frequencies.check_finite("parameter", self.weight, loc, scale, coupling)
         device = valid.device
@@ -101,12 +101,12 @@ class Pixels:
         """Pixels [c, ...] as `pop` returns them, with 0 where nothing is coded, since others' locations see them."""
         if x.shape != self.valid.shape:
             raise ValueError(f"push: expected symbols of shape {list(self.valid.shape)}, got {list(x.shape)}")
-        rows = torch.where(self.valid, x, 0).flatten(1).long()
+        rows = torch.where(self.flat != 0, _rows(x, torch.int64), 0)
         check_range(rows, self.bins)
         return rows
 
     def at(self, j: int, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Locations and scales of channel j given those before it in x, float64 [c, symbols]; other rows do not count.
+        """Locations and scales of channel j given those before it in x, int64 [c, symbols]; other rows do not count.
 
         int32 [k, symbols], or [symbols] for component k of each.
         """
@@ -127,7 +127,7 @@ class Pixels:
         return self.functions.weights(self.weight, self.exponentials)
 
     def posterior(self, x: Tensor, prior: Tensor, possible: bool = False) -> Tensor:
-        """Weights of the components after the first channels, float64 [channels, symbols]: int32 [k, symbols].
+        """Weights of the components after the first channels, int64 [channels, symbols]: int32 [k, symbols].
 
         possible: see `frequencies.keep_possible`.
         """
@@ -139,6 +139,11 @@ class Pixels:
         return function(
             prior, x, self.flat[:n], loc[:n], scale[:n], coupling[: n * (n - 1) // 2], base[:n], *self.tables
         )
+
+
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[c, ...] as [c, symbols], contiguous, in one copy where the dtype is another."""
+    return x.to(dtype, memory_format=torch.contiguous_format).flatten(1).contiguous()
 
 
 class _Functions(NamedTuple):
@@ -158,7 +163,7 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
         return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS)) if shift else at
 
     def away(x: Tensor, base: Tensor) -> list[Tensor]:
-        return [row * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
+        return [to_float64(row) * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
 
     def at(
         x: Tensor, k: Tensor | None, before: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, others: Tensor,
@@ -186,7 +191,7 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
     ) -> list[Tensor]:  # fmt: skip
         off = away(x, base)
         after = [to_float64(row) for row in weight]
-        for j, row in enumerate(x):
+        for j, row in enumerate(to_float64(x)):
             at = move(loc[j], base[j], coupling[j * (j - 1) // 2 : j * (j + 1) // 2], off[:j])
             inverse = inverses[snap.scale(scale[j])]
             low, high = (frequencies.cdf(kind, edge, at, inverse, bins, table) for edge in (row, row + 1))
@@ -229,17 +234,17 @@ def coupled_mixture(*arguments: Any, precision: int = PRECISION, **options: Any)
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
         with fusing(message.compiled):
-            prior, floats = p.prior(), rows.double()
+            prior = p.prior()
             for j in reversed(range(len(rows))):
-                channel(j, floats, prior).push(message, rows[j])
+                channel(j, rows, prior).push(message, rows[j])
 
     def pop(message: Message) -> Tensor:
-        x = torch.zeros_like(p.flat, dtype=torch.float64)
+        x = torch.zeros_like(p.flat, dtype=torch.int64)
         with fusing(message.compiled):
             prior = p.prior()
             for j in range(len(x)):
                 x[j] = channel(j, x, prior).pop(message)
-        return x.long().reshape(p.valid.shape)
+        return x.reshape(p.valid.shape)
 
     return Codec(push, pop)
 
@@ -259,9 +264,9 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     def push(message: Message, x: Tensor) -> None:
         rows = p.coded(x)
         with fusing(message.compiled):
-            prior, floats = p.prior(), rows.double()
-            k = posterior(floats, prior).pop(message)
-            loc, scale = p.chosen(floats, k)
+            prior = p.prior()
+            k = posterior(rows, prior).pop(message)
+            loc, scale = p.chosen(rows, k)
             if len(k) % message.lanes:  # lanes are filled up after each channel
                 for j in reversed(range(len(rows))):
                     location_scale(p.kind, loc[j], scale[j], p.bins, 1, valid=p.flat[j]).push(message, rows[j])
@@ -270,14 +275,14 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
             _components(prior, some).push(message, k)
 
     def pop(message: Message) -> Tensor:
-        x = torch.zeros_like(p.flat, dtype=torch.float64)
+        x = torch.zeros_like(p.flat, dtype=torch.int64)
         with fusing(message.compiled):
             prior = p.prior()
             k = _components(prior, some).pop(message)
             for j in range(len(x)):
                 x[j] = location_scale(p.kind, *p.at(j, x, k), p.bins, 1, valid=p.flat[j]).pop(message)
             posterior(x, prior).push(message, k)
-        return x.long().reshape(p.valid.shape)
+        return x.reshape(p.valid.shape)
 
     return Codec(push, pop)
 
