@@ -56,8 +56,8 @@ def interval_codec(
     interval(x, *params, *tables) -> (start, freq), pointwise on int64 [symbols]; find, sure: see Message.pop, on params
     [..., symbols] arranged in lanes, and sure alone where nothing is compiled; valid: bool or int32, any shape, the
     shape of x; where 0 nothing is coded and `pop` returns 0. The three functions should be the same objects for codecs
-    of the same kind: each is compiled once. light: compiled, intervals are found in the block that pushes them, which
-    is quicker but for the long code of mixtures.
+    of the same kind: each is compiled once. light: compiled, intervals are found in the block that pushes them: so
+    little code that a block compiles quickly.
     """
     # Contiguous, as compiled code wants them.
     shape, flat, params = valid.shape, valid.flatten().int().contiguous(), [p.contiguous() for p in params]
@@ -321,5 +321,5 @@ def searched(
     guessed = len(params) == 2 and valid.device.type == "cpu"
     return interval_codec(
         interval, guess if guessed else bisection, params, tables, bins, valid, precision, steps,
-        sure if guessed else None, light=len(params) == 2,
+        sure if guessed else None,
     )  # fmt: skip
