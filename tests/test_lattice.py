@@ -132,6 +132,16 @@ def test_predictions_save_bits(model: lattice.Model) -> None:
     assert with_tables < 0.95 * without
 
 
+def test_of_many_inputs_those_that_add_most_are_kept(monkeypatch: pytest.MonkeyPatch, model: lattice.Model) -> None:
+    k, rate = field(8, 24, 24).round().long(), torch.full((8,), 40)
+    monkeypatch.setattr(lattice_fit, "MOST_INPUTS", 8)
+    few = lattice.Model(BANDS, DEEP, lattice_fit.fit(BANDS, DEEP, k, rate, None, steps=10))
+    used = [int((p.weights.any(0)).sum()) + int(p.rate.any(0).sum()) for p in few.predictors]
+    assert max(used) == 8 < max(len(p.used) for p in model.predictors)
+    cost = [float(lattice.given(m, k, rate).bits.sum()) for m in (few, model)]
+    assert cost[0] < 1.03 * cost[1]
+
+
 @pytest.mark.parametrize("dtype,most", [(torch.float32, 1 << 24), (torch.float64, 1 << 53)])
 def test_classes_are_the_numbers_of_thresholds_that_are_reached(dtype: torch.dtype, most: int) -> None:
     sums = torch.cat([torch.tensor([0, 1, most]), *(THRESHOLDS + i for i in (-1, 0, 1))]).to(dtype)
