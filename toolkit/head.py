@@ -18,7 +18,7 @@ from torch import Tensor
 from toolkit.coding import ans
 from toolkit.coding.ans import EmptyMessage, Message
 from toolkit.coding.codecs import Codec
-from toolkit.coding.fuse import compiling_pays, keep_compiled
+from toolkit.coding.fuse import compiling_pays, fusing, keep_compiled
 
 # (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
 CompressionHead = Callable[..., Codec]
@@ -239,7 +239,17 @@ class Coder:
             message.compiled = compiling_pays(self._kind, spent, spent * ahead / done)
 
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
-        return self.head(self.module, self._block(valid), **options)
+        codec = self.head(self.module, self._block(valid), **options)
+
+        def push(message: Message, x: Tensor) -> None:
+            with fusing(message.compiled):  # what prepares networks' outputs for the coder, too
+                codec.push(message, x)
+
+        def pop(message: Message) -> Tensor:
+            with fusing(message.compiled):
+                return codec.pop(message)
+
+        return Codec(push, pop)
 
     def _block(self, x: Tensor) -> Tensor:
         """Rows for the networks, filled up to a power of two or the batch: few shapes, the same when decoding.

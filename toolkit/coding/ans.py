@@ -27,6 +27,7 @@ WORD = 32  # bits a tail word; heads stay in [LOW, LOW << WORD) = [2**31, 2**63)
 MASK = (1 << WORD) - 1
 STEPS = 2  # steps a block of pops: more are faster where lanes are few, and take as much longer to compile
 PUSH_STEPS = 4  # of pushes, which have no search in them
+TOGETHER = 16  # blocks of pops after which is asked whether a search missed
 MAX_PRECISION = 28  # above it, head // freq has too few bits left for exact rates
 
 _HEAD_PARTS = (16, 15)  # bits of a fresh head, 31, in parts that one symbol can have
@@ -150,7 +151,7 @@ class Message:
         last = deque(repeated(push, self.compiled, state, reversed(firsts), self._words, params, tables), maxlen=1)
         head, size = last.pop() if last else state
         # Asked once a push, not once a block: on a GPU each question to the device stalls it.
-        if bool((head < 0).any()):
+        if self.lanes and int(head.min()) < 0:
             raise NoFrequency("push: expected symbols with frequencies of at least 1, got others")
         self.head, self.size = head, size
 
@@ -182,24 +183,34 @@ class Message:
             self._reserve(2)  # something to read where nothing is left
         fixed: dict[str, Any] = {"steps": steps, "precision": precision, "small": self.small}
         pop, firsts = _specialised(_pop, find=find, **fixed), _firsts(len(valid), steps, self.head.device)
+        none, done = torch.zeros_like(self.head, dtype=torch.int32), 0
         head, size = self.head, self.size
-        rounds = repeated(pop, self.compiled, (head, size), firsts, self._words, symbols, valid, params, tables)
-        for first, (after, left, missed) in zip(firsts, rounds, strict=True):
-            if sure and np.count_nonzero(missed.numpy()):
-                at = missed.nonzero()[:, 0]
-                below = (size[at] - steps).clamp(min=0)  # words that the block can not reach
-                top = below[:, None] + torch.arange(steps)
-                words = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
-                found, some = symbols[:, at], [p[..., at] for p in params]
-                after[at], above, _ = _pop(
-                    head[at], size[at] - below, first, words.flatten(), found, valid[:, at], some, tables,
-                    find=sure, **fixed,
-                )  # fmt: skip
-                left[at], symbols[:, at] = below + above, found
-            head, size = after, left
+        while done < len(firsts):
+            # To ask after each block whether `find` missed takes as long as a small block.
+            here = firsts[done : done + TOGETHER] if sure else firsts
+            states = deque([(head, size, none)], maxlen=None if sure else 1)
+            states.extend(repeated(pop, self.compiled, states[0], here, self._words, symbols, valid, params, tables))
+            head, size, missed = states[-1]
+            done += len(here)
+            if not sure or not np.count_nonzero(missed.numpy()):
+                continue
+            # Back to the first block in which it did; those after it are done again.
+            i = next(i for i, (_, _, missed) in enumerate(states) if np.count_nonzero(missed.numpy()))
+            (before, words, _), (head, size, missed), first = states[i - 1], states[i], here[i - 1]
+            done -= len(here) - i
+            at = missed.nonzero()[:, 0]
+            below = (words[at] - steps).clamp(min=0)  # words that the block can not reach
+            top = below[:, None] + torch.arange(steps)
+            reached = self.tail[at[:, None], top.clamp(max=self.tail.shape[1] - 1)]
+            found, some = symbols[:, at], [p[..., at] for p in params]
+            head[at], above, _ = _pop(
+                before[at], words[at] - below, none[at], first, reached.flatten(), found, valid[:, at], some, tables,
+                find=sure, **fixed,
+            )  # fmt: skip
+            size[at], symbols[:, at] = below + above, found
         self.head, self.size = head, size
         torch.minimum(self.floor, self.size, out=self.floor)
-        if bool((self.floor < 0).any()):
+        if self.lanes and int(self.floor.min()) < 0:
             lane = int(self.floor.argmin())
             raise EmptyMessage(
                 f"pop: lane {lane} of {self.lanes} needs {-int(self.floor[lane])} more words than it holds; start from "
@@ -366,17 +377,16 @@ def _begin(head: Tensor, tail: Tensor) -> Tensor:
 
 
 def _pop(
-    head: Tensor, size: Tensor, first: Tensor, tail: Tensor, symbols: Tensor, valid: Tensor, params: Sequence[Tensor],
-    tables: Sequence[Tensor], *, find: Find, steps: int, precision: int, small: bool,
+    head: Tensor, size: Tensor, missed: Tensor, first: Tensor, tail: Tensor, symbols: Tensor, valid: Tensor,
+    params: Sequence[Tensor], tables: Sequence[Tensor], *, find: Find, steps: int, precision: int, small: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of pops into `symbols`: the new head and size, and where `find` missed.
+    """One block of pops into `symbols`: the new head and size, and `missed`, with 1 where `find` missed.
 
     tail: of all lanes, one after the other. small: a lane may run out of words, and its head sinks below 2**31 then.
     """
     here = first + torch.arange(steps, device=head.device)
     coded, params = valid.index_select(0, here) != 0, [p.index_select(-2, here) for p in params]
     used, begin = torch.zeros_like(head), _begin(head, tail)
-    missed = torch.zeros_like(head, dtype=torch.int32)
     found = []
     for i in range(steps):
         u = head & ((1 << precision) - 1)

@@ -20,6 +20,9 @@ from toolkit.coding.fuse import fusible, fusing
 from toolkit.coding.integers import to_float64, to_int32
 
 
+COMPONENT_STEPS = 4  # a block of pops: a search among few components is little code
+
+
 def mixture(
     kind: str,
     weight: Tensor,
@@ -256,7 +259,7 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
     the bits that draw the components, at most log2(k) a pixel.
     """
     p = Pixels(*arguments, **options)
-    some = p.flat.amax(0)
+    some = functools.reduce(torch.maximum, p.flat)
 
     def posterior(x: Tensor, prior: Tensor) -> Codec:
         return _components(p.posterior(x, prior, possible=True), some)
@@ -294,8 +297,9 @@ def weighted(weight: Tensor, valid: Tensor) -> Codec:
 
 def _components(weight: Tensor, valid: Tensor) -> Codec:
     return interval_codec(
-        _component_interval, _find_component, [weight], [], len(weight), valid, frequencies.WEIGHT_BITS, light=True
-    )
+        _component_interval, _find_component, [weight], [], len(weight), valid, frequencies.WEIGHT_BITS, COMPONENT_STEPS,
+        light=True,
+    )  # fmt: skip
 
 
 def _component_interval(k: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

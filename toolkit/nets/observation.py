@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from toolkit.coding import frequencies
 from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, location_scale
+from toolkit.coding.fuse import fusible
 from toolkit.coding.mixtures import Snap, coupled_mixture, drawn_mixture
 from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
@@ -31,8 +32,8 @@ LOG_SCALES = (-7.0, 3.0)
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 
 
-def normalise(x: Tensor) -> Tensor:  # uint8 [...] -> float32 [...] in [-1, 1]
-    return x.float() / HALF - 1
+def normalise(x: Tensor) -> Tensor:  # uint8 or int64 [...] -> float32 [...] in [-1, 1]
+    return (x / HALF).sub_(1)
 
 
 def complete(x: Tensor, valid: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def complete(x: Tensor, valid: Tensor) -> Tensor:
     x: [rows, c, h, w] levels, valid: bool. A channel that is not coded where the first one is (grey in an RGB model)
     repeats the first; other places (padding) are mid-grey. Pointwise, so that it holds for each pass by itself.
     """
-    if bool(valid.all()):  # nearly always, and a look at bools is cheap
+    if bool(valid.all()):  # nearly always
         return x
     x = torch.where(valid, x, LEVELS // 2)
     return torch.where(valid[:, :1] & ~valid, x[:, :1], x)
@@ -89,7 +90,7 @@ class Mixture(nn.Module):
         if self.up > 1:  # for 1 it would copy
             raw = F.pixel_shuffle(raw, self.up)
         # Convolutions leave the parameters of a pixel side by side; as one matrix they are transposed fastest.
-        planes = raw.permute(0, 2, 3, 1).flatten(0, 2).t().contiguous()
+        planes = _transposed(raw.permute(0, 2, 3, 1).flatten(0, 2))
         planes = planes.unflatten(1, (raw.shape[0], *raw.shape[2:]))
         logits, *parts = planes.split(self.sizes)
         loc, log_scale, coupling = (
@@ -140,6 +141,11 @@ class Mixture(nn.Module):
     def base_of(self, base: Tensor) -> Tensor:
         """A first guess on the axis of normalised pixels as integers in 1/LOC_STEPS level: int64 of its shape."""
         return frequencies.snap_location(base.float() * HALF) + int(HALF * frequencies.LOC_STEPS)
+
+
+@fusible  # compiled, by all threads
+def _transposed(matrix: Tensor) -> Tensor:
+    return matrix.t().contiguous()
 
 
 def log_scales(raw: Tensor) -> Tensor:
@@ -290,13 +296,18 @@ class InterlacedObservation(nn.Module):
         return total
 
     def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
-        trunk = self.trunk(z)
-        phases_valid = [valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]  # looked at several times
+        trunk, whole = self.trunk(z), bool(valid.all())
+        if whole:  # nearly always: nothing to look at again
+            valid = valid.new_ones(()).expand(valid.shape)
+        phases_valid = [valid[:, :, i::2, j::2] if whole else valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]
         first = self.first.codec(self.below(trunk), phases_valid[0], precision)
 
         def codec(g: int, known: Sequence[Tensor]) -> Codec:
             mixture, features, base = self(g, trunk, known)
             return mixture.codec(features, phases_valid[g], base, precision)
+
+        def completed(x: Tensor, g: int) -> Tensor:
+            return x if whole else complete(x, phases_valid[g])
 
         def push(message: Message, x: Tensor) -> None:
             phases = [x[:, :, i::2, j::2] for i, j in PHASES]
@@ -306,10 +317,10 @@ class InterlacedObservation(nn.Module):
             first.push(message, phases[0])
 
         def pop(message: Message) -> Tensor:
-            phases, known = [complete(first.pop(message), phases_valid[0])], list[Tensor]()
+            phases, known = [completed(first.pop(message), 0)], list[Tensor]()
             for g in range(1, 4):
                 known.append(normalise(phases[-1]))
-                phases.append(complete(codec(g, known).pop(message), phases_valid[g]))
+                phases.append(completed(codec(g, known).pop(message), g))
             x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
             for (i, j), phase in zip(PHASES, phases, strict=True):
                 x[:, :, i::2, j::2] = phase
