@@ -24,6 +24,7 @@ from toolkit.nets.observation import (
     Observation,
     complete,
     normalise,
+    somewhere,
 )
 from toolkit.nets.residual import residual_stack
 
@@ -189,7 +190,7 @@ class Chain(nn.Module):
         valid: bool [rows, c, h, w]; a row that is wholly invalid costs nothing in any layer.
         """
         rows, _, h, w = valid.shape
-        alive = valid.flatten(1).any(1)[:, None, None, None]
+        alive = somewhere(valid)
 
         def likelihood(i: int, above: Tensor) -> Codec:
             z = self.from_bins(above)

@@ -17,7 +17,14 @@ from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec, bits_back, location_scale
 from toolkit.nets.exact import Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
-from toolkit.nets.observation import InterlacedObservation, MixtureObservation, Observation, complete, normalise
+from toolkit.nets.observation import (
+    InterlacedObservation,
+    MixtureObservation,
+    Observation,
+    complete,
+    normalise,
+    somewhere,
+)
 from toolkit.nets.residual import residual_stack
 
 REACH, BINS = 8.0, 1024  # latents lie on a grid of so many bins over (-REACH, REACH), their prior is N(0, 1)
@@ -186,7 +193,7 @@ class LosslessVAE(LightningModule):
 
 def prior(module: LosslessVAE, valid: Tensor) -> Codec:
     """Codec of the latents of a block of rows; those of rows without valid places cost nothing."""
-    alive = valid.flatten(1).any(1)[:, None, None, None]
+    alive = somewhere(valid)
     zero = torch.zeros(len(valid), module.latents, valid.shape[2] // 2, valid.shape[3] // 2, device=valid.device)
     return gaussian_codec(snap_location(zero), snap_scale(torch.ones_like(zero)), alive, 1)
 
@@ -196,7 +203,7 @@ def head(module: LosslessVAE, valid: Tensor, trace: list[Tensor] | None = None) 
 
     trace: receives the latents (int64 bins) that a push draws, for accounting.
     """
-    alive = valid.flatten(1).any(1)[:, None, None, None]
+    alive = somewhere(valid)
 
     def posterior(x: Tensor) -> Codec:
         codec = gaussian_codec(*module.net.snapped(normalise(x)), alive, 0)

@@ -52,6 +52,9 @@ def test_what_is_compiled_once_does_for_all_sizes_and_for_other_processes(
     path.write_bytes(path.read_bytes()[:1000])
     same(Compiled(scaled(3), {}), 77, 10)
     assert len(made) == 2 and list(tmp_path.glob("toolkit/*")) == [path]
+    # The library's compiled headers are where they end with the process.
+    headers = Path(torch._inductor.codecache._HEADER_DIR)
+    assert headers.name.startswith("toolkit-headers-") and list(headers.glob("*.gch"))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler (g++)")

@@ -6,6 +6,7 @@ takes; and each process traces it anew, for seconds. Here the exported graph is 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import inspect
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -164,6 +166,7 @@ def _compile(
     import torch.export  # here, because it takes a second to import
     import torch.fx.experimental._config as shapes
 
+    _own_headers()
     shapes.use_duck_shape = False  # sizes that happen to be equal in the first call may differ in the next
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library about itself
@@ -181,6 +184,21 @@ def _compile(
         finally:
             own.unlink(missing_ok=True)
     return path
+
+
+@functools.cache
+def _own_headers() -> None:
+    """Have the library's compiled headers, 300 MB, end with the process.
+
+    The library keeps them for others, under names that hold a temporary file's, so that no other ever finds them.
+    """
+    from torch._inductor import codecache
+
+    own = tempfile.mkdtemp(prefix="toolkit-headers-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    for name, path in (("_HEADER_DIR", own), ("_HEADER_LOCK_DIR", f"{own}/locks")):
+        if hasattr(codecache, name):
+            setattr(codecache, name, path)
 
 
 def _hash(what: Any) -> str:

@@ -182,13 +182,13 @@ class Message:
         if self.tail.shape[1] < 2:
             self._reserve(2)  # something to read where nothing is left
         fixed: dict[str, Any] = {"steps": steps, "precision": precision, "small": self.small}
-        pop, firsts = _specialised(_pop, find=find, **fixed), _firsts(len(valid), steps, self.head.device)
+        pop, firsts = _specialised(_pop, find=find, **fixed), _firsts(valid.shape[0], steps, self.head.device)
         none, done = torch.zeros_like(self.head, dtype=torch.int32), 0
         head, size = self.head, self.size
         while done < len(firsts):
             # To ask after each block whether `find` missed takes as long as a small block.
             here = firsts[done : done + TOGETHER] if sure else firsts
-            states = deque([(head, size, none)], maxlen=None if sure else 1)
+            states: deque[Any] = deque([(head, size, none)], maxlen=None if sure else 1)
             states.extend(repeated(pop, self.compiled, states[0], here, self._words, symbols, valid, params, tables))
             head, size, missed = states[-1]
             done += len(here)

@@ -61,11 +61,15 @@ def interval_codec(
     """
     # Contiguous, as compiled code wants them.
     shape, flat, params = valid.shape, valid.flatten().int().contiguous(), [p.contiguous() for p in params]
+    count = flat.numel()
 
     def pieces(lanes: int, steps: int) -> list[slice]:
         """Symbols in whole blocks, few enough for a processor's caches, and for memory that is used again."""
-        size = max(PIECE // (lanes * steps), 1) * lanes * steps if flat.device.type == "cpu" else len(flat)
-        return [slice(i, i + size) for i in range(0, max(len(flat), 1), max(size, 1))]
+        size = max(PIECE // (lanes * steps), 1) * lanes * steps if flat.device.type == "cpu" else count
+        return [slice(i, i + size) for i in range(0, max(count, 1), max(size, 1))]
+
+    def cut(x: Tensor, here: slice) -> Tensor:
+        return x[..., here] if here.start or here.stop < count else x  # a view costs as much as a small block
 
     def push(message: Message, x: Tensor) -> None:
         _check_shape(x, shape)
@@ -73,7 +77,7 @@ def interval_codec(
         found, before = _masked(interval, bins, precision), (message.head, message.size)
         try:
             for here in reversed(pieces(lanes, ans.PUSH_STEPS)):
-                some = symbols[here].long(), flat[here], *(p[..., here] for p in params)
+                some = cut(symbols, here).long(), *(cut(p, here) for p in (flat, *params))
                 if light and message.compiled:
                     message.push_found(found, [to_lanes(p, lanes) for p in some], tables, precision)
                     continue
@@ -91,15 +95,15 @@ def interval_codec(
 
     def pop(message: Message) -> Tensor:
         lanes, block = message.lanes, ans.STEPS if steps is None else steps
-        x = torch.empty(-(-len(flat) // (lanes * block)) * block, lanes, dtype=torch.int64, device=flat.device)
+        x = torch.empty(-(-count // (lanes * block)) * block, lanes, dtype=torch.int64, device=flat.device)
         for here in pieces(lanes, block):
-            valid, *some = (to_lanes(p[..., here], lanes) for p in (flat, *params))
+            valid, *some = (to_lanes(cut(p, here), lanes) for p in (flat, *params))
             out = x[here.start // lanes : here.stop // lanes]
             if sure and not message.compiled:  # fewer operations; compiled, which makes one of all, a guess is quicker
                 message.pop(valid, sure, some, tables, precision, block, None, out)
             else:
                 message.pop(valid, find, some, tables, precision, block, sure, out)
-        return x.flatten()[: len(flat)].reshape(shape)
+        return x.flatten()[:count].reshape(shape)
 
     return Codec(push, pop)
 

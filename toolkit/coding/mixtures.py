@@ -7,7 +7,7 @@ over the few components and channels so that `fuse` makes one kernel of it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,6 @@ from toolkit.coding.ans import Message
 from toolkit.coding.codecs import PRECISION, Codec, check_range, interval_codec, location_scale, searched
 from toolkit.coding.fuse import fusible, fusing
 from toolkit.coding.integers import to_float64, to_int32
-
 
 COMPONENT_STEPS = 4  # a block of pops: a search among few components is little code
 
@@ -97,7 +96,7 @@ class Pixels:
         device = valid.device
         self.exponentials = frequencies.exponentials(device, torch.float64)
         self.tables = frequencies.cdf_table(kind, device), frequencies.inverse_scales(device)
-        self.before = torch.ones(channels, max(channels - 1, 0), dtype=torch.float64, device=device).tril(-1)
+        self.before = _before(channels, device)
         self.functions = _functions(kind, bins, snap)
 
     def coded(self, x: Tensor) -> Tensor:
@@ -108,17 +107,18 @@ class Pixels:
         check_range(rows, self.bins)
         return rows
 
-    def at(self, j: int, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Locations and scales of channel j given those before it in x, int64 [c, symbols]; other rows do not count.
+    def at(self, j: int, x: Any, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Locations and scales of channel j given those before it, the first rows of x: int64 [symbols] each.
 
-        int32 [k, symbols], or [symbols] for component k of each.
+        int32 [k, symbols], or [symbols] for component k of each. Other rows do not count; with k there may be none.
         """
         loc, scale, coupling, base = self.planes
         # As many couplings for each channel, so that one function does for all; those of others act on nothing.
-        first, others = j * (j - 1) // 2, len(loc) - 1
-        before = self.before[j]
+        first, others = j * (j - 1) // 2, loc.shape[0] - 1
+        rows = list(x[:others])
+        rows += [k] * (others - len(rows))
         return self.functions.at(
-            x[:others], k, before, loc[j], scale[j], coupling[first : first + others], base[:others], base[j]
+            base[j], k, self.before[j], loc[j], scale[j], coupling[first : first + others], base[:others], rows
         )
 
     def chosen(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,14 +134,20 @@ class Pixels:
 
         possible: see `frequencies.keep_possible`.
         """
-        if not len(x):
+        n = x.shape[0]
+        if not n:
             return prior
         loc, scale, coupling, base = self.planes
-        n = len(x)
         function = self.functions.possible if possible else self.functions.posterior
         return function(
             prior, x, self.flat[:n], loc[:n], scale[:n], coupling[: n * (n - 1) // 2], base[:n], *self.tables
         )
+
+
+@functools.cache
+def _before(channels: int, device: torch.device) -> Tensor:
+    """Of each channel, 1 for those before it: float64 [channels, channels - 1]."""
+    return torch.ones(channels, max(channels - 1, 0), dtype=torch.float64, device=device).tril(-1)
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -165,12 +171,12 @@ def _functions(kind: str, bins: int, snap: Snap) -> _Functions:
         shift = [snap.coupling(c).double() * o for c, o in zip(couplings, off, strict=True)]
         return at + torch.floor(functools.reduce(torch.add, shift) * (1 / frequencies.COUPLING_STEPS)) if shift else at
 
-    def away(x: Tensor, base: Tensor) -> list[Tensor]:
+    def away(x: Iterable[Tensor], base: Tensor) -> list[Tensor]:
         return [to_float64(row) * frequencies.LOC_STEPS - about for row, about in zip(x, base, strict=True)]
 
     def at(
-        x: Tensor, k: Tensor | None, before: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, others: Tensor,
-        base: Tensor,
+        base: Tensor, k: Tensor | None, before: Tensor, loc: Tensor, scale: Tensor, coupling: Tensor, others: Tensor,
+        x: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         mine, level, *couplings = (p if k is None else _chosen(p, k) for p in (loc, scale, *coupling))
         off = [row * counts for row, counts in zip(away(x, others), before, strict=True)]
@@ -278,12 +284,13 @@ def drawn_mixture(*arguments: Any, **options: Any) -> Codec:
             _components(prior, some).push(message, k)
 
     def pop(message: Message) -> Tensor:
-        x = torch.zeros_like(p.flat, dtype=torch.int64)
+        found: list[Tensor] = []
         with fusing(message.compiled):
             prior = p.prior()
             k = _components(prior, some).pop(message)
-            for j in range(len(x)):
-                x[j] = location_scale(p.kind, *p.at(j, x, k), p.bins, 1, valid=p.flat[j]).pop(message)
+            for j, valid in enumerate(p.flat):
+                found.append(location_scale(p.kind, *p.at(j, found, k), p.bins, 1, valid=valid).pop(message))
+            x = torch.stack(found)
             posterior(x, prior).push(message, k)
         return x.reshape(p.valid.shape)
 
@@ -297,8 +304,8 @@ def weighted(weight: Tensor, valid: Tensor) -> Codec:
 
 def _components(weight: Tensor, valid: Tensor) -> Codec:
     return interval_codec(
-        _component_interval, _find_component, [weight], [], len(weight), valid, frequencies.WEIGHT_BITS, COMPONENT_STEPS,
-        light=True,
+        _component_interval, _find_component, [weight], [], weight.shape[0], valid, frequencies.WEIGHT_BITS,
+        COMPONENT_STEPS, light=True,
     )  # fmt: skip
 
 

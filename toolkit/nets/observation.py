@@ -36,13 +36,23 @@ def normalise(x: Tensor) -> Tensor:  # uint8 or int64 [...] -> float32 [...] in 
     return (x / HALF).sub_(1)
 
 
+def everywhere(valid: Tensor) -> bool:
+    """Whether all of bool [...] is true; looked at as bytes, which takes a tenth of the time."""
+    return bool(valid.view(torch.uint8).min())
+
+
+def somewhere(valid: Tensor) -> Tensor:
+    """Rows of bool [rows, c, h, w] in which something is true: bool [rows, 1, 1, 1]."""
+    return valid.view(torch.uint8).amax((1, 2, 3), keepdim=True) != 0
+
+
 def complete(x: Tensor, valid: Tensor) -> Tensor:
     """Give places that are not coded the values that encoder and decoder agree on.
 
     x: [rows, c, h, w] levels, valid: bool. A channel that is not coded where the first one is (grey in an RGB model)
     repeats the first; other places (padding) are mid-grey. Pointwise, so that it holds for each pass by itself.
     """
-    if bool(valid.all()):  # nearly always
+    if everywhere(valid):  # nearly always
         return x
     x = torch.where(valid, x, LEVELS // 2)
     return torch.where(valid[:, :1] & ~valid, x[:, :1], x)
@@ -296,7 +306,7 @@ class InterlacedObservation(nn.Module):
         return total
 
     def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
-        trunk, whole = self.trunk(z), bool(valid.all())
+        trunk, whole = self.trunk(z), everywhere(valid)
         if whole:  # nearly always: nothing to look at again
             valid = valid.new_ones(()).expand(valid.shape)
         phases_valid = [valid[:, :, i::2, j::2] if whole else valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]
