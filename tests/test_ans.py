@@ -21,6 +21,7 @@ from tests.plain_rans import (
     random_table,
     spiked_table,
 )
+from toolkit.coding import ans
 from toolkit.coding.ans import MAX_PRECISION, EmptyMessage, Message
 from toolkit.coding.packing import LOW
 
@@ -306,14 +307,15 @@ def test_popped_shapes_that_are_not_in_lanes_are_refused(shape: tuple[int, ...])
         message.pop(torch.ones(shape, dtype=torch.bool), find_in, [], [torch.arange(257)], 8)
 
 
-def test_lanes_in_which_a_search_misses_are_searched_again() -> None:
+@pytest.mark.parametrize("misses", [2, 5, 200])  # every so many numbers
+def test_lanes_in_which_a_search_misses_are_searched_again(misses: int) -> None:
     def find(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return u, torch.where(u % 5 == 0, u + 1, u), torch.ones_like(u)
+        return u, torch.where(u % misses == 0, u + 1, u), torch.ones_like(u)
 
     def sure(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return u, u, torch.ones_like(u)
 
-    n, lanes = 20, 6
+    n, lanes = 5 * ans.STEPS * ans.TOGETHER // 2, 6  # two groups of blocks, and half of one
     valid = torch.rand(n, lanes, generator=torch.Generator().manual_seed(0)) < 0.8
     results = []
     for search in (find, sure):
