@@ -16,14 +16,16 @@ def rates(text: str) -> dict[str, float]:
 
 
 def test_it_codes_as_many_rows_as_asked_and_all_over_again_if_there_are_fewer(
-    short_blocks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    short_blocks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluate, "MANY", 300)
     run, printed = run_folder(tmp_path / "run", (1, 8, 8)), {}
     for wish, rows in (("all", 250), ("40", 40), ("300", 300)):
         assert evaluate.main([f"run={run}", f"rows={wish}", "compile=false"]) == 0
         printed[wish] = capsys.readouterr().out
         assert f"{rows} test rows, decoded equal" in printed[wish]
         assert printed[wish].count("% of the networks' time") == 2
+        assert ("time many by rows=300" in printed[wish]) == (rows < 300)
         assert (run / "evaluation.txt").read_text() == printed[wish]
         with Reader(run / "evaluation.tkc") as reader:
             assert sum(chunk.rows for chunk in reader.chunks) == rows

@@ -24,6 +24,7 @@ KNOWN = {
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }
+MANY = 4096  # rows after which speeds hardly rise
 
 
 @cli.command
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = evaluate(recipe.module, make, rows, run / "evaluation.tkc")
     others = baselines.lossless(once, rows=len(once), mosaic_rows=len(once))
     text = rate_table(f"{data.name}, {len(rows)} test rows", result, others)
+    if len(rows) < MANY:
+        text += f"\nSpeeds of few rows are those of starting, with few stacks; time many by rows={MANY}."
     print(text)
     (run / "evaluation.txt").write_text(text + "\n")
     rate_bars(result, others).savefig(run / "evaluation.png", dpi=150)
