@@ -13,8 +13,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, location_scale
+from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, traced
+from toolkit.coding.distributions import location_scale
+from toolkit.coding.message import Message
 from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -334,23 +335,13 @@ def head(module: BitSwap, valid: Tensor, scheme: str = "bitswap", trace: list[Te
     if scheme not in ("bitswap", "bbans"):
         raise ValueError(f"expected scheme to be bitswap or bbans, got {scheme!r}")
     prior, layers = module.net.layers(valid)
-    if trace is not None:
-        layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
+    layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
     codec = (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
     return Codec(lambda message, x: codec.push(message, complete(x, valid)), codec.pop)
 
 
-def _traced(posterior: Callable[[Tensor], Codec], trace: list[Tensor]) -> Callable[[Tensor], Codec]:
-    def codec(below: Tensor) -> Codec:
-        inner = posterior(below)
-
-        def pop(message: Message) -> Tensor:
-            trace.append(inner.pop(message))
-            return trace[-1]
-
-        return Codec(inner.push, pop)
-
-    return codec
+def _traced(posterior: Callable[[Tensor], Codec], trace: list[Tensor] | None) -> Callable[[Tensor], Codec]:
+    return lambda below: traced(posterior(below), trace)
 
 
 def log_logistic(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from toolkit.coding import rec
-from toolkit.coding.ans import Message
 from toolkit.coding.codecs import Codec
-from toolkit.coding.streams import Tally
+from toolkit.coding.message import Message
 from toolkit.nets.exact import converted
 from toolkit.nets.grey_vae import Net
 from toolkit.nets.isokl import index_overhead
@@ -305,10 +304,10 @@ def head(
         levels = torch.where(valid, x, 0).movedim(0, -1)
 
         def cost(node: Tensor) -> Tensor:  # int64 [units, rows] -> float64 [rows], bits
-            tally = Tally(len(valid), valid.device)
-            pixels(rebuild(node)).push(cast(Message, tally), levels)
-            names.push(cast(Message, tally), node)
-            return tally.bits
+            tried = Message.empty(len(valid), valid.device, first=1)
+            pixels(rebuild(node)).push(tried, levels)
+            names.push(tried, node)
+            return tried.lane_bits()
 
         node = least(options, cost) if len(options) > 1 else options[0]
         z = rebuild(node)
@@ -344,7 +343,7 @@ def naming(module: IKVAE, alive: Tensor, sampler: str, code: str) -> tuple[Codec
     if code == "fixed":
         return rec.fixed_length(module.net.depth_limit(), coded, coded), coded
     # The literature's code knows nothing of a latent but one exponent.
-    table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, units)
+    table = module.frequencies(sampler) if code == "learned" else rec.zeta(1.5, units, alive.device)
     return rec.node_codec(table, table_of, coded), coded
 
 

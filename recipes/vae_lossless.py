@@ -13,8 +13,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, bits_back, location_scale
+from toolkit.coding.codecs import Codec, bits_back, traced
+from toolkit.coding.distributions import location_scale
+from toolkit.coding.message import Message
 from toolkit.nets.exact import Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -206,15 +207,7 @@ def head(module: LosslessVAE, valid: Tensor, trace: list[Tensor] | None = None) 
     alive = somewhere(valid)
 
     def posterior(x: Tensor) -> Codec:
-        codec = gaussian_codec(*module.net.snapped(normalise(x)), alive, 0)
-        if trace is None:
-            return codec
-
-        def pop(message: Message) -> Tensor:
-            trace.append(codec.pop(message))
-            return trace[-1]
-
-        return Codec(codec.push, pop)
+        return traced(gaussian_codec(*module.net.snapped(normalise(x)), alive, 0), trace)
 
     def likelihood(z: Tensor) -> Codec:
         codec = module.net.observation.codec(centres(z), valid)

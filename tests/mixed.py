@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toolkit.alone import AloneCoder
 from toolkit.data.files import item_of
 from toolkit.head import Coder, Settings
-from toolkit.nets.exact import ExactLayer, Table, exactly, lookup
+from toolkit.nets.exact import ExactLayer, Table, convolve, exactly, lookup
 from toolkit.nets.transform import CHANNELS
 from toolkit.picture_coder import STRIDE, PictureCoder, Target, checksum, tiles
 
@@ -134,7 +134,7 @@ def _graph(padding: tuple[int, ...], tabled: bool) -> Callable[..., Tensor]:
         x: Tensor, table: Tensor, factor: Tensor, low: Tensor, high: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         x = lookup(table, x, low, high) if tabled else torch.clamp((x * factor).round(), low, high)  # type: ignore[arg-type]
-        return (F.conv2d(x, weight, bias, padding=padding) if weight.dim() == 4 else F.linear(x, weight, bias)).round()
+        return (convolve(x, weight, bias, padding) if weight.dim() == 4 else F.linear(x, weight, bias)).round()
 
     forward.__code__ = forward.__code__.replace(co_name=f"forward_{len(padding)}_{sum(padding)}_{tabled}")
     return torch.compile(forward, dynamic=True)

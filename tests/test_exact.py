@@ -18,9 +18,11 @@ from tests.mixed import Setting, decode, encode
 from toolkit import compress, decompress, restore
 from toolkit.alone import AloneCoder
 from toolkit.coding import frequencies
+from toolkit.coding.exactness import exact_products
 from toolkit.container import DamagedFile, Reader
 from toolkit.head import Coder, Settings
-from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, arithmetic, lookup, prove, real, watch
+from toolkit.nets import exact as exact_nets
+from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
 from toolkit.recipe import EXACT, WEIGHTS, compression, load, save_exact
 
@@ -32,6 +34,7 @@ WAYS = [
     Setting(), Setting(threads=2), Setting(rows=1), Setting(rows=7), Setting(channels_last=False),
     Setting(double=True), Setting(onednn=False), Setting(False, 2, 7, False, True, False),
 ]  # fmt: skip
+ORDERS = [torch.contiguous_format, torch.channels_last]
 LIKELIHOODS = {
     "logistic": {"likelihood": "logistic"},
     "mixture": {"likelihood": "mixture"},
@@ -114,7 +117,7 @@ def test_the_last_layers_outputs_are_scaled_and_shifted_before_they_are_rounded(
 def test_float32_gives_what_float64_does_bit_by_bit() -> None:
     net, x = small_net(), 3 * torch.randn(64, 3, 8, 8)
     exact = exact_net(net, torch.randn(64, 3, 8, 8))
-    with arithmetic():
+    with exact_products():
         assert torch.equal(exact(x).double(), copy.deepcopy(exact).double()(x))
 
 
@@ -143,7 +146,37 @@ def test_inputs_beyond_those_of_calibration_are_clamped() -> None:
         assert torch.equal(found.double(), copy.deepcopy(exact).double()(x))
 
 
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "sides", "padding"),
+    [
+        (1, 4, (1, 1), (0, 0)), (7, 5, (1, 1), (2, 1)), (3, 8, (3, 3), (1, 1)), (24, 24, (3, 3), (0, 0)),
+        (6, 3, (5, 5), (2, 2)), (2, 1, (3, 5), (0, 2)), (64, 64, (3, 3), (1, 1)),
+    ],
+)  # fmt: skip
+def test_what_convolves_on_a_gpu_gives_the_same_integers(
+    inputs: int, outputs: int, sides: tuple[int, int], padding: tuple[int, int], order: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rng = torch.Generator().manual_seed(inputs)
+    products = inputs * sides[0] * sides[1]
+    most = math.isqrt((LIMIT - 1) // products)  # sums fill what float32 holds
+    weight = torch.randint(-most, most + 1, (outputs, inputs, *sides), generator=rng).float()
+    weight, bias = weight.contiguous(memory_format=order), torch.randint(-9, 10, (outputs,), generator=rng).float()
+    x = torch.randint(-most + 1, most, (5, inputs, 9, 8), generator=rng).float().contiguous(memory_format=order)
+    with exact_products():
+        want = exact_nets.convolve(x, weight, bias, padding)
+        for dtype in (torch.float32, torch.float64):
+            got = exact_nets.by_columns(x.to(dtype), weight.to(dtype), bias.to(dtype), padding)
+            assert got.dtype == dtype
+            assert got.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(got.float(), want)
+        monkeypatch.setattr(exact_nets, "COLUMNS", 2 * want[0, 0].numel() * products)  # two rows at a time
+        assert torch.equal(exact_nets.by_columns(x, weight, bias, padding), want)
+        assert exact_nets.by_columns(x[:0], weight, bias, padding).shape == (0, *want.shape[1:])
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_a_table_is_looked_up_in_the_order_of_memory(order: torch.memory_format) -> None:
     table, x = (
         torch.arange(100.0).square(),
@@ -222,6 +255,34 @@ def test_a_file_is_the_same_and_decodes_whatever_runs_the_networks(channels: int
     for way in ways:
         assert encode(way, exact, HEAD, SETTINGS, rows) == payload, way
         assert torch.equal(decode(way, exact, HEAD, SETTINGS, payload, rows), rows), way
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_a_model_codes_the_same_with_what_convolves_on_a_gpu(
+    name: str, order: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded outputs keep the layout that it leaves them in, unlike where `tests.mixed` runs the layers."""
+    exact, rows = copy.deepcopy(models(3, name)[1]).to(memory_format=order), tiny.images(20, (3, 8, 8))
+    coder, valid = Coder(exact, exact_nets.exactly(HEAD), SETTINGS), torch.ones(rows.shape, dtype=torch.bool)
+    payload = coder.encode(rows, valid)[0]
+    monkeypatch.setattr(exact_nets, "convolve", exact_nets.by_columns)
+    prove(exact)
+    assert coder.encode(rows, valid)[0] == payload
+    assert torch.equal(coder.decode(payload, valid), rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_convolution_on_a_gpu_is_a_few_launches() -> None:
+    layer = next(part for part in models(3)[1].modules() if isinstance(part, ExactLayer) and part.weight.dim() == 4)
+    layer = copy.deepcopy(layer).cuda()
+    x = torch.zeros(128, layer.weight.shape[1], 8, 8, device="cuda")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile, exact_products():
+        layer.multiply(x)
+        torch.cuda.synchronize()
+    kernels = [event for event in profile.events() if event.device_type == torch.profiler.DeviceType.CUDA]
+    assert 0 < len(kernels) < 10
 
 
 ALONE = [("mixture", "conv"), ("mixture", "dense"), ("logistic", "conv"), ("beta_binomial", "conv")]

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from toolkit.coding import lattice, lattice_fit
 from toolkit.coding.ans import Message
+from toolkit.coding.exactness import TRUSTED
 from toolkit.coding.lanes import pack, unpack
-from toolkit.coding.lattice_context import EXACT, THRESHOLDS, TRUSTED, Predictor, State, classes
+from toolkit.coding.lattice_context import EXACT, THRESHOLDS, Predictor, State, classes
 
 BANDS, DEEP = [1, 2, 3], 2
 RATE = torch.tensor([40])

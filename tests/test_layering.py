@@ -45,9 +45,10 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding.rec": {f"toolkit.coding.rec_{part}" for part in ("greedy", "blocks", "index", "shortest")} | SEARCH,
     "toolkit.coding.lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
     "toolkit.coding.tabled_lanes": {"toolkit.coding.ans", "toolkit.coding.packing"},
-    "toolkit.coding.lattice_context": set(),
+    "toolkit.coding.exactness": set(),
+    "toolkit.coding.lattice_context": {"toolkit.coding.exactness"},
     "toolkit.coding.lattice": {
-        "toolkit.coding.lattice_context", "toolkit.coding.lanes",
+        "toolkit.coding.exactness", "toolkit.coding.lattice_context", "toolkit.coding.lanes",
         "toolkit.coding.tabled_lanes", "toolkit.coding.ans",
     },
     "toolkit.coding.lattice_fit": {

@@ -1,27 +1,23 @@
 """Rows coded each alone: any one of a chunk is decoded by itself, for models that need no chain of rows.
 
-A payload is an index, a zlib stream of the rows' lengths, and the rows' streams one after the other.
+A payload is a message with a lane for each row: see `coding.wire`.
 """
 
 from __future__ import annotations
 
-import struct
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import Message
+from toolkit.coding import wire
 from toolkit.coding.codecs import Codec
-from toolkit.coding.streams import Streams
-from toolkit.container import inflate
+from toolkit.coding.message import Message
 from toolkit.head import Account, Coder, NetworkClock
 
-_PREAMBLE = struct.Struct("<IIB")  # rows, bytes of the stored index, bytes a length
+FIRST = 1  # head of a lane that holds nothing: a row costs as many bits as its lane has
 
 
 class AloneCoder(Coder):
@@ -35,20 +31,20 @@ class AloneCoder(Coder):
     def _encode(
         self, rows: Tensor, valid: Tensor, trace: bool, progress: Callable[[int], Any] | None
     ) -> tuple[bytes, Account]:
-        account, data = Account(), list[bytes]()
+        account, parts = Account(), list[Message]()
         batch = self.settings.batch
         for first in range(0, len(rows), batch):
             x, drawn = rows[first : first + batch], list[Tensor]()
             whole = self._whole(x).long()
-            streams = Streams(len(whole), self.module.device)
+            message = Message.empty(len(whole), self.module.device, FIRST)
             codec = self._alone(valid[first : first + batch], first, **({"trace": drawn} if trace else {}))
-            codec.push(cast(Message, streams), whole)
-            data += streams.to_bytes()[: len(x)]
-            account.net += float(streams.bits()[: len(x)].sum())
+            codec.push(message, whole)
+            parts.append(message.part(0, len(x)))
+            account.net += parts[-1].bits()
             account.latents.append([z[: len(x)] for z in drawn])
             if progress:
                 progress(len(x))
-        payload = joined(data)
+        payload = Message.joined(parts).to_bytes()
         account.file = 8 * len(payload)
         return payload, account
 
@@ -62,7 +58,7 @@ class AloneCoder(Coder):
         Raises ValueError if the payload is damaged, or has another number of rows.
         """
         began = time.perf_counter()
-        with NetworkClock() as networks:
+        with NetworkClock(self.module.device) as networks:
             rows = self._decode_range(payload, valid, first, count, None)
         self.coder_seconds = time.perf_counter() - began - networks.seconds
         return rows
@@ -72,18 +68,22 @@ class AloneCoder(Coder):
     ) -> Tensor:  # fmt: skip
         if first + len(valid) > count:
             raise ValueError(f"expected rows {first} to {first + len(valid)} of a chunk, got one of {count}")
-        data = streams_of(payload, count, first, first + len(valid))
+        where = wire.index(payload)
+        if len(where.size) != count:
+            raise ValueError(f"expected {count} rows, got {len(where.size)}; the data are damaged")
         rows = torch.zeros(valid.shape, dtype=torch.uint8)
-        batch = self.settings.batch
+        batch, device = self.settings.batch, self.module.device
         for begin in range(first - first % batch, first + len(valid), batch):
             low, high = max(begin, first), min(begin + batch, first + len(valid))
             here = slice(low - first, high - first)
             before, after = self._around(low, high - low)
             codec = self._alone(valid[here], low)
-            streams = Streams.from_bytes([b""] * before + data[here] + [b""] * after, self.module.device)
-            rows[here] = codec.pop(cast(Message, streams))[before : before + high - low].to(torch.uint8).cpu()
-            if not bool(streams.ended().all()):
-                wrong = low - before + int((~streams.ended()).nonzero()[0])
+            mine = Message.of(wire.unpack(payload, low, high, where), device, FIRST)
+            parts = [Message.empty(before, device, FIRST), mine, Message.empty(after, device, FIRST)]
+            message = Message.joined(parts)
+            rows[here] = codec.pop(message)[before : before + high - low].to(torch.uint8).cpu()
+            if not bool(message.ended().all()):
+                wrong = low - before + int((~message.ended()).nonzero()[0])
                 raise ValueError(
                     f"row {wrong} does not end as it began, so it is wrong: decode with the device, library versions "
                     "and settings that encoded it"
@@ -109,30 +109,3 @@ class AloneCoder(Coder):
         before, after = self._around(first, len(x))
         x = x.to(self.module.device)
         return torch.cat([x.new_zeros(before, *x.shape[1:]), x, x.new_zeros(after, *x.shape[1:])])
-
-
-def joined(data: Sequence[bytes]) -> bytes:
-    """The payload of a chunk whose rows have these streams."""
-    lengths = np.array([len(stream) for stream in data], dtype=np.int64)
-    width = next(w for w in (1, 2, 4) if int(lengths.max(initial=0)) < 1 << (8 * w))
-    stored = zlib.compress(lengths.astype(f"<u{width}").tobytes(), 9)
-    return _PREAMBLE.pack(len(data), len(stored), width) + stored + b"".join(data)
-
-
-def streams_of(payload: bytes, count: int, first: int = 0, last: int | None = None) -> list[bytes]:
-    """The streams of rows [first, last), by default all, of a payload of `count` rows."""
-    try:
-        rows, size, width = _PREAMBLE.unpack_from(payload)
-        begin = _PREAMBLE.size + size
-        if rows != count or width not in (1, 2, 4):
-            raise ValueError(f"{rows} rows with lengths of {width} bytes")
-        stored = inflate(payload[_PREAMBLE.size : begin], rows * width)
-    except (struct.error, ValueError) as error:
-        raise ValueError(f"expected an index of {count} rows, got {error}; the data are damaged") from error
-    lengths = np.frombuffer(stored, f"<u{width}").astype(np.int64)
-    ends = begin + np.cumsum(lengths)
-    if (int(ends[-1]) if rows else begin) != len(payload):
-        raise ValueError(
-            f"expected {count} rows in {begin + int(lengths.sum())} bytes, got {len(payload)}; the data are damaged"
-        )
-    return [payload[end - size : end] for end, size in zip(ends[first:last], lengths[first:last], strict=True)]

@@ -22,7 +22,6 @@ KNOWN = {
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
-    "compile": "auto, true or false: compile the lossless coder (default auto: for large inputs)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
     "device": "auto, cpu or cuda (default auto)",
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"expected no {ways[0]}= for {cfg.recipe.name}, which is lossless; leave it out, or give a run "
             "of recipe=vae"
         )
-    make_coder, identity = compression(recipe, cfg, values.get("compile"))
+    make_coder, identity = compression(recipe, cfg)
     size = archive.compress(origin, values["output"], make_coder, tuple(cfg.recipe.module.shape), identity, chunk_rows)
     count = sum(CHANNELS[item.mode] * item.height * item.width for item in origin.items)
     _name_left_out(origin, values)

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 # A byte above 127 and both kinds of line end: a copy in text mode or through a 7-bit channel changes them, as in PNG.
 MAGIC = b"\x89TKC\r\n\x1a\n"
 END = b"TKCEND\r\n"
-VERSION = 3  # a new one for any new bytes, those of a chunk too: an old reader must say new, not damaged
-KNOWN_VERSIONS = (1, 2, 3)
+VERSION = 4  # a new one for any new bytes, those of a chunk too: an old reader must say new, not damaged
 HEADER_LIMIT = 64 * 2**20  # bytes of JSON
 HEADER_FREE, HEADER_RATIO = 2**20, 64  # JSON up to the first is always read, beyond it so many bytes a stored byte
 
@@ -203,9 +202,9 @@ class Reader:
         self._check_size(START_SIZE)
         self._check_sealed("the preamble", start)
         _, self.version, stored_size, crc = PREAMBLE.unpack_from(start)
-        if self.version not in KNOWN_VERSIONS:
-            known = f"{KNOWN_VERSIONS[0]} to {KNOWN_VERSIONS[-1]}"
-            raise self._error(UnknownVersion, f"format version {known}", self.version, "use a newer toolkit")
+        if self.version != VERSION:
+            age = "a file written before toolkit 0.2: decode it with 0.1" if self.version < VERSION else "use a newer one"
+            raise self._error(UnknownVersion, f"format version {VERSION}", self.version, age)
         self.header_size = START_SIZE + int(stored_size)  # bytes before the first chunk
         self._check_size(self.header_size + after)
         stored = self._bytes(START_SIZE, stored_size)

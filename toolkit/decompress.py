@@ -17,7 +17,6 @@ KNOWN = {
     "output": "the folder to make (pictures) or the file to write (.npy, .pt)",
     "only": "name of one picture: decode just the part of the file that holds it",
     "on_damage": "error (default), or skip: restore all that is not damaged, and list what is lost",
-    "compile": "auto, true or false: compile the lossless coder (default auto: for large inputs)",
     "device": "auto, cpu or cuda (default auto)",
 }
 
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lossy.check_model(values["input"], identity, on_damage == "skip")
         report = lossy.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
     else:
-        make_coder, identity = compression(recipe, cfg, values.get("compile"))
+        make_coder, identity = compression(recipe, cfg)
         report = restore.decompress(
             values["input"], values["output"], make_coder, identity, values.get("only"), on_damage
         )

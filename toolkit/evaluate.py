@@ -20,7 +20,6 @@ KNOWN = {
     "run": "folder of the trained model (outputs/...)",
     "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
     "rows": "test rows to code, evenly spread, or all (default 1000); more than there are come again, to time many",
-    "compile": "auto, true or false: compile the lossless coder (default true, as speed is what is measured)",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }
@@ -44,11 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     once = spread(test, count)
     # The codecs beside get each row once: some would find the second for nothing.
     rows = once.repeat(-(-count // len(once)), *[1] * (once.dim() - 1))[:count] if "rows" in values else once
-    wish = values.get("compile", "true")
-    make = coder(codes, cfg, len(rows), None, {"true": True, "false": False}.get(wish, wish))
-    if make.compiled:  # compiling is no part of a speed
-        print("compiling the coder: minutes, the first time on a machine (compile=false does without)", file=sys.stderr)
-        evaluate(recipe.module, make, rows[: cfg.coding.batch], run / "evaluation.tkc")
+    make = coder(codes, cfg, len(rows))
+    evaluate(recipe.module, make, rows[:8], run / "evaluation.tkc")  # loading the coder is no part of a speed
     result = evaluate(recipe.module, make, rows, run / "evaluation.tkc")
     others = baselines.lossless(once, rows=len(once), mosaic_rows=len(once))
     text = rate_table(f"{data.name}, {len(rows)} test rows", result, others)

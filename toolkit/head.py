@@ -15,10 +15,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from toolkit.coding import ans
-from toolkit.coding.ans import EmptyMessage, Message
 from toolkit.coding.codecs import Codec
-from toolkit.coding.fuse import compiling_pays, fusing, keep_compiled
+from toolkit.coding.message import EmptyMessage, Message
 
 # (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
 CompressionHead = Callable[..., Codec]
@@ -66,8 +64,9 @@ class Account:
 class NetworkClock:
     """Seconds spent inside calls of modules while the block runs; the rest of its time is the coder's."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.seconds, self._depth, self._began = 0.0, 0, 0.0
+        self._device = torch.device(device)
 
     def __enter__(self) -> NetworkClock:
         hooks = torch.nn.modules.module
@@ -83,19 +82,23 @@ class NetworkClock:
 
     def _enter(self, module: torch.nn.Module, arguments: Any) -> None:
         if self._depth == 0:
-            self._began = time.perf_counter()
+            self._began = self._now()
         self._depth += 1
 
     def _leave(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self.seconds += time.perf_counter() - self._began
+            self.seconds += self._now() - self._began
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":  # which is given work, and not done with it
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
 
 def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols, a power of two: more code faster, up to a point; each costs about ten bits."""
-    most = max(min(symbols >> 10, 1024), symbols >> 12, 1)
-    return min(max(1 << most.bit_length() - 1, FIRST_LANES), 4096)
+    """Stacks for so many coded symbols, a power of two: a GPU wants many; each costs about ten bits."""
+    return min(max(1 << max(symbols >> 12, 1).bit_length() - 1, FIRST_LANES), MOST_LANES)
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
@@ -115,20 +118,14 @@ class Coder:
     """Encodes and decodes chunks of rows with a trained module.
 
     module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data. Raises
-    ValueError for settings out of range. compiled: see `coding.fuse`, the same bytes either way; None: as soon as the
-    time that coding takes says that compiling pays.
+    ValueError for settings out of range.
     """
 
-    def __init__(
-        self, module: LightningModule, head: CompressionHead, settings: Settings, compiled: bool | None = False
-    ) -> None:
-        self.module, self.head, self.settings, self.compiled = module, head, settings.check(), compiled
-        self._began, self._networks = 0.0, NetworkClock()
+    def __init__(self, module: LightningModule, head: CompressionHead, settings: Settings) -> None:
+        self.module, self.head, self.settings = module, head, settings.check()
+        self._began, self._networks = 0.0, NetworkClock(module.device)
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
-        shapes = {name: [str(x.dtype), *x.shape] for name, x in module.state_dict().items()}
-        kind = [type(module).__name__, shapes, ans.STEPS, ans.PUSH_STEPS]
-        self._kind = hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:32]  # what is compiled alike
 
     @torch.inference_mode()
     def encode(
@@ -139,7 +136,7 @@ class Coder:
         trace: keep the coded latents in the account; progress: called with the number of rows after each block.
         """
         self._began = time.perf_counter()
-        with NetworkClock() as self._networks:
+        with NetworkClock(self.module.device) as self._networks:
             payload, account = self._encode(rows, valid, trace, progress)
         account.seconds = time.perf_counter() - self._began
         account.coder_seconds = self._spent()
@@ -166,7 +163,6 @@ class Coder:
                     codec.push(message, self._block(rows[first:last]).long())
                     account.net += message.bits() - before
                     account.latents.append([z[: last - first] for z in drawn])
-                    self._consider(message, i + 1, len(ranges) - i - 1)
                     if progress:
                         progress(last - first)
                 break
@@ -181,8 +177,6 @@ class Coder:
                 ranges = list(blocks(len(rows), self.settings.batch, growth))
                 if progress:
                     progress(-first)
-        if message.compiled:
-            keep_compiled(self._kind)
         payload = PREAMBLE.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
         payload += message.to_bytes()
         account.file = 8 * len(payload)
@@ -193,14 +187,14 @@ class Coder:
     def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
         """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
         self._began = time.perf_counter()
-        with NetworkClock() as self._networks:
+        with NetworkClock(self.module.device) as self._networks:
             rows = self._decode(payload, valid, progress)
         self.coder_seconds = self._spent()
         return rows
 
     def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
-        message = Message.from_bytes(payload[at:], self.module.device, bool(self.compiled))
+        message = Message.from_bytes(payload[at:], self.module.device)
         first_lanes = message.lanes >> len(doublings)
         if first_lanes << len(doublings) != message.lanes or not 1 <= message.lanes <= self.settings.lanes:
             raise ValueError(
@@ -213,7 +207,6 @@ class Coder:
             rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
             for _ in range(doublings.count(i)):
                 message.narrow()
-            self._consider(message, len(ranges) - i, i)
             if progress:
                 progress(last - first)
         if message.lanes != first_lanes or not message.is_random(self.settings.seed):
@@ -224,32 +217,13 @@ class Coder:
         return rows
 
     def _start(self, words: int) -> Message:
-        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device, bool(self.compiled))
+        return Message.random(self.first_lanes, words, self.settings.seed, self.module.device)
 
     def _spent(self) -> float:
         return time.perf_counter() - self._began - self._networks.seconds
 
-    def _consider(self, message: Message, done: int, ahead: int) -> None:
-        """Compile from here on, if that is left to measurement and will pay for blocks `ahead` after those `done`.
-
-        Blocks and not rows: the first ones have few rows and take as long as the others.
-        """
-        if self.compiled is None and not message.compiled:
-            spent = self._spent()
-            message.compiled = compiling_pays(self._kind, spent, spent * ahead / done)
-
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
-        codec = self.head(self.module, self._block(valid), **options)
-
-        def push(message: Message, x: Tensor) -> None:
-            with fusing(message.compiled):  # what prepares networks' outputs for the coder, too
-                codec.push(message, x)
-
-        def pop(message: Message) -> Tensor:
-            with fusing(message.compiled):
-                return codec.pop(message)
-
-        return Codec(push, pop)
+        return self.head(self.module, self._block(valid), **options)
 
     def _block(self, x: Tensor) -> Tensor:
         """Rows for the networks, filled up to a power of two or the batch: few shapes, the same when decoding.

@@ -23,7 +23,6 @@ from toolkit.data.files import described as described_item
 from toolkit.picture_coder import (
     LEVELS,
     STRIDE,
-    TOGETHER,
     PictureCoder,
     Target,
     Tile,
@@ -126,19 +125,18 @@ def picture_of(
     """
     down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
     grey, k = [], None
-    grid = list(enumerate(tiles(item.height, item.width, 0), first))
-    for i in range(0, len(grid), TOGETHER):
-        some = grid[i : i + TOGETHER]
-        for (_, tile), found in zip(some, _read_tiles(reader, coder, level, some), strict=True):
-            if isinstance(found, DamagedFile):
-                if lost is None:
-                    raise found
-                lost.append(str(found))
-                grey.append(tile)
-                continue
-            if k is None:  # not before there is a tile that decodes
-                k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
-            k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    for number, tile in enumerate(tiles(item.height, item.width, 0), first):
+        try:
+            found = _read_tile(reader, coder, level, number, tile)
+        except DamagedFile as error:
+            if lost is None:
+                raise
+            lost.append(str(error))
+            grey.append(tile)
+            continue
+        if k is None:  # not before there is a tile that decodes
+            k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     if k is None:
         return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
     picture = coder.restore(k, item, level)
@@ -148,25 +146,13 @@ def picture_of(
     return picture
 
 
-def _read_tiles(
-    reader: Reader, coder: PictureCoder, level: int, grid: Sequence[tuple[int, Tile]]
-) -> list[Tensor | DamagedFile]:
-    """The coefficients of the tiles of some chunks, or what is wrong with them."""
-    found: dict[int, Tensor | DamagedFile] = {}
-    payloads = {}
-    for number, _ in grid:
-        try:
-            payloads[number] = reader.read(number)
-        except DamagedFile as error:
-            found[number] = error
-    sizes = [(tile.height, tile.width) for number, tile in grid if number in payloads]
-    for number, k in zip(payloads, coder.read(list(payloads.values()), level, sizes), strict=True):
-        if k is not None and checksum(k) == reader.found[number].rows_crc:
-            found[number] = k
-        else:
-            what = "does not decode" if k is None else "decodes to other numbers than were encoded"
-            found[number] = DamagedFile(f"{reader.path}: chunk {number} {what}; copy the file again")
-    return [found[number] for number, _ in grid]
+def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile) -> Tensor:
+    """The coefficients of the tile in a chunk. Raises DamagedFile."""
+    k = coder.read(reader.read(number), level, (tile.height, tile.width))
+    if k is None or checksum(k) != reader.found[number].rows_crc:
+        what = "does not decode" if k is None else "decodes to other numbers than were encoded"
+        raise DamagedFile(f"{reader.path}: chunk {number} {what}; copy the file again")
+    return k
 
 
 def described(reader: Reader) -> tuple[list[Item], list[int]]:

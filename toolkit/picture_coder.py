@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.coding import lattice
-from toolkit.coding.ans import Message
-from toolkit.coding.lanes import unpack
 from toolkit.coding.lattice_context import RATE_STEPS
+from toolkit.coding.message import Message
 from toolkit.data.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -29,9 +28,7 @@ LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
 PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
 CHUNK = 60  # bytes of a chunk without payload
 OVERHEAD = CHUNK + 8  # of a tile beside its stacks
-TOGETHER = 8  # tiles whose symbols are coded side by side: a step of more stacks hardly takes longer
-LANE_BYTES, MOST_LANES = 250, 512  # bytes of a tile for each of its stacks; the most stacks of one
-ROOM = 1 << 22  # words of a table of the stacks of tiles that are decoded side by side
+LANE_BYTES, MOST_LANES = 2000, 8  # bytes of a tile for each of its stacks; the most stacks of one
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 
@@ -160,36 +157,18 @@ class PictureCoder:
             torch.zeros(self.tables.channels, dtype=torch.float64),
         )
 
-    def write(self, coded: Sequence[lattice.Coded]) -> list[bytes]:
-        """The payloads of tiles."""
-        payloads = lattice.encode(self.tables, coded, [lanes_for(float(one.bits)) for one in coded])
-        return [PREAMBLE.pack(one.silent) + payload for one, payload in zip(coded, payloads, strict=True)]
+    def write(self, coded: lattice.Coded) -> bytes:
+        """The payload of a tile."""
+        message = lattice.encode(self.tables, coded, lanes_for(float(coded.bits)))
+        return PREAMBLE.pack(coded.silent) + message.to_bytes()
 
-    def read(self, payloads: Sequence[bytes], level: int, sizes: Sequence[tuple[int, int]]) -> list[Tensor | None]:
-        """The coefficients of tiles: int16 [1, channels, height, width] each; None for damaged bytes."""
-        found: list[Tensor | None] = [None] * len(payloads)
-        together: dict[int, Message] = {}
-
-        def decode() -> None:
-            rates = [torch.tensor([rate_index(level)])] * len(together)
-            silent = [payloads[i][0] == 1 for i in together]
-            decoded = lattice.decode(self.tables, list(together.values()), rates, [sizes[i] for i in together], silent)
-            for i, k in zip(together, decoded, strict=True):
-                found[i] = k
-            together.clear()
-
-        for i, payload in enumerate(payloads):
-            message = _message(payload)
-            if message is None:
-                continue
-            both = [*together.values(), message]
-            # Side by side they stand in one table, which stacks of very different lengths would make large.
-            if together and sum(x.lanes for x in both) * max(x.tail.shape[1] for x in both) > ROOM:
-                decode()
-            together[i] = message
-        if together:
-            decode()
-        return found
+    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor | None:
+        """The coefficients of a tile: int16 [1, channels, height, width]; None for damaged bytes."""
+        message = _message(payload)
+        if message is None:
+            return None
+        rate = torch.tensor([rate_index(level)])
+        return lattice.decode(self.tables, message, rate, size, payload[0] == 1)
 
     @torch.inference_mode()
     def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
@@ -218,9 +197,9 @@ class PictureCoder:
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
         for attempt in range(4):
             found: list[tuple[bytes, int]] = []
-            for some in batched(grid, TOGETHER):
-                coded = [self.quantise(self.latents(picture, tile), level) for tile in some]
-                found += zip(self.write(coded), (checksum(one.k) for one in coded), strict=True)
+            for tile in grid:
+                coded = self.quantise(self.latents(picture, tile), level)
+                found.append((self.write(coded), checksum(coded.k)))
             size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
             # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
             miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
@@ -292,14 +271,9 @@ def _message(payload: bytes) -> Message | None:
     try:
         if payload[0] > 1:
             return None
-        return unpack(payload[PREAMBLE.size :])
+        return Message.from_bytes(payload[PREAMBLE.size :], first=0)
     except (IndexError, ValueError):
         return None
-
-
-def batched(grid: Sequence[Tile], n: int) -> Iterator[Sequence[Tile]]:
-    """n at a time."""
-    return (grid[i : i + n] for i in range(0, len(grid), n))
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

@@ -111,9 +111,11 @@ def times(coder: PictureCoder, picture: Tensor, lam: float, repeat: int = 3) -> 
     grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
     latents, first = _least(repeat, lambda: [coder.latents(picture, tile) for tile in grid])
     coded, search = _least(repeat, lambda: [coder.quantise(x, level) for x in latents])
-    payloads, stacks = _least(repeat, lambda: coder.write(coded))
+    payloads, stacks = _least(repeat, lambda: [coder.write(one) for one in coded])
     sizes = [(tile.height, tile.width) for tile in grid]
-    _, reading = _least(repeat, lambda: coder.read(payloads, level, sizes))
+    _, reading = _least(
+        repeat, lambda: [coder.read(payload, level, size) for payload, size in zip(payloads, sizes, strict=True)]
+    )
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, coded, strict=True):
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k

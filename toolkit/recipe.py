@@ -187,10 +187,8 @@ def read_config(path: Path) -> DictConfig:
     return cfg
 
 
-def coder(
-    recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None, compiled: str | bool | None = None
-) -> Coder:
-    """A `Coder` for chunks of so many rows; settings: of the file, when decoding; compiled: instead of the run's."""
+def coder(recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None) -> Coder:
+    """A `Coder` for chunks of so many rows; settings: of the file, when decoding."""
     if recipe.head is None:
         raise ValueError(
             f"expected a recipe that codes rows of data, got {cfg.recipe.name}, whose model itself is compressed; use "
@@ -200,20 +198,16 @@ def coder(
     settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
     make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
     head = exactly(recipe.head) if recipe.exact else recipe.head
-    wish = check_compile(cfg.coding.compile if compiled is None else compiled)
-    return make(recipe.module, head, settings, None if wish == "auto" else bool(wish))
+    return make(recipe.module, head, settings)
 
 
-def compression(
-    recipe: Recipe, cfg: DictConfig, compiled: str | None = None
-) -> tuple[Callable[[int, Settings | None], Coder], dict[str, Any]]:
+def compression(recipe: Recipe, cfg: DictConfig) -> tuple[Callable[[int, Settings | None], Coder], dict[str, Any]]:
     """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
-    wish = {"true": True, "false": False}.get(compiled, compiled) if compiled else None
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
     identity = {
         "recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": recipe.exact, "versions": versions,
     }  # fmt: skip
-    return (lambda rows, settings: coder(recipe, cfg, rows, settings, wish)), identity
+    return (lambda rows, settings: coder(recipe, cfg, rows, settings)), identity
 
 
 def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
@@ -222,13 +216,6 @@ def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
     # A short name of the model: a small picture takes a few hundred bytes.
     identity = {"recipe": type(module).__name__.lower(), "model": fingerprint(module, {})[:16]}
     return PictureCoder(module, module.device), identity
-
-
-def check_compile(wish: str | bool) -> str | bool:
-    """Raise ValueError if this is no value of compile=."""
-    if wish not in ("auto", True, False):
-        raise ValueError(f"expected compile to be auto, true or false, got {wish!r}")
-    return wish
 
 
 def identity_of(recipe: Recipe, cfg: DictConfig) -> str:

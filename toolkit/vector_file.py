@@ -6,12 +6,11 @@ docs/format.md, section "Word vectors", is the specification.
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,16 +18,16 @@ import torch
 from torch import Tensor
 
 from toolkit import word_list
-from toolkit.coding import vbq
-from toolkit.coding.ans import WORD, Message
-from toolkit.coding.lanes import pack_lanes, read_lane, unpack_lanes
-from toolkit.coding.packing import LOW
+from toolkit.coding import vbq, wire
+from toolkit.coding.kernels import Order
+from toolkit.coding.message import Message
+from toolkit.coding.tables import tables as ready
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
 KIND = "embeddings"
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
-BATCH_VALUES = 1 << 24  # values decoded at once, to bound memory
-BOOK = struct.Struct("<HHII")  # code points, tables, bytes of the stored codebook, bytes of the stored lane sizes
+BATCH_VALUES = 1 << 22  # values coded at once, to bound memory
+BOOK = struct.Struct("<HHI")  # code points, tables, bytes of the stored codebook
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
 MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
 VALUES_A_BYTE, MOST_LANE_VALUES = 1 << 14, 1 << 13  # of the whole file; coded ones of a stack of more than one row
@@ -68,12 +67,11 @@ def write(
     tables = lanes = 0
     with Writer(path, header) as writer:
         writer.write(vocabulary, 0, word_list.checksum(words))
-        stacks = _encode_lanes(quantised)
-        for book, symbols, (sizes, body) in zip(quantised.books, quantised.symbols, stacks, strict=True):
-            codebook = pack_book(book)
-            head = BOOK.pack(len(book.points), len(book.freqs), len(codebook), len(sizes))
-            writer.write(head + codebook + sizes + body, len(symbols), _rows_crc(book.points[symbols]))
-            tables, lanes = tables + len(head) + len(codebook), lanes + len(sizes) + len(body)
+        for book, symbols in zip(quantised.books, quantised.symbols, strict=True):
+            codebook, body = pack_book(book), _encode(book, symbols)
+            head = BOOK.pack(len(book.points), len(book.freqs), len(codebook))
+            writer.write(head + codebook + body, len(symbols), _rows_crc(book.points[symbols]))
+            tables, lanes = tables + len(head) + len(codebook), lanes + len(body)
         if d > MOST_DIMENSIONS or len(words) * d > VALUES_A_BYTE * writer.size:
             raise ValueError(
                 f"expected at most {MOST_DIMENSIONS} dimensions and {VALUES_A_BYTE} values a byte of the file, got "
@@ -160,10 +158,15 @@ class Embeddings:
         number = bisect.bisect_right(self._first, row) - 1
         return self._group(number).row(row - self._first[number])
 
-    def vectors(self, compiled: bool = False) -> Tensor:
-        """All vectors, float32 [words, d], checked against the file's checksums. compiled: see `coding.fuse`."""
-        rows = [b - a for a, b in itertools.pairwise(self._first)]
-        return torch.cat([x for batch in _batches(rows, self.dimensions) for x in self._decode(batch, compiled)])
+    def vectors(self) -> Tensor:
+        """All vectors, float32 [words, d], checked against the file's checksums."""
+        found = torch.empty(len(self.words), self.dimensions)
+        for number, (first, last) in enumerate(itertools.pairwise(self._first)):
+            part = found[first:last]
+            self._group(number).decode(part, self._damaged)
+            if _rows_crc(part) != self._reader.chunks[number + 1].rows_crc:
+                raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
+        return found
 
     def _group(self, number: int) -> _Group:
         if number not in self._groups:
@@ -177,27 +180,6 @@ class Embeddings:
                 raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
         return self._groups[number]
 
-    def _decode(self, numbers: list[int], compiled: bool) -> list[Tensor]:
-        """The vectors of some groups, whose lanes are popped together: float32 [rows, d] of each."""
-        parts = [self._group(number) for number in numbers]
-        freqs, context, valid = _joined([(part.book, part.rows, part.lane_rows) for part in parts])
-        message = unpack_lanes([part.sizes for part in parts], [part.body for part in parts], compiled)
-        popped = vbq.conditional(freqs, context, valid).pop(message)
-        if bool(message.head.any()) or bool(message.size.any()):
-            raise self._damaged("stacks that end where they began", "bits that are left")
-        found, lane = [], 0
-        for number, part in zip(numbers, parts, strict=True):
-            lanes, k = len(part.sizes), len(part.coded)
-            mine = popped[: part.lane_rows * k, lane : lane + lanes].T.reshape(lanes * part.lane_rows, k)
-            lane += lanes
-            symbols = part.fixed.repeat(part.rows, 1)
-            symbols[:, part.coded] = mine[: part.rows]
-            vectors = part.book.points[symbols]
-            if _rows_crc(vectors) != self._reader.chunks[number + 1].rows_crc:
-                raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
-            found.append(vectors)
-        return found
-
     def _damaged(self, expected: str, got: str) -> DamagedFile:
         return DamagedFile(f"{self._reader.path}: expected {expected}, got {got}; copy the file again or export again")
 
@@ -206,72 +188,55 @@ class _Group:
     """One chunk: its codebook, and where each lane's bytes lie."""
 
     def __init__(self, payload: bytes, d: int, rows: int, lane_rows: int) -> None:
-        m, tables, codebook, sizes = BOOK.unpack_from(payload)
+        m, tables, codebook = BOOK.unpack_from(payload)
         if not 0 < m <= MOST_POINTS or not 0 < tables <= 256 or m * tables > MOST_TABLE:
             raise ValueError(f"{m} code points in {tables} tables")
-        at = BOOK.size
-        self.book = _unpack_book(payload[at : at + codebook], m, tables, d)
-        at += codebook
+        end = BOOK.size + codebook
+        self.book = _unpack_book(payload[BOOK.size : end], m, tables, d)
         self.rows, self.lane_rows = rows, min(rows, lane_rows)
         self.coded = self.book.coded
         values, lanes = self.lane_rows * len(self.coded), -(-rows // self.lane_rows)
         if self.lane_rows > 1 and values > MOST_LANE_VALUES:
             raise ValueError(f"stacks of {values} values")
-        self.sizes = np.frombuffer(inflate(payload[at : at + sizes], 4 * lanes), "<u1").reshape(4, lanes)
-        self.sizes = np.ascontiguousarray(self.sizes.T).view("<u4")[:, 0].astype(np.int64)
-        self.body = payload[at + sizes :]
-        self._ends = np.cumsum(self.sizes)
-        if int(self._ends[-1]) != len(self.body):
-            raise ValueError(f"lanes of {int(self._ends[-1])} bytes in {len(self.body)}")
+        self.body = payload[end:]
+        self.where = wire.index(self.body)
+        if len(self.where.size) != lanes:
+            raise ValueError(f"{len(self.where.size)} lanes instead of {lanes}")
+        self._tables = ready(self.book.freqs, vbq.PRECISION)
+        self._context = self.book.context[self.coded].int().repeat(self.lane_rows)
         self._points = self.book.points.numpy()
+        # A vector that is right where nothing is coded.
+        self._fixed = self.book.points[self.book.freqs.argmax(1)[self.book.context]]
 
-    @functools.cached_property
-    def _tables(self) -> list[tuple[Sequence[int], list[int], list[int]]]:
-        """Of each coded dimension: the symbol of each place of its table, and the symbols' starts and frequencies."""
-        freqs = self.book.freqs.numpy()
-        # Bytes are small, and indexed fastest.
-        small = freqs.shape[1] <= 256
-        symbols = np.arange(freqs.shape[1], dtype=np.uint8 if small else np.uint16)
-        places = [np.repeat(symbols, row).tobytes() for row in freqs]
-        found: list[Sequence[int]] = [x if small else memoryview(x).cast("H") for x in places]
-        tables = list(zip(found, (freqs.cumsum(1) - freqs).tolist(), freqs.tolist(), strict=True))
-        return [tables[t] for t in self.book.context[self.coded].tolist()]
-
-    @functools.cached_property
-    def fixed(self) -> Tensor:
-        """The symbol of each dimension that is not coded, and any symbol of the others: int64 [d]."""
-        return self.book.freqs.argmax(1)[self.book.context]
-
-    @functools.cached_property
-    def _vector(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """A vector float32 [d] that is right where nothing is coded, and the dimensions where something is."""
-        return self._points[self.fixed.numpy()], self.coded.numpy()
+    def decode(self, vectors: Tensor, damaged: Callable[[str, str], DamagedFile]) -> None:
+        """Decode all rows into float32 [rows, d]."""
+        vectors.copy_(self._fixed)
+        k, lanes = len(self.coded), len(self.where.size)
+        whole = k == vectors.shape[1]
+        for first in range(0, lanes, step := _together(self.lane_rows * k)):
+            last = min(first + step, lanes)
+            message = Message.of(wire.unpack(self.body, first, last, self.where), first=0)
+            rows = min(last * self.lane_rows, self.rows) - first * self.lane_rows
+            codec = self._tables.codec(*_arranged(self._context, rows, last - first, self.lane_rows, k))
+            symbols = codec.pop(message)[: rows * k]
+            if not bool(message.ended().all()):
+                raise damaged("stacks that end where they began", "bits that are left")
+            part = vectors[first * self.lane_rows :][:rows]
+            values = self.book.points.index_select(0, symbols).view(rows, k)
+            if whole:
+                part.copy_(values)
+            else:
+                part[:, self.coded] = values
 
     def row(self, row: int) -> np.ndarray[Any, Any]:
-        """Decode one row, float32 [d], in plain integers: popping some hundred symbols is no work for tensors."""
+        """Decode one row, float32 [d], and those before it on its lane."""
         lane, place = divmod(row, self.lane_rows)
-        end = int(self._ends[lane])
-        head, words = read_lane(self.body[end - int(self.sizes[lane]) : end])
-        # Local names, and two loops where one would do, because this is what a word waits for.
-        precision, mask, low, width, pop = vbq.PRECISION, (1 << vbq.PRECISION) - 1, LOW, WORD, words.pop
-        for _ in range(place):  # the rows before it
-            for symbol_at, starts, freqs in self._tables:
-                u = head & mask
-                symbol = symbol_at[u]
-                head = freqs[symbol] * (head >> precision) + (u - starts[symbol])
-                if head < low and words:
-                    head = head << width | pop()
-        symbols: list[int] = []
-        for symbol_at, starts, freqs in self._tables:
-            u = head & mask
-            symbol = symbol_at[u]
-            head = freqs[symbol] * (head >> precision) + (u - starts[symbol])
-            if head < low and words:
-                head = head << width | pop()
-            symbols.append(symbol)
-        vector, coded = self._vector
-        vector = vector.copy()
-        vector[coded] = self._points[symbols]
+        k = len(self.coded)
+        message = Message.of(wire.unpack(self.body, lane, lane + 1, self.where), first=0)
+        which = self._context[: (place + 1) * k]
+        symbols = self._tables.codec(which, torch.ones(len(which), dtype=torch.bool)).pop(message)
+        vector = self._fixed.numpy().copy()
+        vector[self.coded.numpy()] = self._points[symbols[place * k :].numpy()]
         return vector
 
 
@@ -284,65 +249,34 @@ def _lane_rows(book: vbq.Codebook, rows: int) -> int:
     return min(rows, max(1, LANE_VALUES // max(1, len(book.coded))))
 
 
-def _arrange(x: Tensor, lane_rows: int) -> Tensor:
-    """Rows [n, k] as the steps of lanes, [lane_rows * k, lanes]: lane i has the rows from i * lane_rows on, then 0."""
-    n, k = x.shape
-    lanes = -(-n // lane_rows)
-    return torch.cat([x, x.new_zeros(lanes * lane_rows - n, k)]).view(lanes, lane_rows * k).T
+def _together(values: int) -> int:
+    """Lanes of so many values each that are coded at once."""
+    return max(BATCH_VALUES // max(values, 1), 1)
 
 
-def _beside(parts: Sequence[Tensor]) -> Tensor:
-    """Lanes [steps, lanes] of several groups side by side, filled up with 0 to the longest."""
-    steps = max(len(x) for x in parts)
-    return torch.cat([torch.nn.functional.pad(x, (0, 0, 0, steps - len(x))) for x in parts], 1)
+def _arranged(context: Tensor, rows: int, lanes: int, lane_rows: int, k: int) -> tuple[Tensor, Tensor, Order]:
+    """What `Tables.codec` needs for rows [rows, k] on lanes, lane after lane, the last one filled up.
 
-
-def _joined(groups: Sequence[tuple[vbq.Codebook, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """What `vbq.conditional` needs for the lanes of some groups side by side: frequencies, context, valid.
-
-    groups: codebook, rows and rows of a stack of each.
+    context: int32 [lane_rows * k], the table of each value of a lane.
     """
-    books = [book for book, _, _ in groups]
-    m, offsets = max(len(book.points) for book in books), itertools.accumulate(map(len, (x.freqs for x in books)))
-    freqs = torch.cat([torch.nn.functional.pad(book.freqs, (0, m - len(book.points))) for book in books])
-    contexts, valid = [], []
-    for (book, rows, lane_rows), end in zip(groups, offsets, strict=True):
-        context = book.context[book.coded] + end - len(book.freqs)
-        contexts.append(_arrange(context.expand(rows, -1), lane_rows))
-        valid.append(_arrange(torch.ones(rows, len(context), dtype=torch.bool), lane_rows))
-    return freqs, _beside(contexts), _beside(valid)
+    return context.repeat(lanes), torch.arange(lanes * lane_rows * k) < rows * k, Order.LANE_BY_LANE
 
 
-def _batches(rows: Sequence[int], d: int) -> Iterator[list[int]]:
-    """Numbers of groups of so many rows each that are coded together."""
-    batch: list[int] = []
-    for number in range(len(rows)):
-        batch.append(number)
-        if d * sum(rows[i] for i in batch) >= BATCH_VALUES or number + 1 == len(rows):
-            yield batch
-            batch = []
-
-
-def _encode_lanes(quantised: Quantised) -> Iterator[tuple[bytes, bytes]]:
-    """For each group, the stored sizes of its lanes, and the lanes, one after the other."""
-    rows = [len(symbols) for symbols in quantised.symbols]
-    for batch in _batches(rows, quantised.symbols[0].shape[1]):
-        books = [quantised.books[i] for i in batch]
-        groups = [(book, rows[i], _lane_rows(book, rows[i])) for book, i in zip(books, batch, strict=True)]
-        coded = [quantised.symbols[i][:, book.coded] for book, i in zip(books, batch, strict=True)]
-        parts = [_arrange(x, lane_rows) for x, (_, _, lane_rows) in zip(coded, groups, strict=True)]
-        x = _beside(parts)
-        message = Message.empty(x.shape[1], small=True)
-        freqs, context, valid = _joined(groups)
-        vbq.conditional(freqs, context, valid).push(message, x)
-        sizes, body = pack_lanes(message)
-        ends = [0, *np.cumsum(sizes).tolist()]
-        lane = 0
-        for part in parts:
-            first, lane = lane, lane + part.shape[1]
-            # Bytes of one significance together: the high ones are all alike.
-            planes = sizes[first:lane].astype("<u4").view(np.uint8).reshape(-1, 4).T
-            yield zlib.compress(planes.tobytes(), 9), body[ends[first] : ends[lane]]
+def _encode(book: vbq.Codebook, symbols: Tensor) -> bytes:
+    """The stacks of a group's symbols, int64 [rows, d]."""
+    tables, coded = ready(book.freqs, vbq.PRECISION), symbols[:, book.coded]
+    rows, k = coded.shape
+    lane_rows = _lane_rows(book, rows)
+    context = book.context[book.coded].int().repeat(lane_rows)
+    parts = []
+    for part in coded.split(lane_rows * _together(lane_rows * k)):
+        lanes = -(-len(part) // lane_rows)
+        message = Message.empty(lanes, first=0)
+        short = lanes * lane_rows * k - part.numel()
+        codec = tables.codec(*_arranged(context, len(part), lanes, lane_rows, k))
+        codec.push(message, torch.cat([part.flatten(), part.new_zeros(short)]))
+        parts.append(message)
+    return Message.joined(parts).to_bytes()
 
 
 def pack_book(book: vbq.Codebook) -> bytes:

@@ -30,17 +30,15 @@ def groups(rows: int) -> list[int]:
     return sizes
 
 
-def quantise(
-    vectors: Tensor, sigma: Tensor, lam: float, method: str = "default", rounds: int = 8, compiled: bool = False
-) -> Quantised:
+def quantise(vectors: Tensor, sigma: Tensor, lam: float, method: str = "default", rounds: int = 8) -> Quantised:
     """Choose code points for float32 [words, d] vectors, the most frequent word first, with sigma of the same shape.
 
     lam: bits of rate are worth so many nats of distortion, at least 0; method: default, or vbq for the published
-    algorithm; rounds: of refinement; compiled: search through torch.compile. Raises ValueError for an unknown method,
+    algorithm; rounds: of refinement. Raises ValueError for an unknown method,
     and what `toolkit.coding.vbq.check` says.
     """
     vbq.check(vectors, sigma, lam)
-    found = [_chosen(mu, s, lam, method, rounds, compiled) for mu, s in _parts(vectors, sigma, method)]
+    found = [_chosen(mu, s, lam, method, rounds) for mu, s in _parts(vectors, sigma, method)]
     bits = sum(book.bits(symbols) + 8 * len(pack_book(book)) for book, symbols in found)
     return Quantised([book for book, _ in found], [symbols for _, symbols in found], bits)
 
@@ -54,12 +52,12 @@ def _parts(vectors: Tensor, sigma: Tensor, method: str) -> list[tuple[Tensor, Te
 
 
 def _chosen(
-    mu: Tensor, sigma: Tensor, lam: float, method: str, rounds: int, compiled: bool, times: float = 1.0
+    mu: Tensor, sigma: Tensor, lam: float, method: str, rounds: int, times: float = 1.0
 ) -> tuple[vbq.Codebook, Tensor]:
     """Codebook and symbols of one group, each of whose rows stands for so many."""
     if method == "vbq":
-        return vbq.plain(mu, sigma, lam, compiled)
-    return vbq.refined(mu, sigma, lam, rounds, compiled=compiled, times=times)
+        return vbq.plain(mu, sigma, lam)
+    return vbq.refined(mu, sigma, lam, rounds, times=times)
 
 
 class _Forecast:
@@ -119,7 +117,7 @@ class _Forecast:
 
 def fit(
     words: Sequence[str], vectors: Tensor, sigma: Tensor, target: int, method: str = "default",
-    about: dict[str, Any] | None = None, compiled: bool = False,
+    about: dict[str, Any] | None = None,
 ) -> tuple[float, Quantised]:  # fmt: skip
     """The lambda, and the vectors quantised with it, whose file is as large as `target` bytes allow, to 1 %.
 
@@ -149,7 +147,7 @@ def fit(
         for mu, s in parts:
             step = max(1, mu.numel() * len(parts) // SAMPLE_VALUES)
             times = len(mu) / len(mu[::step])
-            book, symbols = _chosen(mu[::step], s[::step], lam, method, 8, compiled, times)
+            book, symbols = _chosen(mu[::step], s[::step], lam, method, 8, times)
             bits += times * book.bits(symbols) + 8 * len(pack_book(book))
         return bits
 
@@ -166,7 +164,7 @@ def fit(
     for _ in range(16):
         at = forecast.place(8 * (0.995 * target - other))
         lam = math.exp(at)
-        quantised = quantise(vectors, sigma, lam, method, compiled=compiled)
+        quantised = quantise(vectors, sigma, lam, method)
         found = size(lam, quantised)
         other = found - quantised.bits / 8
         forecast.learn(at, quantised.bits, 8 * (target - other))

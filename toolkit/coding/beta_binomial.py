@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.codecs import Codec, tabled
+from toolkit.coding.codecs import Codec
+from toolkit.coding.tables import Tables, of_starts
 
 LOGITS, LOGIT_STEPS = 8, 16  # logits of the mean lie in [-8, 8], in steps of 1/16
 SIZES, SIZE_STEPS = (-1, 9), 2  # log2(a + b) lies in [-1, 9], in steps of 1/2: beyond, float64 would overflow
@@ -61,13 +62,17 @@ def beta_binomial(table: Tensor, bins: int, precision: int, valid: Tensor) -> Co
     """
     if not 2 <= bins <= 256 or bins > 1 << precision:
         raise ValueError(f"beta_binomial: expected 2 to 256 bins and log2(bins) bits or more, got {bins}, {precision}")
-    edges = torch.arange(bins + 1, dtype=torch.float64, device=table.device)
-    starts = frequencies.start(_tables(bins, table.device), edges, bins, precision, 1).long()
-    return tabled(starts, table, valid, precision)
+    return _ready(bins, precision, table.device).codec(table, valid)
 
 
 @functools.cache
-def _tables(bins: int, device: torch.device) -> Tensor:  # integers in float64 [tables, bins + 1]
+def _ready(bins: int, precision: int, device: torch.device) -> Tables:
+    edges = torch.arange(bins + 1, device=device)
+    return of_starts(frequencies.start(_tables(bins, device), edges, bins, precision, 1), precision)
+
+
+@functools.cache
+def _tables(bins: int, device: torch.device) -> Tensor:  # int64 [tables, bins + 1]
     """Distribution functions at the lower edges of symbols, rounded to 2**-CDF_BITS."""
     with localcontext() as context:  # exp and powers of floats are not the same everywhere, decimals are
         context.prec = 40
@@ -85,4 +90,4 @@ def _tables(bins: int, device: torch.device) -> Tensor:  # integers in float64 [
         below.append(total)
         mass = mass * ((n - k) * (k + a)) / ((k + 1) * (max(n - k - 1, 0) + b))
     table = torch.stack(below, 1) / total[:, None] * (1 << frequencies.CDF_BITS)
-    return table.floor().to(device)
+    return table.floor().long().to(device)

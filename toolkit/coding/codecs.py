@@ -7,20 +7,16 @@ style is that of craystack (Townsend, Bird, Kunze, Barber 2020, arXiv:1912.09953
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from toolkit.coding import ans, frequencies
-from toolkit.coding.ans import Find, Interval, Message, NoFrequency
-from toolkit.coding.fuse import fusible, fusing
-from toolkit.coding.searches import bisect, search_functions
+from toolkit.coding import kernels
+from toolkit.coding.kernels import Order, Symbols
+from toolkit.coding.message import MAX_PRECISION, Message
 
-PIECE = 1 << 18  # symbols that are arranged and coded before the next are looked at
-MOST_PLACES = 16  # bits of precision up to which a static table is unrolled to one entry a place: 512 KiB
 PRECISION = 24  # bits of a frequency: a floor of one count on each of 256 symbols costs 2e-5 bits
 
 
@@ -31,200 +27,178 @@ class Codec(NamedTuple):
     pop: Callable[[Message], Tensor]
 
 
-def to_lanes(x: Tensor, lanes: int, fill: int = 0) -> Tensor:
-    """Arrange symbols [..., symbols] as [..., n, lanes], symbol i at step i // lanes of lane i % lanes."""
-    short = -x.shape[-1] % lanes
-    if short:
-        x = torch.cat([x, x.new_full((*x.shape[:-1], short), fill)], -1)
-    return x.reshape(*x.shape[:-1], x.shape[-1] // lanes, lanes)
+def coded(law: Symbols, valid: Tensor, order: Order = Order.SIDE_BY_SIDE) -> Codec:
+    """The codec of symbols under a law: int64, of the shape of `valid`.
 
-
-def interval_codec(
-    interval: Interval,
-    find: Find,
-    params: Sequence[Tensor],
-    tables: Sequence[Tensor],
-    bins: int,
-    valid: Tensor,
-    precision: int,
-    steps: int | None = None,
-    sure: Find | None = None,
-    light: bool = False,
-) -> Codec:
-    """A codec of symbols in [0, bins) from a map of symbols to intervals and its inverse.
-
-    interval(x, *params, *tables) -> (start, freq), pointwise on int64 [symbols]; find, sure: see Message.pop, on params
-    [..., symbols] arranged in lanes, and sure alone where nothing is compiled; valid: bool or int32, any shape, the
-    shape of x; where 0 nothing is coded and `pop` returns 0. The three functions should be the same objects for codecs
-    of the same kind: each is compiled once. light: compiled, intervals are found in the block that pushes them: so
-    little code that a block compiles quickly.
+    valid: bool; where False nothing is coded and `pop` returns 0. order: which lane has which symbol. Pushing raises
+    ValueError for other shapes, and for symbols that the law cannot code; the message is then as it was.
     """
-    # Contiguous, as compiled code wants them.
-    shape, flat, params = valid.shape, valid.flatten().int().contiguous(), [p.contiguous() for p in params]
-    count = flat.numel()
-
-    def pieces(lanes: int, steps: int) -> list[slice]:
-        """Symbols in whole blocks, few enough for a processor's caches, and for memory that is used again."""
-        size = max(PIECE // (lanes * steps), 1) * lanes * steps if flat.device.type == "cpu" else count
-        return [slice(i, i + size) for i in range(0, max(count, 1), max(size, 1))]
-
-    def cut(x: Tensor, here: slice) -> Tensor:
-        return x[..., here] if here.start or here.stop < count else x  # a view costs as much as a small block
+    if not 1 <= law.precision <= MAX_PRECISION or not law.bins >= 1:
+        raise ValueError(
+            f"expected 1 <= precision <= {MAX_PRECISION} and at least 1 bin, got {law.precision} and {law.bins}"
+        )
+    shape, flat = valid.shape, valid.flatten()
 
     def push(message: Message, x: Tensor) -> None:
-        _check_shape(x, shape)
-        lanes, symbols = message.lanes, x.flatten()
-        found, before = _masked(interval, bins, precision), (message.head, message.size)
-        try:
-            for here in reversed(pieces(lanes, ans.PUSH_STEPS)):
-                some = cut(symbols, here).long(), *(cut(p, here) for p in (flat, *params))
-                if light and message.compiled:
-                    message.push_found(found, [to_lanes(p, lanes) for p in some], tables, precision)
-                    continue
-                with fusing(message.compiled):
-                    low, freq = found(*(p.contiguous() for p in some), *tables)
-                message.push(to_lanes(low, lanes), to_lanes(freq, lanes, 1 << precision), precision)
-        except NoFrequency:
-            message.head, message.size = before
-            check_range(torch.where(flat != 0, symbols.long(), 0), bins)
-            i = int((found(symbols.long(), flat, *params, *tables)[1] < 1).nonzero()[0])
-            raise ValueError(
-                f"push: symbol {int(symbols[i])} at position {i} has no frequency under its distribution; a codec "
-                "without floor can only push what it popped"
-            ) from None
+        if x.shape != shape:
+            raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+        kernels.push(message, law, x.flatten().long(), flat, order)
 
     def pop(message: Message) -> Tensor:
-        lanes, block = message.lanes, ans.STEPS if steps is None else steps
-        x = torch.empty(-(-count // (lanes * block)) * block, lanes, dtype=torch.int64, device=flat.device)
-        for here in pieces(lanes, block):
-            valid, *some = (to_lanes(cut(p, here), lanes) for p in (flat, *params))
-            out = x[here.start // lanes : here.stop // lanes]
-            if sure and not message.compiled:  # fewer operations; compiled, which makes one of all, a guess is quicker
-                message.pop(valid, sure, some, tables, precision, block, None, out)
-            else:
-                message.pop(valid, find, some, tables, precision, block, sure, out)
-        return x.flatten()[:count].reshape(shape)
+        return kernels.pop(message, law, flat, order).view(shape)
 
     return Codec(push, pop)
 
 
-@functools.cache
-def _masked(interval: Interval, bins: int, precision: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    @fusible
-    def function(x: Tensor, valid: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        """Intervals where something is coded, whole ones elsewhere; frequency 0 or less where x cannot be coded."""
-        low, freq = interval(x.clamp(0, bins - 1), *arguments)
-        freq = torch.where((x < 0) | (x >= bins), 0, freq)
-        return torch.where(valid != 0, low, 0), torch.where(valid != 0, freq, 1 << precision)
+class Bits(NamedTuple):
+    """Law of equally likely symbols in [0, 2**width), each with a width of its own, at most `precision`."""
 
-    return function
+    width: Tensor  # int32 [n]
+    precision: int
+
+    @property
+    def bins(self) -> int:
+        return 1 << self.precision
+
+    def parts(self) -> tuple[list[Tensor], list[int]]:
+        return [self.width], [self.bins, self.precision]
+
+    def at(self, here: Tensor | slice) -> Bits:
+        return self._replace(width=self.width[here])
+
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        freq = torch.ones_like(x) << (self.precision - self.width)
+        return x * freq, torch.where(x >> self.width != 0, 0, freq)
+
+    def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = u >> (self.precision - self.width)
+        return x, *self.interval(x)
+
+
+class Bit(NamedTuple):
+    """Law of symbols 0 and 1: int32 frequencies of 0, of 2**precision."""
+
+    zeros: Tensor  # int32 [n]
+    precision: int
+
+    @property
+    def bins(self) -> int:
+        return 2
+
+    def parts(self) -> tuple[list[Tensor], list[int]]:
+        return [self.zeros], [self.bins, self.precision]
+
+    def at(self, here: Tensor | slice) -> Bit:
+        return self._replace(zeros=self.zeros[here])
+
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        zeros = self.zeros.long()
+        return torch.where(x == 0, 0, zeros), torch.where(x == 0, zeros, (1 << self.precision) - zeros)
+
+    def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = (u >= self.zeros).long()
+        return x, *self.interval(x)
+
+
+class Given(NamedTuple):
+    """Law of intervals that are known: for pushes, and for pops where a function of places finds them."""
+
+    start: Tensor  # int64 [n]
+    freq: Tensor  # int64 [n]
+    precision: int
+
+    @property
+    def bins(self) -> int:
+        return 1
+
+    def parts(self) -> tuple[list[Tensor], list[int]]:
+        return [self.start, self.freq], [self.bins, self.precision]
+
+    def at(self, here: Tensor | slice) -> Given:
+        return self._replace(start=self.start[here], freq=self.freq[here])
+
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.start, self.freq
+
+    def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The symbol is 0; right only where its interval holds u."""
+        return torch.zeros_like(u), self.start, self.freq
 
 
 def uniform(shape: Sequence[int], bits: int, device: torch.device | str = "cpu") -> Codec:
     """Codec of symbols in [0, 2**bits) that are all equally likely; exactly `bits` bits each."""
     valid = torch.ones(tuple(shape), dtype=torch.bool, device=device)
-    return interval_codec(_uniform_interval, _find_uniform, [], [], 1 << bits, valid, bits)
+    return raw(torch.full(tuple(shape), bits, device=device), valid, bits)
 
 
-def _uniform_interval(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, torch.ones_like(x)
-
-
-def _find_uniform(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return u, u, torch.ones_like(u)
-
-
-def categorical(freqs: Tensor, shape: Sequence[int], precision: int) -> Codec:
-    """Codec of symbols with one static table of integer frequencies.
-
-    freqs: int64 [k], each at least 1, summing to 2**precision. Raises ValueError if they do not.
-    """
-    if freqs.dim() != 1 or int(freqs.sum()) != 1 << precision or int(freqs.min()) < 1:
-        raise ValueError(
-            f"categorical: expected [k] frequencies of at least 1 that sum to {1 << precision}, got shape "
-            f"{list(freqs.shape)}, least {int(freqs.min())}, sum {int(freqs.sum())}"
-        )
-    starts = torch.cat([freqs.new_zeros(1), freqs.cumsum(0)])
-    valid = torch.ones(tuple(shape), dtype=torch.bool, device=freqs.device)
-    # One look finds start and frequency; freqs reach 2**precision, which has a bit more than the starts.
-    packed = starts[:-1] | freqs << 32
-    find: Find = _find_in_table
-    tables = [packed, starts]
-    if precision <= MOST_PLACES:
-        x = torch.arange(len(freqs), device=freqs.device)
-        find, tables = _find_place, [packed, (starts[:-1] | freqs << 20 | x << 40).repeat_interleave(freqs)]
-    return interval_codec(_table_interval, find, [], tables, len(freqs), valid, precision, light=True)
-
-
-def _table_interval(x: Tensor, packed: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    entry = packed[x]
-    return entry & ((1 << 32) - 1), entry >> 32
-
-
-def _find_in_table(u: Tensor, packed: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return bisect(u, starts.shape[0] - 1, lambda x: starts[x], starts[-1])
-
-
-def _find_place(u: Tensor, packed: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    entry, mask = places[u], (1 << 20) - 1
-    return entry >> 40, entry & mask, entry >> 20 & mask
+def raw(width: Tensor, valid: Tensor, precision: int) -> Codec:
+    """Codec of equally likely int64 symbols in [0, 2**width), each with its own width: int, at most `precision`."""
+    return coded(Bits(width.flatten().int(), precision), valid)
 
 
 def bernoulli(ones: Tensor, precision: int = PRECISION, valid: Tensor | None = None) -> Codec:
     """Codec of symbols 0 and 1, each with a probability of its own.
 
-    ones: int64, the shape of the symbols: frequencies of 1, of 2**precision; valid: bool.
+    ones: int, the shape of the symbols: frequencies of 1, of 2**precision; valid: bool.
     """
     valid = torch.ones_like(ones, dtype=torch.bool) if valid is None else valid
-    zeros = (1 << precision) - ones
-    return interval_codec(_bit_interval, _find_bit, [zeros.flatten(), ones.flatten()], [], 2, valid, precision)
+    return coded(Bit(((1 << precision) - ones).flatten().int(), precision), valid)
 
 
-def _bit_interval(x: Tensor, zeros: Tensor, ones: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.where(x == 0, 0, zeros), torch.where(x == 0, zeros, ones)
+def interval_codec(
+    interval: Callable[[Tensor], tuple[Tensor, Tensor]],
+    find: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    shape: Sequence[int],
+    precision: int,
+    device: torch.device | str = "cpu",
+) -> Codec:
+    """A codec of your own, from a map of symbols to intervals of [0, 2**precision) and its inverse.
 
-
-def _find_bit(u: Tensor, zeros: Tensor, ones: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x = (u >= zeros).long()
-    return x, *_bit_interval(x, zeros, ones)
-
-
-def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Codec:
-    """Codec of symbols in [0, k) that each have one of several tables of integer frequencies.
-
-    starts: int32 or int64 [tables, k + 1], non-decreasing from 0 to 2**precision; which: int64, the table of each
-    symbol; valid: bool; both of the symbols' shape.
+    interval(x) -> (start, freq): int64 of `shape`, for all symbols at once. find(u, at) -> (symbol, start, freq): int64
+    [m], with start <= u < start + freq, for the places u of the symbols whose numbers in `shape`, flattened, are `at`.
+    Pops are a loop over steps in Python: slow, but for a message of many lanes.
     """
-    return interval_codec(
-        _row_interval, _find_in_row, [which.flatten()], [starts], starts.shape[1] - 1, valid, precision, light=True
+    count = 1
+    for side in shape:
+        count *= side
+
+    def push(message: Message, x: Tensor) -> None:
+        if x.shape != torch.Size(shape):
+            raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+        start, freq = interval(x)
+        law = Given(start.flatten(), freq.flatten(), precision)
+        everywhere = torch.ones(count, dtype=torch.bool, device=start.device)
+        kernels.push(message, law, torch.zeros_like(law.start), everywhere, Order.SIDE_BY_SIDE)
+
+    def pop(message: Message) -> Tensor:
+        x = torch.zeros(count, dtype=torch.int64, device=device)
+        for first in range(0, count, message.lanes):
+            at = torch.arange(first, min(first + message.lanes, count), device=device)
+            x[at], start, freq = find(message.slots(len(at), precision), at)
+            message.take(start, freq, precision)
+        return x.view(tuple(shape))
+
+    return Codec(push, pop)
+
+
+def mapped(codec: Codec, forward: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Codec:
+    """A codec of y where `codec` codes forward(y); back(forward(y)) is y."""
+    return Codec(
+        lambda message, y: codec.push(message, forward(y)),
+        lambda message: back(codec.pop(message)),
     )
 
 
-def _row_interval(x: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    low = starts[which, x].long()
-    return low, starts[which, x + 1].long() - low
+def traced(codec: Codec, trace: list[Tensor] | None) -> Codec:
+    """The same codec, whose pops are also appended to a list, if there is one."""
+    if trace is None:
+        return codec
 
+    def pop(message: Message) -> Tensor:
+        trace.append(codec.pop(message))
+        return trace[-1]
 
-def _find_in_row(u: Tensor, which: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return bisect(u, starts.shape[1] - 1, lambda x: starts[which, x].long(), starts[0, -1].long())
-
-
-def location_scale(
-    kind: str,
-    loc: Tensor,
-    scale: Tensor,
-    bins: int,
-    least: int,
-    precision: int = PRECISION,
-    valid: Tensor | None = None,
-) -> Codec:
-    """Codec of symbols in [0, bins) under a logistic or Gaussian with its own location and scale for each symbol.
-
-    kind: "logistic" or "gaussian"; loc, scale: int64, the shape of the symbols, of `frequencies.snap_location` and
-    `snap_scale`; least: 1 keeps a count for each symbol (likelihoods, priors), 0 does not (posteriors); valid: bool.
-    """
-    valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
-    return searched(kind, [loc.flatten(), scale.flatten()], bins, least, precision, valid)
+    return Codec(codec.push, pop)
 
 
 def bits_back(prior: Codec, likelihood: Callable[[Tensor], Codec], posterior: Callable[[Tensor], Codec]) -> Codec:
@@ -283,47 +257,3 @@ def bb_ans(prior: Codec, layers: Sequence[Layer]) -> Codec:
         return z[0]
 
     return Codec(push, pop)
-
-
-def _check_shape(x: Tensor, shape: Sequence[int]) -> None:
-    if x.shape != torch.Size(shape):
-        raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
-
-
-def _check_bins(bins: int, least: int, precision: int) -> None:
-    if bins < 1 or least * bins > 1 << precision:
-        raise ValueError(
-            f"expected between 1 and {1 << precision} bins, got {bins}; with {precision} bits of precision there is no "
-            "count left for each symbol"
-        )
-
-
-def check_range(x: Tensor, bins: int) -> None:
-    if x.numel():
-        low, high = map(int, x.aminmax())
-        if low < 0 or high >= bins:
-            raise ValueError(f"push: expected symbols in [0, {bins}), got values from {low} to {high}")
-
-
-def searched(
-    kind: str,
-    params: list[Tensor],
-    bins: int,
-    least: int,
-    precision: int,
-    valid: Tensor,
-    steps: int | None = None,
-) -> Codec:
-    """Codec of symbols whose distribution function is evaluated where the search for a symbol asks for it.
-
-    params: loc, scale [symbols], or weight, loc, scale [k, symbols].
-    """
-    _check_bins(bins, least, precision)
-    interval, bisection, guess, sure = search_functions(kind, bins, least, precision)
-    tables = frequencies.cdf_table(kind, valid.device), frequencies.inverse_scales(valid.device)
-    # A mixture has no inverse to guess with; a GPU is asked nothing between blocks.
-    guessed = len(params) == 2 and valid.device.type == "cpu"
-    return interval_codec(
-        interval, guess if guessed else bisection, params, tables, bins, valid, precision, steps,
-        sure if guessed else None,
-    )  # fmt: skip

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.coding import tabled_lanes
-from toolkit.coding.ans import Message
-from toolkit.coding.lanes import pack
-from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, exact_products, passes
-from toolkit.coding.tabled_lanes import raw_interval, stacks
+from toolkit.coding.codecs import Codec
+from toolkit.coding.codecs import raw as raw_codec
+from toolkit.coding.exactness import exact_products
+from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, passes
+from toolkit.coding.message import Message
+from toolkit.coding.tables import tables as ready
 
 RADIUS = 15  # magnitudes with a symbol of their own
 OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
@@ -98,7 +99,7 @@ class Model:
                 f"expected frequencies of at least 1 that sum to {1 << PRECISION}, got others; fit the tables first"
             )
         self.predictors = [Predictor(p, w) for p, w in zip(self.passes, self.weights.split(sizes), strict=True)]
-        self.coder = tabled_lanes.Tables(self.freqs, PRECISION)
+        self.coder = ready(self.freqs, PRECISION)
         extra = raw_bits(torch.arange(TOKENS))
         self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
 
@@ -129,38 +130,28 @@ class Coded(NamedTuple):
     silent: bool  # see `walk`
 
 
-# Says the coefficients of a pass of each lattice, given the tables of those that are coded: int16 [places of all
-# channels], differences from the shift, 0 where not coded.
-Choose = Callable[[Pass, list[Known], list[Tensor]], list[Tensor]]
+# Says the coefficients of a pass, given the tables of those that are coded: int16 [places of all channels], differences
+# from the shift, 0 where not coded.
+Choose = Callable[[Pass, Known, Tensor], Tensor]
 
 
-def walk(
-    model: Model, choose: Choose, rates: Sequence[Tensor], sizes: Sequence[tuple[int, int]], silent: Sequence[bool]
-) -> list[Tensor]:
-    """Go through all passes of some lattices side by side; `choose` says the coefficients of each.
+def walk(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor:
+    """Go through all passes of some lattices of one size; `choose` says the coefficients of each.
 
-    rates: int64 [rows] in [0, RATE_STEPS]; silent: coefficients of the lowest class are not coded and equal their
-    shift; of each lattice. Returns int16 [rows, channels, height, width] of each.
+    rate: int64 [rows] in [0, RATE_STEPS]; silent: coefficients of the lowest class are not coded and equal their
+    shift. Returns int16 [rows, channels, height, width].
     """
-    states = [
-        State(len(rate), model.channels, model.deep, *size, rate) for rate, size in zip(rates, sizes, strict=True)
-    ]
-    planes = [
-        torch.zeros(len(rate), model.channels, *size, dtype=torch.int16)
-        for rate, size in zip(rates, sizes, strict=True)
-    ]
-    with exact_products():
+    state = State(len(rate), model.channels, model.deep, *size, rate)
+    k = torch.zeros(len(rate), model.channels, *size, dtype=torch.int16)
+    with exact_products(threads=1):
         for p, predictor in zip(model.passes, model.predictors, strict=True):
-            known = [_known(p, predictor, state, quiet) for state, quiet in zip(states, silent, strict=True)]
-            tables = [
-                model.tables(p, about.sums if about.coded is None else about.sums.take(about.coded)) for about in known
-            ]
-            for state, k, about, r in zip(states, planes, known, choose(p, known, tables), strict=True):
-                place = p.of(k)
-                r = r.view(place.shape)
-                place.copy_(r if about.shift is None else r + about.shift.view(place.shape))
-                state.set(p, r, place)
-    return planes
+            known = _known(p, predictor, state, silent)
+            table = model.tables(p, known.sums if known.coded is None else known.sums.take(known.coded))
+            place = p.of(k)
+            r = choose(p, known, table).view(place.shape)
+            place.copy_(r if known.shift is None else r + known.shift.view(place.shape))
+            state.set(p, r, place)
+    return k
 
 
 def _known(p: Pass, predictor: Predictor, state: State, silent: bool) -> Known:
@@ -171,16 +162,13 @@ def _known(p: Pass, predictor: Predictor, state: State, silent: bool) -> Known:
     return Known(None if shift is None else shift.flatten(), sums, coded)
 
 
-def _coded(
-    model: Model, choose: Callable[[Pass, Known, Tensor], Tensor], rate: Tensor, size: tuple[int, int], silent: bool
-) -> Coded:
-    """`walk` over one lattice, with what the coefficients cost."""
+def _coded(model: Model, choose: Choose, rate: Tensor, size: tuple[int, int], silent: bool) -> Coded:
+    """`walk`, with what the coefficients cost."""
     rows = len(rate)
     bits = torch.zeros(rows, model.channels, dtype=torch.float64)
     symbols = []
 
-    def record(p: Pass, lattices: list[Known], tables: list[Tensor]) -> list[Tensor]:
-        known, table = lattices[0], tables[0]
+    def record(p: Pass, known: Known, table: Tensor) -> Tensor:
         r = choose(p, known, table)
         some = r if known.coded is None else r.take(known.coded)
         at = some.nonzero()[:, 0]
@@ -193,9 +181,9 @@ def _coded(
         ends = torch.arange(n + 1) * (len(r) // n)
         ends = ends if known.coded is None else torch.searchsorted(known.coded, ends)
         bits[:, p.first : p.last] += cost[ends].diff().view(rows, -1)
-        return [r]
+        return r
 
-    k = walk(model, record, [rate], [size], [silent])[0]
+    k = walk(model, record, rate, size, silent)
     return Coded(k, bits.sum(1), bits, symbols, silent)
 
 
@@ -257,41 +245,34 @@ def given(model: Model, k: Tensor, rate: Tensor, silent: bool = False) -> Coded:
     return _coded(model, choose, rate, (k.shape[2], k.shape[3]), silent)
 
 
-def encode(model: Model, coded: Sequence[Coded], lanes: Sequence[int]) -> list[bytes]:
-    """The bytes of some of `search`'s results, each of one row, on so many lanes."""
-    stack = stacks([Message.empty(n, small=True) for n in lanes])
-    for symbols in zip(*(reversed(one.symbols) for one in coded), strict=True):  # of one pass
-        if any(len(rest) for _, rest, _ in symbols):
-            bits = [raw_bits(symbol[symbol >= FIRST_FAR]) for symbol, _, _ in symbols]
-            rest = [raw_interval(rest, n, EXTRA_PRECISION) for n, (_, rest, _) in zip(bits, symbols, strict=True)]
-            stack.push(rest, EXTRA_PRECISION)
-        stack.push([model.coder.interval(table, symbol) for symbol, _, table in symbols], PRECISION)
-    return [pack(message) for message in stack.messages()]
+def encode(model: Model, coded: Coded, lanes: int) -> Message:
+    """One of `search`'s results, of one row, on so many lanes."""
+    message = Message.empty(lanes, first=0)
+    for symbol, rest, table in reversed(coded.symbols):
+        if len(rest):
+            _rest(symbol[symbol >= FIRST_FAR]).push(message, rest)
+        model.coder.codec(table, torch.ones_like(table, dtype=torch.bool)).push(message, symbol)
+    return message
 
 
-def decode(
-    model: Model, messages: Sequence[Message], rates: Sequence[Tensor], sizes: Sequence[tuple[int, int]],
-    silent: Sequence[bool],
-) -> list[Tensor | None]:  # fmt: skip
-    """What `encode` was given, int16 [1, channels, height, width] each, of the messages that `lanes.unpack` reads.
+def decode(model: Model, message: Message, rate: Tensor, size: tuple[int, int], silent: bool) -> Tensor | None:
+    """What `encode` was given, int16 [1, channels, height, width]; None if the message holds more: it was damaged."""
 
-    None for a message that holds more than that, which was damaged.
-    """
-    stack = stacks(messages)
+    def choose(p: Pass, known: Known, table: Tensor) -> Tensor:
+        symbol = model.coder.codec(table, torch.ones_like(table, dtype=torch.bool)).pop(message)
+        r = SIGNED.take(symbol)
+        at = (symbol >= FIRST_FAR).nonzero()[:, 0]
+        if len(at):
+            far = symbol.take(at)
+            r[at] = coefficients(far, _rest(far).pop(message)).to(torch.int16)
+        return (
+            r if known.coded is None else torch.zeros(len(known.sums), dtype=torch.int16).index_copy_(0, known.coded, r)
+        )
 
-    def choose(p: Pass, known: list[Known], tables: list[Tensor]) -> list[Tensor]:
-        symbols = stack.pop(tables, model.coder)
-        found = [SIGNED.take(symbol) for symbol in symbols]
-        places = [(symbol >= FIRST_FAR).nonzero()[:, 0] for symbol in symbols]
-        if any(map(len, places)):
-            far = [symbol[at] for symbol, at in zip(symbols, places, strict=True)]
-            rest = stack.pop_raw([raw_bits(symbol) for symbol in far], EXTRA_PRECISION)
-            for r, at, symbol, extra in zip(found, places, far, rest, strict=True):
-                r[at] = coefficients(symbol, extra).to(torch.int16)
-        return [
-            r if about.coded is None else torch.zeros(len(about.sums), dtype=torch.int16).index_copy_(0, about.coded, r)
-            for about, r in zip(known, found, strict=True)
-        ]
+    k = walk(model, choose, rate, size, silent)
+    return k if bool(message.ended().all()) else None
 
-    planes = walk(model, choose, rates, sizes, silent)
-    return [k if done else None for k, done in zip(planes, stack.empty(), strict=True)]
+
+def _rest(symbol: Tensor) -> Codec:
+    """Codec of the raw bits behind symbols that have some."""
+    return raw_codec(raw_bits(symbol), torch.ones_like(symbol, dtype=torch.bool), EXTRA_PRECISION)

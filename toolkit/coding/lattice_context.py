@@ -7,15 +7,15 @@ computed once for all bands that follow.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from toolkit.coding.exactness import TRUSTED
 
 FRACTION = 16  # bits after the point of weights
 CLASSES = 24  # tables of a band, by predicted magnitude
@@ -26,8 +26,6 @@ BORDER = 16  # places around the lattice: how far predictions can look
 AROUND = [[(0, 0)], [(0, -1), (0, 1)], [(-1, 0), (1, 0)], [(-1, -1), (-1, 1), (1, -1), (1, 1)]]
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # (y, x) modulo 2
 EXACT = 1 << 24  # sums of integers below are exact in float32, in any order
-# Where products of float32 can be trusted to be products of float32; elsewhere libraries may shorten them.
-TRUSTED = platform.machine().lower() in ("x86_64", "amd64")
 
 
 class Pass(NamedTuple):
@@ -239,20 +237,3 @@ def _inside(p: Pass, height: int, width: int) -> Tensor:
     y, x = torch.arange(p.y, height, p.stride)[:, None], torch.arange(p.x, width, p.stride)
     down, across = ((at >= p.reach).double() + (at + p.reach < n) for at, n in ((y, height), (x, width)))
     return (down * across if p.around == "corners" else down + across).clamp(min=1)
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Products of float32 stay products of float32 while the block runs, whatever a program asked for.
-
-    On one thread: passes are so small that sharing them among threads takes longer.
-    """
-    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("highest")
-    torch.set_num_threads(1)
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-        torch.set_num_threads(threads)

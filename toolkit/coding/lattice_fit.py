@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import lattice
+from toolkit.coding.frequencies import of_counts
 from toolkit.coding.lattice import PRECISION, TOKENS, Tables
 from toolkit.coding.lattice_context import CLASSES, FRACTION, State, classes, passes
 
@@ -111,7 +112,4 @@ def _smooth(counts: Tensor) -> Tensor:
 def frequencies(share: Tensor) -> Tensor:
     """Shares float [tables, tokens] to int32 frequencies, at least 1 each, rows that sum to 2**PRECISION."""
     share = share / share.sum(1, keepdim=True)
-    freqs = 1 + (share * ((1 << PRECISION) - share.shape[1])).floor().long()
-    rest = (1 << PRECISION) - freqs.sum(1)
-    freqs[torch.arange(len(freqs)), share.argmax(1)] += rest
-    return freqs.int()
+    return of_counts((share * (1 << 38)).long(), PRECISION).int()

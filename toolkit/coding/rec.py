@@ -5,7 +5,7 @@ agree on one sample. Ten lines that code samples of your own posteriors, each ro
 
 >>> import torch
 >>> from toolkit.coding import rec
->>> from toolkit.coding.ans import Message
+>>> from toolkit.coding.message import Message
 >>> mean, std = torch.linspace(-2, 2, 20000).view(1000, 20), torch.full((1000, 20), 0.1)
 >>> keys = rec.Keys.of(0, torch.arange(1000)[:, None], torch.arange(20))  # seed, row, latent
 >>> node = rec.ad_star(rec.target(mean, std), keys).node.view(1000, 20)

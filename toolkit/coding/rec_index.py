@@ -11,10 +11,12 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, interval_codec, tabled
+from toolkit.coding import frequencies
+from toolkit.coding.codecs import Codec, bernoulli, raw
 from toolkit.coding.hashing import Keys
+from toolkit.coding.message import Message
 from toolkit.coding.rec_search import MAX_DEPTH, depth_of, walk
+from toolkit.coding.tables import tables
 
 DEPTHS = MAX_DEPTH + 1
 PRECISION = 16  # bits of a depth's frequency: one count for each of 57 depths costs 0.001 bits
@@ -39,7 +41,9 @@ def learned(counts: Tensor) -> Tensor:
             f"learned: expected int64 counts of shape [latents, {DEPTHS}], got {counts.dtype} {list(counts.shape)}; "
             "make them with count_depths"
         )
-    return _frequencies(16 * counts.long() + 1)  # 1/16 of an occurrence for depths that did not occur
+    return frequencies.of_counts(
+        16 * counts.long() + 1, PRECISION
+    )  # 1/16 of an occurrence for depths that did not occur
 
 
 def learned_nodes(counts: Tensor) -> Tensor:
@@ -50,10 +54,10 @@ def learned_nodes(counts: Tensor) -> Tensor:
             f"learned_nodes: expected int64 counts [latents, nodes] of at most {1 << (PRECISION - 2)} nodes, got "
             f"{counts.dtype} {list(counts.shape)}; use a smaller depth"
         )
-    return _frequencies(16 * counts.long() + 1)
+    return frequencies.of_counts(16 * counts.long() + 1, PRECISION)
 
 
-def zeta(exponent: float, latents: int = 1) -> Tensor:
+def zeta(exponent: float, latents: int = 1, device: torch.device | str = "cpu") -> Tensor:
     """Frequencies of depths by p(d) ~ (d + 1)^-exponent, the literature's code: int64 [latents, DEPTHS].
 
     exponent: above 1; 1 + 1 / (KL + log2(e) / e + 1) for KL in bits in Li, El Gamal 2018, arXiv:1701.02827.
@@ -62,8 +66,8 @@ def zeta(exponent: float, latents: int = 1) -> Tensor:
         raise ValueError(f"zeta: expected an exponent above 1, got {exponent}; the sum of a zeta code diverges at 1")
     with localcontext() as context:  # decimals, because pow of floats is not the same everywhere
         context.prec = 40
-        mass = [round(Decimal(d + 1) ** -Decimal(exponent) * (1 << 40)) for d in range(DEPTHS)]
-    return _frequencies(torch.tensor(mass)[None]).expand(latents, DEPTHS)
+        mass = [round(Decimal(d + 1) ** -Decimal(exponent) * (1 << 38)) for d in range(DEPTHS)]
+    return frequencies.of_counts(torch.tensor(mass, device=device)[None], PRECISION).expand(latents, DEPTHS)
 
 
 def node_bits(node: Tensor, freqs: Tensor, which: Tensor) -> Tensor:
@@ -79,13 +83,12 @@ def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Cod
     valid: bool, the same shape; where False nothing is coded, and pop returns node 1.
     """
     valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
-    starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
-    if int(freqs.min()) < 1 or bool((starts[:, -1] != 1 << PRECISION).any()) or freqs.shape[1] != DEPTHS:
+    if int(freqs.min()) < 1 or bool((freqs.sum(1) != 1 << PRECISION).any()) or freqs.shape[1] != DEPTHS:
         raise ValueError(
             f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << PRECISION}, got "
             f"shape {list(freqs.shape)}, least {int(freqs.min())}; make them with learned or zeta"
         )
-    depths = tabled(starts, which, valid, PRECISION)
+    depths = tables(freqs, PRECISION).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -107,8 +110,7 @@ def codebook(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec
     freqs: int64 [tables, 2**(depth + 1)] of `learned_nodes`; which, valid: as in `node_codec`.
     """
     valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
-    starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
-    inner = tabled(starts, which, valid, PRECISION)
+    inner = tables(freqs, PRECISION).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, freqs.shape[1])
@@ -140,8 +142,7 @@ def path_codec(freqs: Tensor, which: Tensor, keys: Keys) -> Codec:
     freqs, which: as in `node_codec`; keys: of the search, in the order of the nodes, flattened.
     """
     valid = torch.ones_like(which, dtype=torch.bool)
-    starts = torch.cat([freqs.new_zeros(len(freqs), 1), freqs.cumsum(1)], 1)
-    depths = tabled(starts, which, valid, PRECISION)
+    depths = tables(freqs, PRECISION).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -177,21 +178,12 @@ def path_bits(node: Tensor, freqs: Tensor, which: Tensor, keys: Keys) -> Tensor:
     return bits.reshape(node.shape)
 
 
-def _frequencies(mass: Tensor) -> Tensor:
-    """int64 [k, symbols] >= 0 to frequencies of at least 1 that sum to 2**PRECISION in each row."""
-    freqs = mass * ((1 << PRECISION) - mass.shape[1]) // mass.sum(1, keepdim=True) + 1
-    rest = (1 << PRECISION) - freqs.sum(1, keepdim=True)
-    # What rounding left goes to the first of the largest, a rule that every device follows alike.
-    return freqs.scatter_add(1, mass.argmax(1, keepdim=True), rest)
-
-
 def _raw(bits: Tensor, valid: Tensor) -> Codec:
     """Codec of equally likely int64 symbols in [0, 2**bits), each with its own number of bits."""
     parts = range(-(-int(bits.max()) // _CHUNK) if bits.numel() else 0)
 
     def part(i: int) -> Codec:
-        width = (bits - _CHUNK * i).clamp(0, _CHUNK).flatten()
-        return interval_codec(_raw_interval, _find_raw, [width], [], 1 << _CHUNK, valid, _CHUNK)
+        return raw((bits - _CHUNK * i).clamp(0, _CHUNK), valid, _CHUNK)
 
     def push(message: Message, x: Tensor) -> None:
         for i in reversed(parts):
@@ -206,30 +198,11 @@ def _raw(bits: Tensor, valid: Tensor) -> Codec:
     return Codec(push, pop)
 
 
-def _raw_interval(x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    return x << (_CHUNK - width), torch.ones_like(x) << (_CHUNK - width)
-
-
-def _find_raw(u: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    shift = _CHUNK - width
-    x = u >> shift
-    return x, x << shift, torch.ones_like(x) << shift
-
-
 def _turn(share: Tensor, valid: Tensor) -> Codec:
     """Codec of 0 with probability `share`, else 1: float64 [n] in (0, 1)."""
     total = 1 << _PATH
     left = 1 + (share * (total - 2)).floor().long()
-    return interval_codec(_turn_interval, _find_turn, [left], [], 2, valid, _PATH)
-
-
-def _turn_interval(x: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.where(x == 0, 0, left), torch.where(x == 0, left, (1 << _PATH) - left)
-
-
-def _find_turn(u: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    right = u >= left
-    return right.long(), torch.where(right, left, 0), torch.where(right, (1 << _PATH) - left, left)
+    return bernoulli(total - left, _PATH, valid)
 
 
 def _check(node: Tensor, valid: Tensor, end: int) -> None:

@@ -8,17 +8,18 @@ file.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.coding.ans import Find, Interval
-from toolkit.coding.codecs import Codec, interval_codec
+from toolkit.coding import frequencies
+from toolkit.coding.codecs import Codec
+from toolkit.coding.kernels import Order
+from toolkit.coding.tables import tables as ready
 
 DEPTH = 10  # longest code of a grid's point, bits; 2047 points
 PRECISION = 14  # bits of a frequency: 16384 counts for the few tens of points that a context uses
@@ -72,9 +73,7 @@ def lengths(depth: int = DEPTH, device: torch.device | str = "cpu") -> Tensor:
     return torch.cat([torch.full((1 << n,), n, device=device) for n in range(depth + 1)])
 
 
-def search(
-    mu: Tensor, sigma: Tensor, grid: Tensor, lam: float, costs: Tensor | None = None, compiled: bool = False
-) -> Tensor:
+def search(mu: Tensor, sigma: Tensor, grid: Tensor, lam: float, costs: Tensor | None = None) -> Tensor:
     """The point n that minimises (grid[n] - mu)^2 / (2 sigma^2) + lam * costs[length of n], exactly.
 
     mu, sigma: float [...], with grid float [points]; or [channels, ...] with [channels, points]. costs: float
@@ -99,13 +98,12 @@ def search(
     base = torch.zeros(mu.shape, dtype=torch.int64, device=mu.device)
     if grid.dim() == 2:
         base += (torch.arange(len(mu), device=mu.device) * grid.shape[1]).view(-1, *[1] * (mu.dim() - 1))
-    walk = _compiled(_walk) if compiled else _walk
     size = min(4 * CHUNK, max(mu.numel(), 1))
-    short = -mu.numel() % size  # all parts have one shape, which is compiled once
+    short = -mu.numel() % size
     m, b = (F.pad(x.flatten(), (0, short)).view(-1, size) for x in (mu, base))
     s = F.pad(sigma.expand_as(mu).flatten(), (0, short), value=1.0).view(-1, size)
     points, prices = grid.flatten(), (lam * costs).to(mu.device)
-    found = [walk(m[i], s[i], b[i], points, prices, depth, both_sides) for i in range(len(m))]
+    found = [_walk(m[i], s[i], b[i], points, prices, depth, both_sides) for i in range(len(m))]
     return torch.cat([*found, base.new_zeros(0)])[: mu.numel()].view(mu.shape)
 
 
@@ -151,18 +149,18 @@ class Codebook(NamedTuple):
         used = torch.stack([count(symbols[:, self.context == t], len(self.points)) for t in range(len(self.freqs))])
         return float(-(used * (self.freqs.clamp(min=1).double() / (1 << PRECISION)).log2()).sum())
 
-    def codec(self, context: Tensor, valid: Tensor) -> Codec:
-        """Codec of symbols under the tables that `context` names; see `conditional`."""
-        return conditional(self.freqs, context, valid)
+    def codec(self, context: Tensor, valid: Tensor, order: Order = Order.SIDE_BY_SIDE) -> Codec:
+        """Codec of symbols under the tables that `context` names; see `tables.Tables.codec`."""
+        return ready(self.freqs, PRECISION).codec(context, valid, order)
 
 
-def plain(mu: Tensor, sigma: Tensor, lam: float, compiled: bool = False) -> tuple[Codebook, Tensor]:
+def plain(mu: Tensor, sigma: Tensor, lam: float) -> tuple[Codebook, Tensor]:
     """VBQ of float [n, d] as published for words: a global Gaussian prior of mean 0, one static table.
 
     Returns the codebook and int64 [n, d] symbols. Section 4.2 of the paper: std = sqrt(mean(mu^2)).
     """
     grid = dyadic_grid(gaussian(float(mu.double().square().mean().sqrt())))
-    points, symbols = used(grid, search(mu, sigma, grid, lam, compiled=compiled))
+    points, symbols = used(grid, search(mu, sigma, grid, lam))
     context = torch.zeros(mu.shape[1], dtype=torch.int64)
     return Codebook(points, context, tables(count(symbols, len(points))[None])), symbols
 
@@ -173,7 +171,6 @@ def refined(
     lam: float,
     rounds: int = 8,
     contexts: int = 16,
-    compiled: bool = False,
     times: float = 1.0,
 ) -> tuple[Codebook, Tensor]:
     """Iterated rate-distortion quantisation of float [n, d] with the true rate -log2 p(point | dimension).
@@ -187,7 +184,7 @@ def refined(
     step = max(1, mu.numel() // LEARN_VALUES) if rounds > LAST_ROUNDS else 1
     weight = 0.5 / sigma.square()
     part, part_weight, scale = mu[::step], weight[::step], times * len(mu) / len(mu[::step])
-    points, symbols = evenly(part, sigma[::step], lam, compiled)
+    points, symbols = evenly(part, sigma[::step], lam)
     for left in reversed(range(rounds)):
         points = _centroids(part, part_weight, symbols, points)
         histogram = scale * _histograms(symbols, len(points)).double()
@@ -203,7 +200,7 @@ def refined(
     return Codebook(points, context, tables(_pool(histogram, context))), symbols
 
 
-def evenly(mu: Tensor, sigma: Tensor, lam: float, compiled: bool = False) -> tuple[Tensor, Tensor]:
+def evenly(mu: Tensor, sigma: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     """Multiples of a step as code points, and the nearest of each value; or what `search` finds if they are too many.
 
     The step is START of that with s^2 / (24 sigma^2) = lam / (2 ln 2): the distortion of step s, where a bit more saves
@@ -213,7 +210,7 @@ def evenly(mu: Tensor, sigma: Tensor, lam: float, compiled: bool = False) -> tup
     low, high = float(mu.min()), float(mu.max())
     if not high - low < step * (2 << DEPTH):
         grid = dyadic_grid(empirical(mu.flatten()))
-        return used(grid, search(mu, sigma, grid, lam, compiled=compiled))
+        return used(grid, search(mu, sigma, grid, lam))
     symbols = (mu / step).round().long()
     first, last = int(symbols.min()), int(symbols.max())
     return _drop_unused(torch.arange(first, last + 1) * step, symbols - first)
@@ -309,58 +306,8 @@ def _nearest(mu: Tensor, weight: Tensor, points: Tensor, context: Tensor, counts
 
 
 def tables(counts: Tensor) -> Tensor:
-    """Integer frequencies of int64 [tables, m] counts: each row sums to 2**PRECISION, and is 0 where the count is 0.
-
-    Raises ValueError for a row without counts, or with more symbols than the precision has room for.
-    """
-    total = 1 << PRECISION
-    kinds = (counts > 0).sum(1)
-    if int(kinds.min()) < 1 or int(kinds.max()) > total // 2:
-        raise ValueError(f"tables: expected 1 to {total // 2} symbols in a table, got {kinds.tolist()}")
-    exact = counts.double() * (total / counts.sum(1, keepdim=True).double())
-    freqs = torch.where(counts > 0, exact.round().long().clamp(min=1), 0)
-    for row, wanted in zip(freqs, exact, strict=True):
-        # What rounding left over goes where it costs least: d(sum n log2 f) = n / f, the larger symbols first.
-        while (short := total - int(row.sum())) != 0:
-            step = 1 if short > 0 else -1
-            room = (row > 0) if step > 0 else (row > 1)
-            loss = torch.where(room, step * (wanted - row - step / 2) / row.clamp(min=1), -math.inf)
-            row[loss.topk(min(abs(short), int(room.sum()))).indices] += step
-    return freqs
-
-
-def conditional(freqs: Tensor, context: Tensor, valid: Tensor, precision: int = PRECISION) -> Codec:
-    """Codec of symbols that each have one of several tables of integer frequencies.
-
-    freqs: int64 [tables, m], rows that sum to 2**precision, 0 for symbols that a table does not have; context: int64,
-    the shape of the symbols, the table of each; valid: bool, as `interval_codec`. Raises ValueError for other tables.
-    """
-    if freqs.dim() != 2 or bool((freqs < 0).any()) or bool((freqs.sum(1) != 1 << precision).any()):
-        raise ValueError(
-            f"conditional: expected [tables, m] frequencies whose rows sum to {1 << precision}, got shape "
-            f"{list(freqs.shape)}; the tables are damaged"
-        )
-    m = freqs.shape[1]
-    starts = torch.cat([torch.zeros_like(freqs[:, :1]), freqs.cumsum(1)], 1)
-    # Symbol of each of the 2**precision places of a table: one look-up instead of a search.
-    places = torch.cat([torch.repeat_interleave(torch.arange(m, device=freqs.device), row) for row in freqs])
-    flat = context.flatten()
-
-    interval, find = _table_functions(m, precision)
-    return interval_codec(interval, find, [flat], [places, starts.flatten()], m, valid, precision)
-
-
-@functools.cache  # the same functions for the same sizes, so that they are compiled once
-def _table_functions(m: int, precision: int) -> tuple[Interval, Find]:
-    def interval(x: Tensor, context: Tensor, places: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        low = starts[context * (m + 1) + x]
-        return low, starts[context * (m + 1) + x + 1] - low
-
-    def find(u: Tensor, context: Tensor, places: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        symbol = places[(context << precision) + u]
-        return symbol, *interval(symbol, context, places, starts)
-
-    return interval, find
+    """Integer frequencies of int64 [tables, m] counts: each row sums to 2**PRECISION, and is 0 where the count is 0."""
+    return frequencies.of_counts(counts, PRECISION, 0)
 
 
 def check(mu: Tensor, sigma: Tensor, lam: float) -> None:
@@ -372,8 +319,3 @@ def check(mu: Tensor, sigma: Tensor, lam: float) -> None:
         raise ValueError(f"expected finite values, got {bad} infinite or NaN of {mu.numel()}; remove their rows")
     if not bool((sigma > 0).all() and sigma.isfinite().all()):
         raise ValueError("expected each sigma finite and above 0, got another; clamp it to a small number")
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)

@@ -8,10 +8,8 @@ tensors hold integers too, in units of 2**-STREAM; nonlinearities are tables. No
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import platform
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -19,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.coding.exactness import exact_products
 from toolkit.nets.residual import Residual
 
 STREAM = 8  # bits after the point of what layers pass on
 LIMIT = 1 << 24  # sums of integers are exact below, in float32
+COLUMNS = 1 << 28  # numbers that `by_columns` holds at a time, and so a GiB of float32
 PERMUTATIONS = (nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten, nn.Unflatten, nn.Identity)
 
 
@@ -77,7 +77,7 @@ class ExactLayer(nn.Module):
 
     def multiply(self, x: Tensor) -> Tensor:
         if self.weight.dim() == 4:
-            return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+            return convolve(x, self.weight, self.bias, self.padding)
         return F.linear(x, self.weight, self.bias)
 
     def _read(self) -> None:
@@ -234,33 +234,11 @@ def converted(module: Any, rows: Tensor | None, batch: int = 64) -> Any:
     return found.eval()
 
 
-@contextlib.contextmanager
-def arithmetic() -> Iterator[None]:
-    """Switch off what is not a sum of float32 products while the block runs.
-
-    Winograd's and Fourier's algorithms (NNPACK, cuDNN, oneDNN on ARM), products of shortened inputs (TF32, bfloat16).
-    """
-    backends: Any = torch.backends  # the stubs know only some of these
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_float32_matmul_precision, precision)
-        stack.enter_context(backends.nnpack.flags(enabled=False))
-        stack.enter_context(backends.cudnn.flags(enabled=False, allow_tf32=False))
-        by_products = backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
-        if not by_products:
-            stack.enter_context(backends.mkldnn.flags(enabled=False))
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
 def exactly(head: Callable[..., Any]) -> Callable[..., Any]:
-    """A head whose networks run in `arithmetic`: (module, ...) -> codec."""
+    """A head whose networks run in `exact_products`: (module, ...) -> codec."""
 
     def guarded(*arguments: Any, **options: Any) -> Any:
-        with arithmetic():
+        with exact_products():
             codec = head(*arguments, **options)
         return codec._replace(push=_within(codec.push), pop=_within(codec.pop))
 
@@ -269,7 +247,7 @@ def exactly(head: Callable[..., Any]) -> Callable[..., Any]:
 
 def _within(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        with arithmetic():
+        with exact_products():
             return function(*arguments)
 
     return call
@@ -291,7 +269,7 @@ def prove(module: nn.Module) -> None:
             window = (slice(0, 1), slice(None), *(slice(side, 2 * side) for side in sides))
             x[window] = layer.weight[0].cpu().sign() * most
             weight, bias = (t.cpu().double() for t in (layer.weight, layer.bias))
-            with arithmetic():
+            with exact_products():
                 got = layer.multiply(x.to(layer.weight)).cpu().double()
             if sides:
                 columns = F.unfold(x.double(), (sides[0], sides[1]), padding=layer.padding).transpose(1, 2)
@@ -304,6 +282,36 @@ def prove(module: nn.Module) -> None:
                     f"expected float products and sums of integers to be exact, got numbers up to {wrong:g} away in "
                     f"{name} on {layer.weight.device}; use device=cpu"
                 )
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """A convolution by sums of products alone, whatever computes it; of stride 1.
+
+    x: float [rows, inputs, h, w]; weight: the same dtype, [outputs, inputs, down, across]; bias: [outputs]; padding:
+    zeros above and below, left and right. Returns [rows, outputs, ...].
+    """
+    if x.device.type == "cpu":
+        return F.conv2d(x, weight, bias, padding=padding)
+    return by_columns(x, weight, bias, padding)
+
+
+def by_columns(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """As `convolve`, by one product of matrices: libraries of GPUs convolve in ways that are not sums of products.
+
+    The result is channels_last in memory.
+    """
+    outputs, inputs, down, across = weight.shape
+    height, width = x.shape[2] + 2 * padding[0] - down + 1, x.shape[3] + 2 * padding[1] - across + 1
+    most = max(COLUMNS // (height * width * inputs * down * across), 1)
+    if len(x) > most:
+        return torch.cat([by_columns(part, weight, bias, padding) for part in x.split(most)])
+    x = x.permute(0, 2, 3, 1)  # no copy, as exact networks hold channels last in memory
+    if any(padding):
+        x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    columns = x.unfold(1, down, 1).unfold(2, across, 1).movedim(3, -1)  # [rows, height, width, down, across, inputs]
+    columns = columns.reshape(-1, down * across * inputs)
+    found = F.linear(columns, weight.permute(0, 2, 3, 1).reshape(outputs, -1), bias)
+    return found.view(len(x), height, width, outputs).permute(0, 3, 1, 2)
 
 
 def lookup(table: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -390,6 +398,6 @@ class ExactParameters(nn.Module):
         super().__init__()
         self.net, self.location, self.scale = net, location, scale
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # -> int64, int64
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # -> int32, int32
         loc, raw = self.net(x).chunk(2, 1)
-        return self.location(loc).long(), self.scale(raw).long()
+        return self.location(loc).int(), self.scale(raw).int()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import cast
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
-from toolkit.coding.mixtures import Snap
 from toolkit.nets.exact import Conversion, Form, real
 from toolkit.nets.observation import (
     HALF,
@@ -35,33 +33,12 @@ def scale_shift(offset: float) -> float:
     return (offset + math.log(HALF)) * SCALE - frequencies.SCALE_STEPS * frequencies.SCALE_OCTAVES[0]
 
 
-def _levels_at(log_scale: float) -> float:
-    return float(frequencies.snap_scale(torch.tensor(log_scale + math.log(HALF), dtype=torch.float64)))
+def _levels_at(log_scale: float) -> int:
+    return int(frequencies.snap_scale(torch.tensor(log_scale + math.log(HALF), dtype=torch.float64)))
 
 
 LEVEL_RANGE = _levels_at(LOG_SCALES[0]), _levels_at(LOG_SCALES[1])
 LOC_RANGE = frequencies.LOC_LIMIT * frequencies.LOC_STEPS
-
-
-def _weights(logits: Tensor, table: Tensor) -> list[Tensor]:
-    largest, last = functools.reduce(torch.maximum, logits), len(table) - 1
-    mass = frequencies.by_component(lambda row: table[(largest - row).clamp(0, last).int()], logits)
-    return frequencies.normalise(mass)
-
-
-def _location(loc: Tensor) -> Tensor:
-    return loc.clamp(-LOC_RANGE, LOC_RANGE)
-
-
-def _scale(level: Tensor) -> Tensor:
-    return level.clamp(*LEVEL_RANGE).int()
-
-
-def _coupling(steps: Tensor) -> Tensor:
-    return steps
-
-
-EXACT = Snap(_weights, _location, _scale, _coupling, True)  # of integers in floats
 
 
 class ExactMixture(Mixture):
@@ -79,14 +56,19 @@ class ExactMixture(Mixture):
         self.tanh = conversion.table(
             lambda raw: frequencies.snap_coupling(2 * torch.tanh(raw)), COUPLING_REACH, 8
         )  # fmt: skip
-        self.snap = EXACT
 
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """Integers in floats: steps of logits, locations, levels of scales, steps of couplings; see `Mixture`."""
-        return self.split(self.head(features), self.tanh)
+    @property
+    def scale_range(self) -> tuple[int, int]:
+        return LEVEL_RANGE
+
+    def integers(self, raw: Tensor) -> Tensor:
+        if self.pairs:  # the others are integers as they leave the network
+            coupling = raw[:, -self.sizes[3] :]
+            coupling.copy_(self.tanh(coupling))
+        return raw
 
     def base_of(self, base: Tensor) -> Tensor:
-        return _location(base)
+        return base.clamp(-LOC_RANGE, LOC_RANGE)
 
 
 class ExactLogistic(LogisticObservation):
@@ -102,7 +84,7 @@ class ExactLogistic(LogisticObservation):
 
     def snapped(self, z: Tensor) -> tuple[Tensor, Tensor]:
         loc = self.fitting(self.net(z), self.level)
-        return loc.clamp(-LOC_RANGE, LOC_RANGE).long(), self.level.long().expand_as(loc)
+        return loc.clamp(-LOC_RANGE, LOC_RANGE).int(), self.level.int().expand_as(loc)
 
 
 def observation(of: nn.Module, form: Form, conversion: Conversion) -> nn.Module:

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import torch
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, location_scale
-from toolkit.coding.fuse import fusible
-from toolkit.coding.mixtures import Snap, coupled_mixture, drawn_mixture
+from toolkit.coding.codecs import PRECISION, Codec
+from toolkit.coding.distributions import location_scale
+from toolkit.coding.kernels import Order
+from toolkit.coding.message import Message
+from toolkit.coding.mixtures import SCALE_RANGE, pixels
 from toolkit.nets.residual import Residual, residual_stack, residual_trunk
 
 LEVELS = 256
@@ -85,7 +85,6 @@ class Mixture(nn.Module):
         self.pairs = channels * (channels - 1) // 2
         self.sizes = [components, channels * components, channels * components, self.pairs * components]
         self.head = nn.Conv2d(width, sum(self.sizes) * up**2, 3, padding=1)
-        self.snap = SNAP
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
         # Components start apart, else they get the same gradients.
@@ -93,20 +92,20 @@ class Mixture(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
-        return self.split(self.head(features).float(), lambda raw: 2 * torch.tanh(raw))
-
-    def split(self, raw: Tensor, coupled: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """[rows, channels, h / up, w / up] -> logits, loc, raw log-scale, and `coupled` of what is left."""
-        if self.up > 1:  # for 1 it would copy
-            raw = F.pixel_shuffle(raw, self.up)
-        # Convolutions leave the parameters of a pixel side by side; as one matrix they are transposed fastest.
-        planes = _transposed(raw.permute(0, 2, 3, 1).flatten(0, 2))
-        planes = planes.unflatten(1, (raw.shape[0], *raw.shape[2:]))
+        raw = self.by_pixel(features)
+        planes = raw.float().t().contiguous().unflatten(1, (len(features), -1, features.shape[3] * self.up))
         logits, *parts = planes.split(self.sizes)
         loc, log_scale, coupling = (
             part.unflatten(0, (len(part) // self.components, self.components)) for part in parts
         )
-        return [logits, loc, log_scale, coupled(coupling)]
+        return [logits, loc, log_scale, 2 * torch.tanh(coupling)]
+
+    def by_pixel(self, features: Tensor) -> Tensor:
+        """What the network says of each pixel, side by side: float [rows * h * w, parameters]."""
+        raw: Tensor = self.head(features)
+        if self.up > 1:  # for 1 it would copy
+            raw = F.pixel_shuffle(raw, self.up)
+        return raw.permute(0, 2, 3, 1).flatten(0, 2)
 
     def bits(self, x: Tensor, features: Tensor, base: Tensor | None = None) -> Tensor:
         """x: normalised pixels [rows, c, h, w] -> bits [rows].
@@ -131,53 +130,49 @@ class Mixture(nn.Module):
 
         precision: of frequencies, where each row is a message of its own, which has no bits to draw components with.
         """
-        # Not as a module: its layers' time is the networks' in `head.NetworkClock`, and what arranges their outputs for
-        # the coder is the coder's.
-        raw = self.forward(features)
-        valid = valid.transpose(0, 1)
-        if base is not None:
-            base = self.base_of(base).transpose(0, 1)
-        if precision is None:
-            inner, last = drawn_mixture("logistic", *raw, LEVELS, valid, base, self.snap), 1
-        else:  # a lane is a row, so rows come last
-            raw = [part.movedim(-3, -1) for part in raw]
-            valid, base = valid.movedim(1, -1), None if base is None else base.movedim(1, -1)
-            inner, last = coupled_mixture("logistic", *raw, LEVELS, valid, base, self.snap, precision=precision), -1
+        # Not by `__call__`: its layers' time is the networks' in `head.NetworkClock`, and the rest is the coder's.
+        alone = precision is not None
+        codec = pixels(
+            "logistic", self.integers(self.by_pixel(features)), self.components, LEVELS, by_pixel(valid),
+            None if base is None else by_pixel(self.base_of(base)), not alone, precision or PRECISION, self.scale_range,
+            Order.LANE_BY_LANE if alone else Order.SIDE_BY_SIDE,
+        )  # fmt: skip
+        rows, c, h, w = valid.shape
         return Codec(
-            lambda message, x: inner.push(message, x.transpose(0, 1).movedim(1, last)),
-            lambda message: inner.pop(message).movedim(last, 1).transpose(0, 1),
+            lambda message, x: codec.push(message, by_pixel(x)),
+            lambda message: codec.pop(message).view(rows, h, w, c).permute(0, 3, 1, 2),
         )
+
+    @property
+    def scale_range(self) -> tuple[int, int]:
+        """Least and largest level of a scale."""
+        return SCALE_RANGE
+
+    def integers(self, raw: Tensor) -> Tensor:
+        """Network outputs of pixels as `mixtures.Pixels` wants them: float [n, parameters] -> float32, integers."""
+        logits, loc, log_scale, coupling = raw.float().split(self.sizes, 1)
+        frequencies.check_finite("parameter", logits)
+        parts = (
+            (logits * frequencies.LOGIT_STEPS).round(),
+            frequencies.snap_location(loc * HALF),
+            frequencies.snap_scale(log_scales(log_scale) + math.log(HALF)),
+            frequencies.snap_coupling(2 * torch.tanh(coupling)),
+        )
+        return torch.cat([part.float() for part in parts], 1)
 
     def base_of(self, base: Tensor) -> Tensor:
         """A first guess on the axis of normalised pixels as integers in 1/LOC_STEPS level: int64 of its shape."""
         return frequencies.snap_location(base.float() * HALF) + int(HALF * frequencies.LOC_STEPS)
 
 
-@fusible  # compiled, by all threads
-def _transposed(matrix: Tensor) -> Tensor:
-    return matrix.t().contiguous()
+def by_pixel(x: Tensor) -> Tensor:
+    """[rows, c, h, w] -> [rows * h * w, c]."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def log_scales(raw: Tensor) -> Tensor:
     """Network outputs to natural logarithms of scales, on the axis of normalised pixels; output 0 is 10 levels."""
     return (raw - 2.5).clamp(*LOG_SCALES)
-
-
-def _snap_weights(logits: Tensor, table: Tensor) -> list[Tensor]:
-    largest = functools.reduce(torch.maximum, logits)
-    mass = frequencies.by_component(lambda row: table[frequencies.logit_steps(largest - row)], logits)
-    return frequencies.normalise(mass)
-
-
-def _snap_location(loc: Tensor) -> Tensor:
-    return frequencies.snap_location(loc * HALF)
-
-
-def _snap_scale(raw: Tensor) -> Tensor:
-    return frequencies.snap_scale(log_scales(raw) + math.log(HALF))
-
-
-SNAP = Snap(_snap_weights, _snap_location, _snap_scale, frequencies.snap_coupling, False)
 
 
 class Observation(Protocol):

@@ -1,0 +1,687 @@
+"""The loops of `kernels` on a CPU, compiled by Numba: a thread takes whole lanes through all steps.
+
+No fast mathematics: sums and products are computed as they stand, so words are those of the tensor program. A law is
+two functions, `interval` of a symbol and `find` of a place; `overload` picks them when a loop is compiled for the law's
+tuple. All is in one file, as Numba's cache on disk is renewed when the file that holds a loop changes.
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
+# Numba's functions have the types that they are called with.
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numba.extending import overload
+from torch import Tensor
+
+GROUP = 256  # lanes that a thread takes through a step before the next: their heads stay in the first cache
+FEW = 8  # likewise, where each lane's symbols lie one after the other
+ALONE = 8192  # symbols that are not worth a second thread
+
+Array = Any  # numpy arrays, in NamedTuples that Numba types
+
+
+class Bits(NamedTuple):
+    width: Array  # int32 [n]
+    bins: int
+    precision: int
+
+
+class Bit(NamedTuple):
+    zeros: Array  # int32 [n]
+    bins: int
+    precision: int
+
+
+class Given(NamedTuple):
+    start: Array  # int64 [n]
+    freq: Array  # int64 [n]
+    bins: int
+    precision: int
+
+
+class Table(NamedTuple):
+    which: Array  # int32 [n], or [0]
+    starts: Array  # int32 [tables, k + 1]
+    first: Array  # int32 [tables, cells + 1]
+    bins: int
+    precision: int
+    shift: int
+
+
+class LocationScale(NamedTuple):
+    loc: Array  # int32 [n]
+    scale: Array  # int32 [n]
+    cdf: Array
+    inverse: Array
+    quantiles: Array
+    scales: Array
+    shift: int
+    bins: int
+    least: int
+    precision: int
+
+
+class Mixture(NamedTuple):
+    weight: Array  # int32 [k, n]
+    loc: Array  # int32 [k, n]
+    scale: Array  # int32 [k, n]
+    cdf: Array
+    inverse: Array
+    quantiles: Array
+    scales: Array
+    shift: int
+    bins: int
+    precision: int
+
+
+class Weighted(NamedTuple):
+    weight: Array  # int32 [k, n]
+    bins: int
+    precision: int
+
+
+class Pixels(NamedTuple):
+    parameters: Array  # float32 [n, ...]
+    base: Array  # int32 [n, c]
+    exponentials: Array
+    cdf: Array
+    inverse: Array
+    quantiles: Array
+    scales: Array
+    shift: int
+    k: int
+    channels: int
+    lowest: int
+    highest: int
+    bins: int
+    precision: int
+    drawn: int
+
+
+LAWS: dict[str, Any] = {
+    law.__name__: law for law in (Bits, Bit, Given, Table, LocationScale, Mixture, Weighted, Pixels)
+}
+
+
+# Without a run-time that counts references to arrays: counting took longer than coding.
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
+_inline: Any = numba.njit(forceinline=True, **_OPTIONS)
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled when it is first called; kept on disk where a folder for that can be written."""
+    make: Any = numba.njit
+    try:
+        return make(function, cache=True, nogil=True, **_OPTIONS)
+    except RuntimeError:  # no such folder
+        return make(function, nogil=True, **_OPTIONS)
+
+
+def interval(law: Any, x: Any, i: Any) -> Any:
+    """Start and frequency of symbol x, the i-th: int64 each; a frequency below 1: cannot be coded."""
+
+
+def find(law: Any, u: Any, i: Any) -> Any:
+    """The i-th symbol, whose interval holds u, its start and its frequency: int64 each."""
+
+
+def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Make a function the one that loops call for an operation of the law of this name."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def choose(law: Any, x: Any, i: Any) -> Any:
+            return function if getattr(law, "instance_class", None) is LAWS[name] else None
+
+        made: Any = overload(operation, strict=False, jit_options={**_OPTIONS, "forceinline": True})  # type: ignore[arg-type]  # options that the stubs lack
+        made(choose)
+        return function
+
+    return register
+
+
+# --- stacks
+
+
+@_inline
+def _pushed(head, tail, size, lane, start, freq, precision):
+    h, f, p = head[lane], np.uint64(freq), np.uint64(precision)
+    if h >> (np.uint64(63) - p) >= f:
+        tail[lane, size[lane]] = np.uint32(h & np.uint64(0xFFFFFFFF))
+        size[lane] += 1
+        h >>= np.uint64(32)
+    quotient = h // f
+    head[lane] = (quotient << p) + (h - quotient * f) + np.uint64(start)
+
+
+@_inline
+def _popped(head, tail, size, floor, lane, u, start, freq, precision, small):
+    """Whether there were bits enough."""
+    h = np.uint64(freq) * (head[lane] >> np.uint64(precision)) + np.uint64(u - start)
+    if h < np.uint64(1 << 31):
+        left = size[lane]
+        if left > 0:
+            h = (h << np.uint64(32)) | np.uint64(tail[lane, left - 1])
+            size[lane] = left - 1
+            if left - 1 < floor[lane]:
+                floor[lane] = left - 1
+        elif not small:
+            size[lane] = left - 1
+            floor[lane] = min(floor[lane], left - 1)
+            head[lane] = np.uint64(1 << 31)
+            return False
+    head[lane] = h
+    return True
+
+
+@_jit
+def _push(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    for begin in range(lo, hi, group):
+        end = min(begin + group, hi)
+        for step in range(steps - 1, -1, -1):
+            for lane in range(begin, end):
+                i = step * across + lane * along
+                if i >= n or not valid[i]:
+                    continue
+                s = x[i]
+                if s < 0 or s >= law.bins:
+                    faults |= 2
+                    continue
+                start, freq = interval(law, s, i)
+                if freq < 1:
+                    faults |= 2
+                    continue
+                _pushed(head, tail, size, lane, start, freq, law.precision)
+    return faults
+
+
+@_jit
+def _pop(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    mask = np.uint64((1 << law.precision) - 1)
+    for begin in range(lo, hi, group):
+        end = min(begin + group, hi)
+        for step in range(steps):
+            for lane in range(begin, end):
+                i = step * across + lane * along
+                if i >= n:
+                    continue
+                if not valid[i]:
+                    x[i] = 0
+                    continue
+                u = np.int64(head[lane] & mask)
+                s, start, freq = find(law, u, i)
+                x[i] = s
+                if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
+                    faults |= 1
+    return faults
+
+
+# --- laws
+
+
+@_of(interval, "Given")
+def _given(law, x, i):
+    return law.start[i], law.freq[i]
+
+
+@_of(interval, "Bits")
+def _bits(law, x, i):
+    width = np.int64(law.width[i])
+    freq = np.int64(1) << (law.precision - width)
+    return x * freq, freq if x >> width == 0 else np.int64(0)
+
+
+@_of(find, "Bits")
+def _find_bits(law, u, i):
+    shift = law.precision - np.int64(law.width[i])
+    x = u >> shift
+    return x, x << shift, np.int64(1) << shift
+
+
+@_of(interval, "Bit")
+def _bit(law, x, i):
+    zeros = np.int64(law.zeros[i])
+    if x == 0:
+        return np.int64(0), zeros
+    return zeros, (np.int64(1) << law.precision) - zeros
+
+
+@_of(find, "Bit")
+def _find_bit(law, u, i):
+    zeros = np.int64(law.zeros[i])
+    if u < zeros:
+        return np.int64(0), np.int64(0), zeros
+    return np.int64(1), zeros, (np.int64(1) << law.precision) - zeros
+
+
+@_of(interval, "Table")
+def _table(law, x, i):
+    row = law.which[i] if len(law.which) else 0
+    low = np.int64(law.starts[row, x])
+    return low, np.int64(law.starts[row, x + 1]) - low
+
+
+@_of(find, "Table")
+def _find_in_table(law, u, i):
+    row = law.which[i] if len(law.which) else 0
+    cell = u >> law.shift
+    low, high = np.int64(law.first[row, cell]), np.int64(law.first[row, cell + 1])
+    while low < high:  # the last symbol that begins at u or before
+        middle = (low + high + 1) >> 1
+        if law.starts[row, middle] <= u:
+            low = middle
+        else:
+            high = middle - 1
+    start = np.int64(law.starts[row, low])
+    return low, start, np.int64(law.starts[row, low + 1]) - start
+
+
+@_of(interval, "Weighted")
+def _weighted(law, x, i):
+    low = np.int64(0)
+    for k in range(x):
+        low += law.weight[k, i]
+    return low, np.int64(law.weight[x, i])
+
+
+@_of(find, "Weighted")
+def _find_weighted(law, u, i):
+    x, low = np.int64(0), np.int64(0)
+    freq = np.int64(law.weight[0, i])
+    while low + freq <= u:
+        low += freq
+        x += 1
+        freq = np.int64(law.weight[x, i])
+    return x, low, freq
+
+
+@_inline
+def _cdf(law, x, loc, inverse):
+    """See `frequencies.cdf`."""
+    if x <= 0:
+        return np.int64(0)
+    if x >= law.bins:
+        return np.int64(1 << 30)
+    half = np.int64(len(law.cdf) >> 1) << 16
+    t = min(max(((x * 64 - 32 - loc) * inverse >> law.shift) + half, 0), 2 * half - 1)
+    cell = np.uint64(t >> 16)  # no sign: Numba would look for negative indices
+    low = law.cdf[cell]
+    return low + ((law.cdf[cell + np.uint64(1)] - low) * (t & 0xFFFF) >> 16)
+
+
+@_inline
+def _start(law, x, loc, inverse, least):
+    counts = (np.int64(1) << law.precision) - least * law.bins
+    return (_cdf(law, x, loc, inverse) * counts >> 30) + least * x
+
+
+@_inline
+def _quantile(law, u):
+    bits = law.precision - 14
+    return law.quantiles[u >> bits if bits >= 0 else u << -bits]
+
+
+@_inline
+def _find_place(law, u, loc, level, least):
+    """A guess in floats, from which integers go on: the result is theirs alone."""
+    inverse = law.inverse[level]
+    guess = loc * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
+    at = np.int64(min(max(guess, np.float32(0)), np.float32(law.bins - 1)))
+    low, high = np.int64(0), np.int64(law.bins)
+    start, end = np.int64(0), np.int64(1) << law.precision
+    step = 0
+    while high - low > 1:  # one place in the code where the distribution is evaluated, which compiles quickest
+        at = min(max(at, low + 1), high - 1)
+        found = _start(law, at, loc, inverse, least)
+        if found <= u:
+            low, start = at, found
+            at += 1
+        else:
+            high, end = at, found
+            at -= 1
+        step += 1
+        if step > 4:
+            at = (low + high) >> 1
+    return low, start, end - start
+
+
+@_of(interval, "LocationScale")
+def _location_scale(law, x, i):
+    loc, inverse = np.int64(law.loc[i]), law.inverse[law.scale[i]]
+    start = _start(law, x, loc, inverse, law.least)
+    return start, _start(law, x + 1, loc, inverse, law.least) - start
+
+
+@_of(find, "LocationScale")
+def _find_location_scale(law, u, i):
+    return _find_place(law, u, np.int64(law.loc[i]), law.scale[i], law.least)
+
+
+@_inline
+def _mixture_start(law, x, i):
+    y = np.int64(0)
+    for k in range(len(law.weight)):
+        y += law.weight[k, i] * _cdf(law, x, np.int64(law.loc[k, i]), law.inverse[law.scale[k, i]])
+    return ((y >> 16) * ((np.int64(1) << law.precision) - law.bins) >> 30) + x
+
+
+@_of(interval, "Mixture")
+def _mixture(law, x, i):
+    start = _mixture_start(law, x, i)
+    return start, _mixture_start(law, x + 1, i) - start
+
+
+@_of(find, "Mixture")
+def _find_in_mixture(law, u, i):
+    q = _quantile(law, u)
+    least, most, mean = np.float32(law.bins), np.float32(0), np.float32(0)
+    for k in range(len(law.weight)):
+        if law.weight[k, i]:
+            guess = law.loc[k, i] * np.float32(1 / 64) + law.scales[law.scale[k, i]] * q
+            least, most = min(least, guess), max(most, guess)
+            mean += guess * (law.weight[k, i] * np.float32(1 / 65536))
+    # The quantile lies between those of the components; whether these are good, integers say.
+    at = np.int64(min(max(mean + np.float32(0.5), np.float32(0)), np.float32(law.bins - 1)))
+    below = np.int64(max(least - np.float32(1), np.float32(0)))
+    above = np.int64(min(max(most + np.float32(2), np.float32(1)), np.float32(law.bins)))
+    low, high = np.int64(0), np.int64(law.bins)
+    start, end = np.int64(0), np.int64(1) << law.precision
+    step = 0
+    while high - low > 1:
+        at = min(max(at, low + 1), high - 1)
+        found = _mixture_start(law, at, i)
+        if found <= u:
+            low, start = at, found
+        else:
+            high, end = at, found
+        step += 1
+        if step == 1:
+            at = low + 1 if found <= u else high - 1
+        else:
+            at = (max(low, below) + min(high, above)) >> 1
+            if at <= low or at >= high:
+                at = (low + high) >> 1
+    return low, start, end - start
+
+
+# --- pixels of several channels: see `mixtures.Pixels`
+
+
+@_inline
+def _share(mass, k, prior, possible, weight):
+    """`frequencies.normalise` and `posterior`."""
+    total = 0.0
+    for c in range(k):
+        total += mass[c]
+    scale = (65536.0 - k if possible else 65536.0) / total
+    rest, largest = np.int64(65536), 0
+    for c in range(k):
+        w = np.int64(mass[c] * scale)
+        if possible and prior[c] > 0:
+            w += 1
+        weight[c] = w
+        rest -= w
+        if mass[c] > mass[largest]:
+            largest = c
+    weight[largest] += rest
+
+
+@_inline
+def _prior(law, i, mass, weight):
+    top = law.parameters[i, 0]
+    for c in range(1, law.k):
+        top = max(top, law.parameters[i, c])
+    for c in range(law.k):
+        mass[c] = law.exponentials[np.int64(min(top - law.parameters[i, c], np.float32(len(law.exponentials) - 1)))]
+    _share(mass, law.k, weight, False, weight)
+
+
+@_inline
+def _place(law, i, j, c, x):
+    """Location and level of scale of channel j of component c."""
+    at = law.k * (1 + j) + c
+    loc = np.int64(min(max(law.parameters[i, at], np.float32(-1048576)), np.float32(1048576))) + law.base[i, j]
+    at += law.k * law.channels
+    level = np.int64(min(max(law.parameters[i, at], np.float32(law.lowest)), np.float32(law.highest)))
+    shift = np.int64(0)
+    at = law.k * (1 + 2 * law.channels + j * (j - 1) // 2) + c
+    for other in range(j):
+        shift += np.int64(law.parameters[i, at + law.k * other]) * (x[i, other] * 64 - law.base[i, other])
+    return loc + (shift >> 8), level
+
+
+@_inline
+def _see(law, i, j, x, mass):
+    """Weigh each component by what it gives to channel j."""
+    for c in range(law.k):
+        loc, level = _place(law, i, j, c, x)
+        inverse = law.inverse[level]
+        low = _cdf(law, x[i, j], loc, inverse)
+        mass[c] *= np.float64(_cdf(law, x[i, j] + 1, loc, inverse) - low + 1)
+
+
+@_inline
+def _draw(weight, u):
+    c, low = np.int64(0), np.int64(0)
+    while low + weight[c] <= u:
+        low += weight[c]
+        c += 1
+    return c, low
+
+
+@_inline
+def _below(weight, c):
+    low = np.int64(0)
+    for other in range(c):
+        low += weight[other]
+    return low
+
+
+@_inline
+def _mix_start(law, x, weight, locs, inverses):
+    y = np.int64(0)
+    for c in range(law.k):
+        y += weight[c] * _cdf(law, x, locs[c], inverses[c])
+    return ((y >> 16) * ((np.int64(1) << law.precision) - law.bins) >> 30) + x
+
+
+@_jit
+def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small, mass, scratch):
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    k, channels = law.k, law.channels
+    prior, locs, inverses, weight = scratch[0], scratch[1], scratch[2], scratch[3:]
+    for begin in range(lo, hi, group):
+        end = min(begin + group, hi)
+        for step in range(steps - 1, -1, -1):
+            for lane in range(begin, end):
+                i = step * across + lane * along
+                if i >= n:
+                    continue
+                some, fine = False, True
+                for j in range(channels):
+                    some |= valid[i, j]
+                    if not valid[i, j]:
+                        x[i, j] = 0  # as `pop` returns it, since others' locations see it
+                    fine &= 0 <= x[i, j] < law.bins
+                if not some:
+                    continue
+                if not fine:
+                    faults |= 2
+                    continue
+                _prior(law, i, mass, prior)
+                for c in range(k):
+                    mass[c] = np.float64(prior[c])
+                if law.drawn:
+                    for j in range(channels):
+                        if valid[i, j]:
+                            _see(law, i, j, x, mass)
+                    _share(mass, k, prior, True, weight[0])
+                    u = np.int64(head[lane] & np.uint64(0xFFFF))
+                    c, low = _draw(weight[0], u)
+                    if not _popped(head, tail, size, floor, lane, u, low, weight[0, c], 16, small):
+                        faults |= 1
+                    for j in range(channels - 1, -1, -1):
+                        if valid[i, j]:
+                            loc, level = _place(law, i, j, c, x)
+                            inverse = law.inverse[level]
+                            start = _start(law, x[i, j], loc, inverse, 1)
+                            freq = _start(law, x[i, j] + 1, loc, inverse, 1) - start
+                            _pushed(head, tail, size, lane, start, freq, law.precision)
+                    _pushed(head, tail, size, lane, _below(prior, c), prior[c], 16)
+                    continue
+                for j in range(channels):
+                    _share(mass, k, prior, False, weight[j])
+                    if valid[i, j] and j + 1 < channels:
+                        _see(law, i, j, x, mass)
+                for j in range(channels - 1, -1, -1):
+                    if valid[i, j]:
+                        for c in range(k):
+                            locs[c], level = _place(law, i, j, c, x)
+                            inverses[c] = law.inverse[level]
+                        start = _mix_start(law, x[i, j], weight[j], locs, inverses)
+                        freq = _mix_start(law, x[i, j] + 1, weight[j], locs, inverses) - start
+                        _pushed(head, tail, size, lane, start, freq, law.precision)
+    return faults
+
+
+@_jit
+def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small, mass, scratch):
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    k, channels = law.k, law.channels
+    prior, locs, inverses, weight = scratch[0], scratch[1], scratch[2], scratch[3]
+    mask = np.uint64((1 << law.precision) - 1)
+    for begin in range(lo, hi, group):
+        end = min(begin + group, hi)
+        for step in range(steps):
+            for lane in range(begin, end):
+                i = step * across + lane * along
+                if i >= n:
+                    continue
+                some = False
+                for j in range(channels):
+                    some |= valid[i, j]
+                    x[i, j] = 0
+                if not some:
+                    continue
+                _prior(law, i, mass, prior)
+                for c in range(k):
+                    mass[c] = np.float64(prior[c])
+                c = np.int64(0)
+                if law.drawn:
+                    u = np.int64(head[lane] & np.uint64(0xFFFF))
+                    c, low = _draw(prior, u)
+                    if not _popped(head, tail, size, floor, lane, u, low, prior[c], 16, small):
+                        faults |= 1
+                for j in range(channels):
+                    if not valid[i, j]:
+                        continue
+                    u = np.int64(head[lane] & mask)
+                    if law.drawn:
+                        loc, level = _place(law, i, j, c, x)
+                        s, start, freq = _find_place(law, u, loc, level, 1)
+                    else:
+                        _share(mass, k, prior, False, weight)
+                        for c in range(k):
+                            locs[c], level = _place(law, i, j, c, x)
+                            inverses[c] = law.inverse[level]
+                        s, high = np.int64(0), np.int64(law.bins)
+                        start, above = np.int64(0), np.int64(1) << law.precision
+                        while high - s > 1:
+                            middle = (s + high) >> 1
+                            found = _mix_start(law, middle, weight, locs, inverses)
+                            if found <= u:
+                                s, start = middle, found
+                            else:
+                                high, above = middle, found
+                        freq = above - start
+                    x[i, j] = s
+                    if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
+                        faults |= 1
+                    if law.drawn or j + 1 < channels:
+                        _see(law, i, j, x, mass)
+                if law.drawn:
+                    _share(mass, k, prior, True, weight)
+                    _pushed(head, tail, size, lane, _below(weight, c), weight[c], 16)
+    return faults
+
+
+# --- threads: our own, as Numba's end the process where two Python threads or a forked one use them
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "toolkit-coder")
+
+
+if hasattr(os, "register_at_fork"):  # a fork has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _run(loop: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int) -> int:
+    """All lanes, in as many parts as there are threads; the faults of all."""
+    head, tail, size, floor = (part.numpy() for part in state)
+    lanes, n = len(head), len(x)
+    steps = -(-n // max(lanes, 1))
+    across, along, group = (1, steps, FEW) if order else (lanes, 1, GROUP)
+    head = head.view(np.uint64)
+    # Unsigned, as words are.
+    tail = tail.view(np.uint32)
+    given = (head, tail, size, floor, x.numpy(), valid.numpy(), law, across, along, group)
+    threads = max(min(torch.get_num_threads(), lanes), 1) if x.numel() >= ALONE else 1
+    edges = [lanes * i // threads for i in range(threads + 1)]
+
+    def part(i: int) -> int:
+        return int(loop(*given, edges[i], edges[i + 1], first < 1 << 31, *_scratch(law)))
+
+    others = [_pool().submit(part, i) for i in range(1, threads)]
+    faults = part(0)
+    for other in others:
+        faults |= other.result()
+    return faults
+
+
+def _scratch(law: Any) -> tuple[Array, ...]:
+    """Memory for the components of a pixel: the loops have no run-time to ask for some."""
+    if not isinstance(law, Pixels):
+        return ()
+    return np.empty(law.k), np.empty((law.channels + 4, law.k), np.int64)
+
+
+def _law(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
+    return LAWS[name](*(x.numpy() for x in tensors), *numbers)
+
+
+def push(
+    head: Tensor, tail: Tensor, size: Tensor, floor: Tensor, x: Tensor, valid: Tensor, tensors: list[Tensor],
+    numbers: list[int], law: str, first: int, order: int,
+) -> Tensor:  # fmt: skip
+    """`toolkit::push` on a CPU."""
+    loop = _push if x.dim() == 1 else _push_pixels
+    if x.dim() == 2:  # it writes 0 where nothing is coded
+        x = x.clone()
+    faults = _run(loop, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
+    return torch.tensor([faults], dtype=torch.int32)
+
+
+def pop(
+    head: Tensor, tail: Tensor, size: Tensor, floor: Tensor, valid: Tensor, tensors: list[Tensor],
+    numbers: list[int], law: str, first: int, order: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`toolkit::pop` on a CPU."""
+    x = torch.empty(valid.shape, dtype=torch.int64)
+    loop = _pop if x.dim() == 1 else _pop_pixels
+    faults = _run(loop, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
+    return x, torch.tensor([faults], dtype=torch.int32)
+
+
+torch.library.impl("toolkit::push", "CPU", push)
+torch.library.impl("toolkit::pop", "CPU", pop)

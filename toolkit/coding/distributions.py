@@ -1,0 +1,119 @@
+"""Codecs of symbols under logistic or Gaussian distributions, each symbol with a location and a scale of its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from toolkit.coding import frequencies
+from toolkit.coding.codecs import PRECISION, Codec, coded
+
+
+class Curve(NamedTuple):
+    """The tables of a standard distribution: see `frequencies`."""
+
+    cdf: Tensor  # int64 [cells + 1]
+    inverse: Tensor  # int64 [levels], of scales
+    quantiles: Tensor  # float32 [2**14], which searches begin with
+    scales: Tensor  # float32 [levels], likewise
+    kind: str
+
+    @staticmethod
+    def of(kind: str, device: torch.device) -> Curve:
+        """kind: "logistic" or "gaussian"."""
+        if kind not in frequencies.REACH:
+            raise ValueError(f"expected a kind of {', '.join(frequencies.REACH)}, got {kind!r}")
+        return Curve(
+            frequencies.cdf_table(kind, device), frequencies.inverse_scales(device),
+            frequencies.quantiles(kind, device), frequencies.scales(device), kind,
+        )  # fmt: skip
+
+    def parts(self) -> tuple[list[Tensor], list[int]]:
+        return list(self[:4]), [frequencies.shift_of(self.kind)]
+
+
+class LocationScale(NamedTuple):
+    """Law of symbols in [0, bins) under a logistic or Gaussian each.
+
+    least: counts that each symbol has, whatever the distribution says, 0 or 1.
+    """
+
+    loc: Tensor  # int32 [n], of `frequencies.snap_location`
+    scale: Tensor  # int32 [n], of `frequencies.snap_scale`
+    curve: Curve
+    bins: int
+    least: int
+    precision: int
+
+    def parts(self) -> tuple[list[Tensor], list[int]]:
+        tensors, numbers = self.curve.parts()
+        return [self.loc, self.scale, *tensors], [*numbers, self.bins, self.least, self.precision]
+
+    def at(self, here: Tensor | slice) -> LocationScale:
+        return self._replace(loc=self.loc[here], scale=self.scale[here])
+
+    def starts(self, x: Tensor) -> Tensor:
+        """Where the intervals of symbols begin; of `bins`, where the last one ends."""
+        y = frequencies.cdf(self.curve.kind, x, self.loc, self.scale, self.bins)
+        return frequencies.start(y, x, self.bins, self.precision, self.least)
+
+    def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low = self.starts(x)
+        return low, self.starts(x + 1) - low
+
+    def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return bisect(u, self)
+
+
+class Cumulative(Protocol):
+    """A law that says where intervals begin."""
+
+    @property
+    def bins(self) -> int:
+        """Symbols lie in [0, bins)."""
+
+    def starts(self, x: Tensor) -> Tensor:
+        """int64 [n], in [0, bins] -> int64 [n], non-decreasing."""
+
+
+def bisect(u: Tensor, law: Cumulative) -> tuple[Tensor, Tensor, Tensor]:
+    """The last x in [0, bins) whose start is at most u, its start, and its frequency: int64 [n] each."""
+    starts, bins = law.starts, law.bins
+    x = torch.zeros_like(u)
+    for bit in reversed(range((bins - 1).bit_length())):
+        y = (x + (1 << bit)).clamp(max=bins)
+        x = torch.where((starts(y) <= u) & (y < bins), y, x)
+    low = starts(x)
+    return x, low, starts(x + 1) - low
+
+
+def location_scale(
+    kind: str,
+    loc: Tensor,
+    scale: Tensor,
+    bins: int,
+    least: int,
+    precision: int = PRECISION,
+    valid: Tensor | None = None,
+) -> Codec:
+    """Codec of symbols in [0, bins) under a logistic or Gaussian with its own location and scale for each symbol.
+
+    kind: "logistic" or "gaussian"; loc, scale: int, the shape of the symbols, of `frequencies.snap_location` and
+    `snap_scale`; least: 1 keeps a count for each symbol (likelihoods, priors), 0 does not (posteriors); valid: bool.
+    """
+    valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
+    check_bins(bins, least, precision)
+    curve = Curve.of(kind, loc.device)
+    law = LocationScale(loc.flatten().int(), scale.flatten().int(), curve, bins, least, precision)
+    return coded(law, valid)
+
+
+def check_bins(bins: int, least: int, precision: int) -> None:
+    """Raise ValueError unless each bin can have its counts."""
+    if bins < 1 or least * bins > 1 << precision:
+        raise ValueError(
+            f"expected between 1 and {1 << precision} bins, got {bins}; with {precision} bits of precision there is no "
+            "count left for each symbol"
+        )

@@ -1,0 +1,644 @@
+"""The loops of `kernels` on a CUDA device, as Triton kernels: a program takes its lanes through all steps.
+
+The integers are those of the CPU's loops. A lane is latency: each step waits for the one before it. So heads stay in
+registers, what a step needs is loaded while the step before it searches, and a program has one warp, which spreads a
+few thousand lanes over all multiprocessors. Searches bisect in a fixed number of rounds, as lanes of a warp would wait
+for the slowest anyway. A law is three functions: `load` of a symbol's parameters, `interval` of a symbol, and `find` of
+a place. TRITON_INTERPRET=1 runs all this on tensors of a CPU.
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# Triton's functions have the types that they are called with.
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32  # lanes of a program
+# Nothing is contracted: a fused product and sum is rounded once, and weights of pixels would differ from the CPU's.
+OPTIONS = {"BLOCK": BLOCK, "num_warps": 1, "enable_fp_fusion": False}
+
+# Numbers that are only numbers: one program for all.
+SAME = ["tail", "law", "n", "lanes", "steps", "across", "along", "small"]
+
+LOW = tl.constexpr(1 << 31)
+WORD = tl.constexpr((1 << 32) - 1)
+
+# Laws as kernels see them: pointers, then numbers; k, channels and drawn are constants when a kernel is compiled.
+# cells: both ends of each cell of a distribution function, in the high and low half; half: the middle of its axis;
+# counts: what the distribution shares out, without the least of each symbol; rounds: of bisection.
+Bits = namedtuple("Bits", "width bins precision")
+Bit = namedtuple("Bit", "zeros bins precision")
+Given = namedtuple("Given", "start freq bins precision")
+Table = namedtuple("Table", "which starts several bins precision rounds")
+LocationScale = namedtuple("LocationScale", "loc scale cells inverse shift half bins least counts precision rounds")
+Mixture = namedtuple("Mixture", "weight loc scale cells inverse n k shift half bins least counts precision rounds")
+Weighted = namedtuple("Weighted", "weight n k bins precision")
+Pixels = namedtuple(
+    "Pixels",
+    "parameters base exponentials cells inverse k channels drawn lowest highest shift half bins least counts precision "
+    "rounds",
+)
+Tail = namedtuple("Tail", "words row column")  # and the distance of lanes, and of words of a lane
+
+
+# --- stacks
+
+
+@triton.jit
+def divided(h, f):
+    """Quotient and remainder of int64 h in [0, 2**63) by f in [1, 2**28]: much less code than a division of int64.
+
+    The first quotient is wrong by a few units of its 53rd bit, the second, of what is left, by one.
+    """
+    inverse = 1.0 / f.to(tl.float64)
+    q = (h.to(tl.float64) * inverse).to(tl.int64)
+    more = ((h - q * f).to(tl.float64) * inverse).to(tl.int64)
+    q += more
+    r = h - q * f
+    over, under = r >= f, r < 0
+    return q + over.to(tl.int64) - under.to(tl.int64), tl.where(over, r - f, tl.where(under, r + f, r))
+
+
+@triton.jit
+def whole(like, precision):
+    """2**precision as int64: the frequency that leaves a lane as it is."""
+    return tl.full(like.shape, 1, tl.int64) << precision
+
+
+@triton.jit
+def pushed(head, size, tail, lane, coded, start, freq, precision):
+    """The head and size after a push on the lanes where something is coded."""
+    start, freq = tl.where(coded, start, 0), tl.where(coded, freq, whole(head, precision))
+    spill = (head >> (63 - precision)) >= freq
+    # A size below 0 is of a lane that was empty: its message is lost, its neighbours' words are not.
+    tl.store(tail.words + lane * tail.row + size * tail.column, head.to(tl.int32), spill & (size >= 0))
+    q, r = divided(tl.where(spill, head >> 32, head), freq)
+    return (q << precision) + r + start, size + spill.to(tl.int64)
+
+
+@triton.jit
+def top(size, tail, lane):
+    """The word that a pop may need, loaded before that is known."""
+    word = tl.load(tail.words + lane * tail.row + (size - 1) * tail.column, size > 0, 0)
+    return word.to(tl.int64) & WORD
+
+
+@triton.jit
+def popped(head, size, floor, faults, word, coded, u, start, freq, precision, small):
+    """The head, size, floor and faults after a pop."""
+    head = tl.where(coded, freq * (head >> precision) + u - start, head)
+    low = coded & (head < LOW)
+    refill = low & (size > 0)
+    empty = low & (size <= 0) & (small == 0)
+    head = tl.where(refill, (head << 32) | word, tl.where(empty, LOW, head))
+    size -= (refill | empty).to(tl.int64)
+    return head, size, tl.minimum(floor, size), faults | empty.to(tl.int32)
+
+
+@triton.jit(do_not_specialize=SAME)
+def push_kernel(
+    head_p, size_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along,
+    LOAD: tl.constexpr, INTERVAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    here = lane < lanes
+    head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
+    wrong = lane < 0
+    i = lane * along + (lane * 0 + (steps - 1)) * across
+    ok = here & (i < n)
+    coded, x, p = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, ok)
+    for _ in range(steps):
+        i -= across
+        ok = here & (i < n) & (i >= 0)
+        coming, x_coming, p_coming = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, ok)
+        fine = coded & (x >= 0) & (x < law.bins)
+        start, freq = INTERVAL(law, p, tl.where(fine, x, 0))
+        fine = fine & (freq >= 1)
+        wrong = wrong | (coded & ~fine)
+        head, size = pushed(head, size, tail, lane, fine, start, freq, law.precision)
+        coded, x, p = coming, x_coming, p_coming
+    tl.store(head_p + lane, head, here)
+    tl.store(size_p + lane, size, here)
+    tl.atomic_or(faults_p + lane * 0, tl.where(wrong, 2, 0), wrong)
+
+
+@triton.jit(do_not_specialize=SAME)
+def pop_kernel(
+    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    LOAD: tl.constexpr, FIND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    here = lane < lanes
+    head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
+    floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
+    i = lane * along
+    ok = here & (i < n)
+    coded, p = tl.load(valid_p + i, ok, 0), LOAD(law, i, ok)
+    for _ in range(steps):
+        after = i + across
+        ok_after = here & (after < n)
+        coming, p_coming = tl.load(valid_p + after, ok_after, 0), LOAD(law, after, ok_after)
+        word = top(size, tail, lane)
+        u = head & (whole(head, law.precision) - 1)
+        x, start, freq = FIND(law, p, u)
+        head, size, floor, faults = popped(
+            head, size, floor, faults, word, coded, u, start, freq, law.precision, small
+        )  # fmt: skip
+        tl.store(x_p + i, tl.where(coded, x, 0), ok)
+        i, ok, coded, p = after, ok_after, coming, p_coming
+    tl.store(head_p + lane, head, here)
+    tl.store(size_p + lane, size, here)
+    tl.store(floor_p + lane, floor, here)
+    tl.atomic_or(faults_p + lane * 0, faults, faults != 0)
+
+
+# --- laws
+
+
+@triton.jit
+def load_bits(law, i, ok):
+    return (tl.load(law.width + i, ok, 0),)
+
+
+@triton.jit
+def interval_bits(law, p, x):
+    freq = whole(x, law.precision - p[0])
+    return x * freq, tl.where((x >> p[0]) == 0, freq, 0)
+
+
+@triton.jit
+def find_bits(law, p, u):
+    shift = law.precision - p[0]
+    x = u >> shift
+    return x, x << shift, whole(u, shift)
+
+
+@triton.jit
+def load_bit(law, i, ok):
+    return (tl.load(law.zeros + i, ok, 0),)
+
+
+@triton.jit
+def interval_bit(law, p, x):
+    zeros = p[0].to(tl.int64)
+    return tl.where(x == 0, 0, zeros), tl.where(x == 0, zeros, whole(x, law.precision) - zeros)
+
+
+@triton.jit
+def find_bit(law, p, u):
+    x = (u >= p[0]).to(tl.int64)
+    start, freq = interval_bit(law, p, x)
+    return x, start, freq
+
+
+@triton.jit
+def load_given(law, i, ok):
+    return tl.load(law.start + i, ok, 0), tl.load(law.freq + i, ok, 0)
+
+
+@triton.jit
+def interval_given(law, p, x):
+    return p[0], p[1]
+
+
+@triton.jit
+def find_given(law, p, u):
+    return u * 0, p[0], p[1]
+
+
+@triton.jit
+def bisected(law, p, u, START: tl.constexpr):
+    """The last x in [0, bins) whose start is at most u, its start and its frequency."""
+    x, low, high, step = u * 0, u * 0, whole(u, law.precision), whole(u, law.rounds)
+    for _ in range(law.rounds):
+        step = step >> 1
+        y = tl.minimum(x + step, law.bins)
+        at = START(law, p, y)
+        ahead = (at <= u) & (y < law.bins)
+        x, low, high = tl.where(ahead, y, x), tl.where(ahead, at, low), tl.where(ahead, high, at)
+    return x, low, high - low
+
+
+@triton.jit
+def load_table(law, i, ok):
+    return (tl.load(law.which + i, ok & (law.several != 0), 0),)
+
+
+@triton.jit
+def table_start(law, p, x):
+    return tl.load(law.starts + p[0].to(tl.int64) * (law.bins + 1) + x).to(tl.int64)
+
+
+@triton.jit
+def interval_table(law, p, x):
+    start = table_start(law, p, x)
+    return start, table_start(law, p, x + 1) - start
+
+
+@triton.jit
+def find_table(law, p, u):
+    x, start, freq = bisected(law, p, u, table_start)
+    return x, start, freq
+
+
+@triton.jit
+def cdf(law, x, loc, inverse):
+    """See `frequencies.cdf`."""
+    t = (((x * 64 - 32 - loc) * inverse) >> law.shift) + law.half
+    t = tl.minimum(tl.maximum(t, 0), 2 * law.half - 1)
+    ends = tl.load(law.cells + (t >> 16))
+    low = ends >> 32
+    y = low + (((ends & WORD) - low) * (t & 0xFFFF) >> 16)
+    return tl.where(x <= 0, 0, tl.where(x >= law.bins, 1 << 30, y))
+
+
+@triton.jit
+def curve_start(law, p, x):
+    return (cdf(law, x, p[0], p[1]) * law.counts >> 30) + law.least * x
+
+
+@triton.jit
+def load_curve(law, i, ok):
+    return tl.load(law.loc + i, ok, 0), tl.load(law.scale + i, ok, 0)
+
+
+@triton.jit
+def interval_curve(law, p, x):
+    at = p[0], tl.load(law.inverse + p[1])
+    start = curve_start(law, at, x)
+    return start, curve_start(law, at, x + 1) - start
+
+
+@triton.jit
+def find_curve(law, p, u):
+    at = p[0], tl.load(law.inverse + p[1])
+    x, start, freq = bisected(law, at, u, curve_start)
+    return x, start, freq
+
+
+@triton.jit
+def mixture_start(law, p, x):
+    y = x * 0
+    for c in tl.static_range(law.k):
+        y += p[0][c] * cdf(law, x, p[1][c], p[2][c])
+    return ((y >> 16) * law.counts >> 30) + x
+
+
+@triton.jit
+def load_mixture(law, i, ok):
+    weights, locs, scales = (), (), ()
+    for c in tl.static_range(law.k):
+        at = i + law.n * c
+        weights = weights + (tl.load(law.weight + at, ok, 0),)
+        locs = locs + (tl.load(law.loc + at, ok, 0),)
+        scales = scales + (tl.load(law.scale + at, ok, 0),)
+    return weights, locs, scales
+
+
+@triton.jit
+def looked_up(law, p):
+    inverses = ()
+    for c in tl.static_range(law.k):
+        inverses = inverses + (tl.load(law.inverse + p[2][c]),)
+    return p[0], p[1], inverses
+
+
+@triton.jit
+def interval_mixture(law, p, x):
+    at = looked_up(law, p)
+    start = mixture_start(law, at, x)
+    return start, mixture_start(law, at, x + 1) - start
+
+
+@triton.jit
+def find_mixture(law, p, u):
+    x, start, freq = bisected(law, looked_up(law, p), u, mixture_start)
+    return x, start, freq
+
+
+@triton.jit
+def load_weighted(law, i, ok):
+    weights = ()
+    for c in tl.static_range(law.k):
+        weights = weights + (tl.load(law.weight + i + law.n * c, ok, 0),)
+    return weights
+
+
+@triton.jit
+def interval_weighted(law, p, x):
+    low, freq = x * 0, x * 0
+    for c in tl.static_range(law.k):
+        low += tl.where(x > c, p[c], 0)
+        freq = tl.where(x == c, p[c], freq)
+    return low, freq
+
+
+@triton.jit
+def find_weighted(law, p, u):
+    x, end = u * 0, u * 0
+    for c in tl.static_range(law.k - 1):
+        end += p[c]
+        x += (end <= u).to(tl.int64)
+    low, freq = interval_weighted(law, p, x)
+    return x, low, freq
+
+
+# --- pixels of several channels: see `mixtures.Pixels`
+
+
+@triton.jit
+def shared(law, mass, prior, POSSIBLE: tl.constexpr):
+    """`frequencies.normalise` and `posterior`: int32 weights."""
+    total, most, largest = mass[0], mass[0], (mass[0] * 0).to(tl.int32)
+    for c in tl.static_range(1, law.k):
+        total += mass[c]
+        more = mass[c] > most
+        most, largest = tl.where(more, mass[c], most), tl.where(more, c, largest)
+    scale = (65536.0 - law.k if POSSIBLE else 65536.0) / total
+    rest, shares, weights = largest * 0 + 65536, (), ()
+    for c in tl.static_range(law.k):
+        share = (mass[c] * scale).to(tl.int32)
+        if POSSIBLE:
+            share += (prior[c] > 0).to(tl.int32)
+        rest -= share
+        shares = shares + (share,)
+    for c in tl.static_range(law.k):
+        weights = weights + (shares[c] + tl.where(largest == c, rest, 0),)
+    return weights
+
+
+@triton.jit
+def prior_of(law, row, ok):
+    logits, mass = (), ()
+    for c in tl.static_range(law.k):
+        logits = logits + (tl.load(row + c, ok, 0),)
+    highest = logits[0]
+    for c in tl.static_range(1, law.k):
+        highest = tl.maximum(highest, logits[c])
+    for c in tl.static_range(law.k):
+        below = tl.minimum(highest - logits[c], 512.0)
+        mass = mass + (tl.load(law.exponentials + below.to(tl.int32)),)
+    return shared(law, mass, mass, False)
+
+
+@triton.jit
+def place(law, row, base, ok, J: tl.constexpr, c, x):
+    """Location and inverse scale of channel J of component c, which is a number or a tensor."""
+    k: tl.constexpr = law.k
+    channels: tl.constexpr = law.channels
+    loc = tl.load(row + k * (1 + J) + c, ok, 0)
+    level = tl.load(row + k * (1 + channels + J) + c, ok, 0)
+    shift = base[J] * 0
+    for other in tl.static_range(J):
+        coupling = tl.load(row + k * (1 + 2 * channels + J * (J - 1) // 2 + other) + c, ok, 0)
+        shift += coupling.to(tl.int64) * (x[other] * 64 - base[other])
+    loc = tl.minimum(tl.maximum(loc, -1048576.0), 1048576.0).to(tl.int64) + base[J] + (shift >> 8)
+    level = tl.minimum(tl.maximum(level, law.lowest * 1.0), law.highest * 1.0).to(tl.int32)
+    return loc, tl.load(law.inverse + level)
+
+
+@triton.jit
+def places(law, row, base, ok, J: tl.constexpr, x, weights):
+    """What `mixture_start` wants for channel J."""
+    locs, inverses = (), ()
+    for c in tl.static_range(law.k):
+        loc, inverse = place(law, row, base, ok, J, c, x)
+        locs, inverses = locs + (loc,), inverses + (inverse,)
+    return weights, locs, inverses
+
+
+@triton.jit
+def doubles(law, weights):
+    mass = ()
+    for c in tl.static_range(law.k):
+        mass = mass + (weights[c].to(tl.float64),)
+    return mass
+
+
+@triton.jit
+def seen(law, mass, row, base, ok, J: tl.constexpr, x, valid):
+    """Each component weighed by what it gives to channel J."""
+    after = ()
+    for c in tl.static_range(law.k):
+        loc, inverse = place(law, row, base, ok, J, c, x)
+        given = cdf(law, x[J] + 1, loc, inverse) - cdf(law, x[J], loc, inverse) + 1
+        after = after + (tl.where(valid, mass[c] * given.to(tl.float64), mass[c]),)
+    return after
+
+
+@triton.jit
+def rows(law, i, ok):
+    """Where a pixel's parameters begin, and what its locations are relative to."""
+    k: tl.constexpr = law.k
+    channels: tl.constexpr = law.channels
+    base = ()
+    for j in tl.static_range(law.channels):
+        base = base + (tl.load(law.base + i * channels + j, ok, 0).to(tl.int64),)
+    return law.parameters + i * (k * (1 + 2 * channels + channels * (channels - 1) // 2)), base
+
+
+@triton.jit(do_not_specialize=SAME)
+def push_pixels(
+    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    here = lane < lanes
+    head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
+    floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
+    i = lane * along + (lane * 0 + (steps - 1)) * across
+    for _ in range(steps):
+        ok = here & (i < n)
+        some, fine, x, valid = lane < 0, ok, (), ()
+        for j in tl.static_range(law.channels):
+            valid_j = tl.load(valid_p + i * law.channels + j, ok, 0)
+            x_j = tl.load(x_p + i * law.channels + j, valid_j & ok, 0)
+            some, fine = some | valid_j, fine & (x_j >= 0) & (x_j < law.bins)
+            x, valid = x + (x_j,), valid + (valid_j,)
+        faults = faults | tl.where(some & ~fine, 2, 0)
+        some = some & fine
+        row, base = rows(law, i, ok)
+        prior = prior_of(law, row, ok)
+        mass = doubles(law, prior)
+        # Forwards, as weights are found; pushed backwards.
+        starts, freqs = (), ()
+        if law.drawn:
+            for j in tl.static_range(law.channels):
+                mass = seen(law, mass, row, base, ok, j, x, valid[j])
+            word = top(size, tail, lane)
+            u = head & 0xFFFF
+            c, start, freq = find_weighted(law, shared(law, mass, prior, True), u)
+            head, size, floor, faults = popped(head, size, floor, faults, word, some, u, start, freq, 16, small)
+            for j in tl.static_range(law.channels):
+                at = place(law, row, base, ok, j, c, x)
+                start = curve_start(law, at, x[j])
+                starts, freqs = starts + (start,), freqs + (curve_start(law, at, x[j] + 1) - start,)
+        else:
+            for j in tl.static_range(law.channels):
+                at = places(law, row, base, ok, j, x, shared(law, mass, prior, False))
+                start = mixture_start(law, at, x[j])
+                starts, freqs = starts + (start,), freqs + (mixture_start(law, at, x[j] + 1) - start,)
+                if j + 1 < law.channels:
+                    mass = seen(law, mass, row, base, ok, j, x, valid[j])
+        for back in tl.static_range(1, law.channels + 1):
+            j = law.channels - back
+            head, size = pushed(head, size, tail, lane, some & valid[j], starts[j], freqs[j], law.precision)
+        if law.drawn:
+            start, freq = interval_weighted(law, prior, c)
+            head, size = pushed(head, size, tail, lane, some, start, freq, 16)
+        i -= across
+    tl.store(head_p + lane, head, here)
+    tl.store(size_p + lane, size, here)
+    tl.store(floor_p + lane, floor, here)
+    tl.atomic_or(faults_p + lane * 0, faults, faults != 0)
+
+
+@triton.jit(do_not_specialize=SAME)
+def pop_pixels(
+    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
+    here = lane < lanes
+    head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
+    floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
+    i = lane * along
+    for _ in range(steps):
+        ok = here & (i < n)
+        some, x, valid = lane < 0, (), ()
+        for j in tl.static_range(law.channels):
+            valid_j = tl.load(valid_p + i * law.channels + j, ok, 0)
+            some, valid = some | valid_j, valid + (valid_j,)
+        row, base = rows(law, i, ok)
+        prior = prior_of(law, row, ok)
+        mass = doubles(law, prior)
+        c = lane * 0
+        if law.drawn:
+            word = top(size, tail, lane)
+            u = head & 0xFFFF
+            c, start, freq = find_weighted(law, prior, u)
+            head, size, floor, faults = popped(head, size, floor, faults, word, some, u, start, freq, 16, small)
+        for j in tl.static_range(law.channels):
+            word = top(size, tail, lane)
+            u = head & (whole(head, law.precision) - 1)
+            if law.drawn:
+                x_j, start, freq = bisected(law, place(law, row, base, ok, j, c, x), u, curve_start)
+            else:
+                at = places(law, row, base, ok, j, x, shared(law, mass, prior, False))
+                x_j, start, freq = bisected(law, at, u, mixture_start)
+            head, size, floor, faults = popped(
+                head, size, floor, faults, word, valid[j], u, start, freq, law.precision, small
+            )  # fmt: skip
+            x_j = tl.where(valid[j], x_j, 0)
+            tl.store(x_p + i * law.channels + j, x_j, ok)
+            x = x + (x_j,)
+            if law.drawn or j + 1 < law.channels:
+                mass = seen(law, mass, row, base, ok, j, x, valid[j])
+        if law.drawn:
+            start, freq = interval_weighted(law, shared(law, mass, prior, True), c)
+            head, size = pushed(head, size, tail, lane, some, start, freq, 16)
+        i += across
+    tl.store(head_p + lane, head, here)
+    tl.store(size_p + lane, size, here)
+    tl.store(floor_p + lane, floor, here)
+    tl.atomic_or(faults_p + lane * 0, faults, faults != 0)
+
+
+# --- launches
+
+FUNCTIONS = {
+    "Bits": (load_bits, interval_bits, find_bits),
+    "Bit": (load_bit, interval_bit, find_bit),
+    "Given": (load_given, interval_given, find_given),
+    "Table": (load_table, interval_table, find_table),
+    "LocationScale": (load_curve, interval_curve, find_curve),
+    "Mixture": (load_mixture, interval_mixture, find_mixture),
+    "Weighted": (load_weighted, interval_weighted, find_weighted),
+}
+
+
+def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
+    """A law as kernels see it, from the parts that `kernels.Symbols.parts` gives."""
+    tensors = [x.contiguous() for x in tensors]
+    if name in ("Bits", "Bit", "Given"):
+        return {"Bits": Bits, "Bit": Bit, "Given": Given}[name](*tensors, *numbers)
+    if name == "Table":
+        which, starts, _ = tensors
+        bins, precision, _ = numbers
+        return Table(which, starts, int(len(which) > 0), bins, precision, (bins - 1).bit_length())
+    if name == "Weighted":
+        return Weighted(tensors[0], tensors[0].shape[1], tl.constexpr(len(tensors[0])), *numbers)
+    *tensors, table, inverse, _, _ = tensors
+    cells, half = table[:-1] << 32 | table[1:], len(table) >> 1 << 16
+    if name == "Pixels":
+        shift, k, channels, lowest, highest, bins, precision, drawn = numbers
+        least = 1
+        shape = tl.constexpr(k), tl.constexpr(channels), tl.constexpr(bool(drawn))
+        more = (*shape, lowest, highest, shift)
+    elif name == "Mixture":
+        (shift, bins, precision), least = numbers, 1
+        more = tensors[0].shape[1], tl.constexpr(len(tensors[0])), shift
+    else:
+        shift, bins, least, precision = numbers
+        more = (shift,)
+    end = half, bins, least, (1 << precision) - least * bins, precision, (bins - 1).bit_length()
+    return {"Pixels": Pixels, "Mixture": Mixture, "LocationScale": LocationScale}[name](
+        *tensors, cells, inverse, *more, *end
+    )
+
+
+def _launch(kernel: Any, head: Tensor, *arguments: Any, **constants: Any) -> None:
+    with torch.cuda.device_of(head):  # Triton takes the current device, whatever tensors say
+        kernel[(triton.cdiv(len(head), BLOCK),)](head, *arguments, **constants, **OPTIONS)
+
+
+def _where(n: int, lanes: int, order: int) -> tuple[int, ...]:
+    steps = -(-n // max(lanes, 1))
+    return n, lanes, steps, *((1, steps) if order else (lanes, 1))
+
+
+def push(
+    head: Tensor, tail: Tensor, size: Tensor, floor: Tensor, x: Tensor, valid: Tensor, tensors: list[Tensor],
+    numbers: list[int], law: str, first: int, order: int,
+) -> Tensor:  # fmt: skip
+    """`toolkit::push`."""
+    faults = torch.zeros(1, dtype=torch.int32, device=head.device)
+    if not len(head) or not len(x):
+        return faults
+    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
+    x, valid, small = x.contiguous(), valid.contiguous(), int(first < 1 << 31)
+    if law == "Pixels":
+        _launch(push_pixels, head, size, floor, words, faults, x, valid, given, *where, small)
+    else:
+        load, interval, _ = FUNCTIONS[law]
+        _launch(push_kernel, head, size, words, faults, x, valid, given, *where, LOAD=load, INTERVAL=interval)
+    return faults
+
+
+def pop(
+    head: Tensor, tail: Tensor, size: Tensor, floor: Tensor, valid: Tensor, tensors: list[Tensor],
+    numbers: list[int], law: str, first: int, order: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`toolkit::pop`."""
+    x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
+    faults = torch.zeros(1, dtype=torch.int32, device=head.device)
+    if not len(head) or not len(x):
+        return x, faults
+    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
+    state, small = (head, size, floor, words, faults, x, valid.contiguous(), given, *where), int(first < 1 << 31)
+    if law == "Pixels":
+        _launch(pop_pixels, *state, small)
+    else:
+        load, _, find = FUNCTIONS[law]
+        _launch(pop_kernel, *state, small, LOAD=load, FIND=find)
+    return x, faults
+
+
+torch.library.impl("toolkit::push", "CUDA", push)
+torch.library.impl("toolkit::pop", "CUDA", pop)
