@@ -6,10 +6,10 @@
 
 For each kind of distribution: millions of symbols a second of push and of pop, and end to end: encode (symbols and
 parameters to bytes, growth of the message and serialisation included) and decode (bytes to symbols, compared with what
-was encoded), eager and compiled. Bits a symbol are those of the bytes; bytes a lane, how far these are above the
+was encoded). Bits a symbol are those of the bytes; bytes a lane, how far these are above the
 information of the integer frequencies; grid, how far that is above the information under the exact distribution, whose
 samples the symbols are. Compiling is not timed: the first call of each is thrown away. Each figure is the best of
---repeat runs, because other programs only ever slow one down. Peers that are installed take part: pip install
+--repeat runs, because other programs only ever slow one down; x: how many times the best peer. Peers that are installed take part: pip install
 constriction compressai torchac ninja.
 """
 
@@ -38,10 +38,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from toolkit.coding import beta_binomial, frequencies
-from toolkit.coding.ans import Message
-from toolkit.coding.codecs import Codec, bernoulli, categorical, location_scale, tabled
-from toolkit.coding.lanes import pack, unpack
+from toolkit.coding.codecs import Codec, bernoulli
+from toolkit.coding.distributions import location_scale
+from toolkit.coding.message import Message
 from toolkit.coding.mixtures import mixture
+from toolkit.coding.tables import categorical, tabled
 
 
 class Case(NamedTuple):
@@ -167,30 +168,30 @@ class Speeds(NamedTuple):
     decode: float
 
 
-def ours(case: Case, lanes: int, compiled: bool, repeat: int) -> tuple[Speeds, float]:
+def ours(case: Case, lanes: int, repeat: int) -> tuple[Speeds, float]:
     """Speeds, and bits of the bytes, all ends of lanes included."""
     device, n = case.x.device.type, case.x.numel()
     kept: list[Message] = []
     data: list[bytes] = []
 
     def push() -> None:
-        kept[:] = [Message.empty(lanes, device, compiled, small=True)]
+        kept[:] = [Message.empty(lanes, device, first=0)]
         case.codec.push(kept[0], case.x)
 
     def pop() -> None:
         (m,) = kept
-        again = Message(m.head, m.tail, m.size, m.floor, bound=m.bound, compiled=compiled, small=True)
+        again = Message(m.head.clone(), m.tail, m.size.clone(), m.floor.clone(), bound=m.bound, first=0)
         assert torch.equal(case.codec.pop(again), case.x)
 
     def encode() -> None:
         push()
-        data[:] = [pack(kept[0])]
+        data[:] = [kept[0].to_bytes()]
 
     def decode() -> None:
-        assert torch.equal(case.codec.pop(unpack(data[0], compiled, device)), case.x)
+        assert torch.equal(case.codec.pop(Message.from_bytes(data[0], device, first=0)), case.x)
 
-    speeds = Speeds(*(n / timed(f, device, repeat) / 1e6 for f in (push, pop, encode, decode)))
-    return speeds, 8.0 * len(data[0])
+    times = [timed(f, device, repeat) for f in (push, pop, encode, decode)]
+    return Speeds(*(n / t / 1e6 for t in times)), 8.0 * len(data[0])
 
 
 def repeated(symbols: int, device: str) -> Case:
@@ -210,25 +211,23 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"Logistic, own parameters; {arguments.threads[-1]} threads; Msymbols/s.",
         "",
-        "| symbols | lanes | coder | push | pop | encode | decode | more memory, bytes a symbol |",
-        "|---|---|---|---|---|---|---|---|",
+        "| symbols | lanes | push | pop | encode | decode | more memory, bytes a symbol |",
+        "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
     torch.set_num_threads(arguments.threads[-1])
-    if arguments.sweep == "lanes":  # few lanes code fewer symbols, else eager code takes hours to show what is plain
-        jobs = [(min(arguments.symbols, lanes << 12), lanes) for lanes in (min(1 << i, 65535) for i in range(0, 17, 2))]
+    if arguments.sweep == "lanes":
+        jobs = [(arguments.symbols, 1 << i) for i in range(0, 17, 2)]
     else:
         jobs = [(10**i, arguments.lanes) for i in range(4, 9)]
     for symbols, lanes in jobs:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         case = repeated(symbols, arguments.device)
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        for compiled in (True, False):
-            speeds, _ = ours(case, lanes, compiled, arguments.repeat)
-            memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - held) / symbols
-            mode = "compiled" if compiled else "eager"
-            lines.append(f"| {symbols} | {lanes} | {mode} | {' | '.join(f'{v:.1f}' for v in speeds)} | {memory:.0f} |")
-            print(lines[-1], flush=True)
+        speeds, _ = ours(case, lanes, arguments.repeat)
+        memory = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - held) / symbols
+        lines.append(f"| {symbols} | {lanes} | {' | '.join(f'{v:.1f}' for v in speeds)} | {memory:.0f} |")
+        print(lines[-1], flush=True)
     return lines
 
 
@@ -249,8 +248,9 @@ def main() -> None:
         )
         return
     lines = [
-        "| distribution | coder | threads | push | pop | encode | decode | bits a symbol | bytes a lane | grid, % |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| distribution | coder | threads | push | pop | encode | decode | x push | x pop | bits a symbol "
+        "| bytes a lane | grid, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     bars: dict[str, dict[str, tuple[float, float]]] = {}
 
@@ -263,17 +263,18 @@ def main() -> None:
     for case in Make(arguments.symbols, arguments.device, arguments.repeat).all():
         case = case._replace(x=case.x.to(arguments.device))
         known = information(case.codec, case.x)
-        for compiled in (False, True):
-            for threads in arguments.threads:
-                torch.set_num_threads(threads)
-                speeds, bits = ours(case, arguments.lanes, compiled, arguments.repeat)
-                mode = "compiled" if compiled else "eager"
-                rest = f"{speeds.encode:.1f} | {speeds.decode:.1f} | {bits / len(case.x):.4f} | "
-                rest += f"{(bits - known) / 8 / arguments.lanes:.2f} | {100 * (known / case.exact - 1):.4f}"
-                line(case.name, mode, threads, speeds.push, speeds.pop, rest)
-        if not arguments.no_peers:
-            for peer, push, pop in case.peers(case.x.cpu().numpy().astype(np.int32)):
-                line(case.name, peer, 1, push, pop, " | | | | ")
+        peers = [] if arguments.no_peers else list(case.peers(case.x.cpu().numpy().astype(np.int32)))
+        best = [max((peer[i] for peer in peers), default=math.nan) for i in (1, 2)]
+        for threads in arguments.threads:
+            torch.set_num_threads(threads)
+            speeds, bits = ours(case, arguments.lanes, arguments.repeat)
+            rest = (
+                f"{speeds.encode:.1f} | {speeds.decode:.1f} | {speeds.push / best[0]:.1f} | {speeds.pop / best[1]:.1f}"
+            )
+            rest += f" | {bits / len(case.x):.4f} | {(bits - known) / 8 / arguments.lanes:.2f}"
+            line(case.name, "ours", threads, speeds.push, speeds.pop, f"{rest} | {100 * (known / case.exact - 1):.4f}")
+        for peer, push, pop in peers:
+            line(case.name, peer, 1, push, pop, " | | | | | | ")
     arguments.out.with_suffix(".md").write_text("Msymbols/s.\n\n" + "\n".join(lines) + "\n")
     figure = Figure((10, 2.2 * len(bars)), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(len(bars), squeeze=False)[:, 0], bars.items(), strict=True):

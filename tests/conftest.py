@@ -9,7 +9,6 @@ from PIL import Image
 
 from tests.archives import noise, pack
 from tests.tiny import run_folder
-from toolkit.coding import ans
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would wait for each other
     torch.set_num_threads(1)
@@ -20,13 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "trained" in getattr(item, "fixturenames", ()):
             item.add_marker("training")
-
-
-@pytest.fixture
-def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of few steps, which code the same words and compile several times as fast."""
-    monkeypatch.setattr(ans, "STEPS", 1)
-    monkeypatch.setattr(ans, "PUSH_STEPS", 2)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,14 @@
 """Distributions with parameters of their own, and what each symbol costs in plain Python: for the tests of codecs."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
-from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
+from toolkit.coding import frequencies, mixtures
 from toolkit.coding.codecs import PRECISION, Codec
-from toolkit.coding.mixtures import coupled_mixture, drawn_mixture
+from toolkit.coding.message import Message
 
 CPU = torch.device("cpu")
 KINDS = ["logistic", "gaussian"]
@@ -44,34 +42,39 @@ def scales(seed: int, *shape: int, low: float = 0.3, high: float = 30) -> Tensor
     return frequencies.snap_scale(floats(seed, math.log(low), math.log(high), *shape))
 
 
+def weights(seed: int, k: int, *shape: int, high: float = 3) -> Tensor:
+    return frequencies.weights(frequencies.snap_logits(floats(seed, -high, high, k, *shape)))
+
+
 class Pixels(NamedTuple):
-    """The parameters of a coupled mixture over c channels, snapped."""
+    """Integer parameters of n pixels of c channels under mixtures of k components; locations from the first bin."""
 
     kind: str
-    weight: Tensor  # int64 [k, ...]
-    loc: Tensor  # int64 [c, k, ...]
-    scale: Tensor  # int64 [c, k, ...]
-    coupling: Tensor  # int64 [c (c - 1) / 2, k, ...]
+    logits: Tensor  # int64 [k, n], steps below the largest
+    loc: Tensor  # int64 [c, k, n]
+    scale: Tensor  # int64 [c, k, n]
+    coupling: Tensor  # int64 [c (c - 1) / 2, k, n]
     bins: int
 
     @property
-    def _from_middle(self) -> Tensor:
-        return self.loc - (self.bins - 1) * frequencies.LOC_STEPS // 2
+    def weight(self) -> Tensor:  # int64 [k, n]
+        return frequencies.weights(self.logits)
 
-    def codec(self, valid: Tensor) -> Codec:
-        return coupled_mixture(self.kind, self.weight, self._from_middle, self.scale, self.coupling, self.bins, valid)
+    def codec(self, valid: Tensor, drawn: bool = False, **options: Any) -> Codec:
+        """Codec of pixels int64 [n, c]."""
+        middle = (self.bins - 1) * frequencies.LOC_STEPS // 2
+        parts = [-self.logits[None], self.loc - middle, self.scale, self.coupling]
+        planes = torch.cat([part.flatten(0, 1) for part in parts])
+        return mixtures.pixels(self.kind, planes.T.float(), len(self.logits), self.bins, valid, drawn=drawn, **options)
 
-    def drawn(self, valid: Tensor) -> Codec:
-        return drawn_mixture(self.kind, self.weight, self._from_middle, self.scale, self.coupling, self.bins, valid)
 
-
-def pixels(kind: str, c: int, k: int, *shape: int, bins: int = 64, seed: int = 0) -> Pixels:
+def pixels(kind: str, c: int, k: int, n: int, bins: int = 64, seed: int = 0) -> Pixels:
     return Pixels(
         kind,
-        frequencies.weights(frequencies.snap_logits(floats(seed, -2, 2, k, *shape))),
-        locations(seed + 1, bins, c, k, *shape),
-        scales(seed + 2, c, k, *shape),
-        frequencies.snap_coupling(floats(seed + 3, -1, 1, c * (c - 1) // 2, k, *shape)),
+        frequencies.snap_logits(floats(seed, -2, 2, k, n)).long(),
+        locations(seed + 1, bins, c, k, n).long(),
+        scales(seed + 2, c, k, n).long(),
+        frequencies.snap_coupling(floats(seed + 3, -1, 1, c * (c - 1) // 2, k, n)).long(),
         bins,
     )
 
@@ -92,50 +95,70 @@ def plain_cdf(kind: str, x: int, loc: int, level: int, bins: int) -> int:
     return table[cell] + (table[cell + 1] - table[cell]) * fraction // 65536
 
 
-def borders(kind: str) -> list[int]:
-    """The distribution function at the cells' borders."""
-    return [int(entry) >> 22 for entry in frequencies.cdf_table(kind, CPU)] + [2**30]
-
-
-TABLES: dict[str, list[int]] = {kind: borders(kind) for kind in KINDS}
-INVERSES: list[int] = [int(inverse) for inverse in frequencies.inverse_scales(CPU)]
+TABLES: dict[str, list[int]] = {kind: frequencies.cdf_table(kind, CPU).tolist() for kind in KINDS}
+INVERSES: list[int] = frequencies.inverse_scales(CPU).tolist()
 
 
 def plain_start(y: int, x: int, bins: int, precision: int, least: int) -> int:
     return y * ((1 << precision) - least * bins) // 2**30 + least * x
 
 
+def plain_mixture_start(
+    kind: str, weight: list[int], loc: list[int], level: list[int], x: int, bins: int, precision: int
+) -> int:
+    components = zip(weight, loc, level, strict=True)
+    y = sum(w * plain_cdf(kind, x, at, s, bins) for w, at, s in components) // 65536
+    return plain_start(y, x, bins, precision, 1)
+
+
 def plain_mixture_frequency(
     kind: str, weight: list[int], loc: list[int], level: list[int], x: int, bins: int, precision: int
 ) -> int:
-    def start(x: int) -> int:
-        components = zip(weight, loc, level, strict=True)
-        y = sum(w * plain_cdf(kind, x, at, s, bins) for w, at, s in components) // 65536
-        return plain_start(y, x, bins, precision, 1)
-
-    return start(x + 1) - start(x)
+    low, high = (plain_mixture_start(kind, weight, loc, level, edge, bins, precision) for edge in (x, x + 1))
+    return high - low
 
 
-def plain_pixel_frequencies(p: Pixels, i: int, x: list[int]) -> list[int]:
-    """The frequency of each channel of pixel i, a flat index, under precision PRECISION."""
-    weight = p.weight.flatten(1)[:, i].tolist()
-    loc, level, coupling = (t.flatten(2)[..., i].tolist() for t in (p.loc, p.scale, p.coupling))
-    result = []
+def plain_weights(mass: list[float]) -> list[int]:
+    """Masses to weights that sum to 65536; Python's floats are float64 of IEEE 754."""
+    total = 0.0
+    for m in mass:
+        total += m
+    found = [math.floor(m * (65536 / total)) for m in mass]
+    found[mass.index(max(mass))] += 65536 - sum(found)
+    return found
+
+
+def plain_pixel(p: Pixels, i: int, x: list[int], valid: list[bool] | None = None) -> list[tuple[int, int]]:
+    """Start and frequency of each channel of pixel i under precision PRECISION, all components together.
+
+    valid: of each channel; where False (0, 2**PRECISION), which costs nothing.
+    """
+    weight = p.weight[:, i].tolist()
+    loc, level, coupling = (t[..., i].tolist() for t in (p.loc, p.scale, p.coupling))
+    mass, result = [float(w) for w in weight], []
     for j in range(len(x)):
         row = j * (j - 1) // 2
-        at = [
-            loc[j][m] + sum(coupling[row + i][m] * (2 * x[i] - p.bins + 1) for i in range(j)) // 8
+        shift = [
+            sum(coupling[row + i][m] * (64 * x[i] - (p.bins - 1) * 32) for i in range(j)) // 256
             for m in range(len(weight))
         ]
-        result.append(plain_mixture_frequency(p.kind, weight, at, level[j], x[j], p.bins, PRECISION))
-        mass = [
+        at = [a + b for a, b in zip(loc[j], shift, strict=True)]
+        if valid is not None and not valid[j]:
+            result.append((0, 1 << PRECISION))
+            continue
+        weight = plain_weights(mass)
+        low, high = (plain_mixture_start(p.kind, weight, at, level[j], e, p.bins, PRECISION) for e in (x[j], x[j] + 1))
+        result.append((low, high - low))
+        inside = [
             plain_cdf(p.kind, x[j] + 1, a, s, p.bins) - plain_cdf(p.kind, x[j], a, s, p.bins)
             for a, s in zip(at, level[j], strict=True)
         ]
-        product = [w * (m + 1) for w, m in zip(weight, mass, strict=True)]
-        weight = [q * 65536 // sum(product) for q in product]
-        weight[product.index(max(product))] += 65536 - sum(weight)
+        mass = [m * float(part + 1) for m, part in zip(mass, inside, strict=True)]
     return result
+
+
+def plain_pixel_frequencies(p: Pixels, i: int, x: list[int]) -> list[int]:
+    return [freq for _, freq in plain_pixel(p, i, x)]
 
 
 def information(freqs: list[int], precision: int = PRECISION) -> float:
@@ -161,9 +184,3 @@ def spent(codec: Codec, x: Tensor, message: Message) -> float:
     before = message.bits()
     codec.push(message, x)
     return message.bits() - before
-
-
-def run_as_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make compiled messages run what torch.compile compiles, without compiling it: it divides in another way."""
-    monkeypatch.setattr("toolkit.coding.fuse.bound", lambda block, fused, first, rest: lambda *x: block(*x, *rest))
-    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)

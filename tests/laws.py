@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.codecs import Codec
 
 

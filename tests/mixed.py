@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.alone import AloneCoder
+from toolkit.coding import kernels
 from toolkit.data.files import item_of
 from toolkit.head import Coder, Settings
-from toolkit.nets.exact import ExactLayer, Table, convolve, exactly, lookup
+from toolkit.nets.exact import ExactLayer, Table, exactly
 from toolkit.nets.transform import CHANNELS
 from toolkit.picture_coder import STRIDE, PictureCoder, Target, checksum, tiles
 
@@ -25,7 +24,7 @@ FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLaye
 
 
 class Setting(NamedTuple):
-    compiled: bool = False  # networks and coder, by torch.compile
+    reference: bool = False  # the coder as the tensor program, not as kernels
     threads: int = 1
     rows: int = 64  # that networks see at a time
     channels_last: bool = True
@@ -45,9 +44,8 @@ def under(setting: Setting, module: Any) -> Iterator[Any]:
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
 
     def forward(layer: nn.Module, x: Tensor) -> Tensor:
-        whole: Any = _compiled if setting.compiled and isinstance(layer, ExactLayer) else FORWARD[type(layer)]
         form = order if x.dim() == 4 else torch.contiguous_format
-        parts = [whole(layer, part.contiguous(memory_format=form)) for part in x.split(setting.rows)]
+        parts = [FORWARD[type(layer)](layer, part.contiguous(memory_format=form)) for part in x.split(setting.rows)]
         return torch.cat(parts).contiguous(memory_format=form)
 
     for part in module.modules():
@@ -56,7 +54,11 @@ def under(setting: Setting, module: Any) -> Iterator[Any]:
         if isinstance(part, ExactLayer | nn.Conv2d):
             part.to(memory_format=order)
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, torch.backends.mkldnn.flags(enabled=setting.onednn):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.backends.mkldnn.flags(enabled=setting.onednn),
+        _coded(setting),
+    ):
         for kind in FORWARD:
             patch.setattr(kind, "forward", forward)
         torch.set_num_threads(setting.threads)
@@ -76,13 +78,13 @@ class Coded(NamedTuple):
 
 @contextlib.contextmanager
 def lossy_under(setting: Setting, module: Any) -> Iterator[PictureCoder]:
-    """A coder of pictures that runs as the setting says; its `rows`, `double` and `compiled` do not apply."""
+    """A coder of pictures that runs as the setting says; its `rows` and `double` do not apply."""
     order = torch.channels_last if setting.channels_last else torch.contiguous_format
     module, threads = copy.deepcopy(module).to(setting.device), torch.get_num_threads()
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.to(memory_format=order)
-    with torch.backends.mkldnn.flags(enabled=setting.onednn):
+    with torch.backends.mkldnn.flags(enabled=setting.onednn), _coded(setting):
         torch.set_num_threads(setting.threads)
         try:
             yield PictureCoder(module, setting.device)
@@ -107,43 +109,22 @@ def _shown(coder: PictureCoder, level: int, payloads: list[tuple[bytes, int]], l
     item, wrong = item_of("", like), 0
     k = torch.zeros(1, CHANNELS, -(-item.height // STRIDE), -(-item.width // STRIDE), dtype=torch.int16)
     grid = tiles(item.height, item.width, 0)
-    read = coder.read([payload for payload, _ in payloads], level, [(tile.height, tile.width) for tile in grid])
-    for tile, found, (_, crc) in zip(grid, read, payloads, strict=True):
+    for tile, (payload, crc) in zip(grid, payloads, strict=True):
+        found = coder.read(payload, level, (tile.height, tile.width))
         assert found is not None
         wrong += checksum(found) != crc
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     return wrong, coder.restore(k, item, level)
 
 
-def _compiled(layer: ExactLayer, x: Tensor) -> Tensor:
-    """`ExactLayer.forward` with its numbers as arguments, so that all layers of a kind share what is compiled."""
-    span = [torch.tensor(value, dtype=layer.weight.dtype, device=x.device) for value in layer.span.tolist()]
-    # A compiled graph of its own for each padding and kind of input.
-    return _graph(layer.padding, bool(len(layer.table)))(
-        x.to(layer.weight.dtype), layer.table, *span, layer.weight, layer.bias
-    )
-
-
-@functools.cache
-def _graph(padding: tuple[int, ...], tabled: bool) -> Callable[..., Tensor]:
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = 256  # type: ignore[attr-defined]  # sizes of one are cases of their own
-
-    def forward(
-        x: Tensor, table: Tensor, factor: Tensor, low: Tensor, high: Tensor, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        x = lookup(table, x, low, high) if tabled else torch.clamp((x * factor).round(), low, high)  # type: ignore[arg-type]
-        return (convolve(x, weight, bias, padding) if weight.dim() == 4 else F.linear(x, weight, bias)).round()
-
-    forward.__code__ = forward.__code__.replace(co_name=f"forward_{len(padding)}_{sum(padding)}_{tabled}")
-    return torch.compile(forward, dynamic=True)
+def _coded(setting: Setting) -> contextlib.AbstractContextManager[None]:
+    return kernels.reference() if setting.reference else contextlib.nullcontext()
 
 
 def encode(setting: Setting, module: Any, head: Any, settings: Settings, rows: Tensor, guard: Any = exactly) -> bytes:
     """The payload of a chunk of rows, uint8 [n, c, h, w]."""
     with under(setting, module) as used:
-        code = _coder(used, guard(head), settings, setting.compiled)
+        code = _coder(used, guard(head), settings)
         return code.encode(rows, torch.ones(rows.shape, dtype=torch.bool))[0]
 
 
@@ -152,9 +133,9 @@ def decode(
 ) -> Tensor:
     """Rows of a payload, as many as `like` has."""
     with under(setting, module) as used:
-        code = _coder(used, guard(head), settings, setting.compiled)
+        code = _coder(used, guard(head), settings)
         return code.decode(payload, torch.ones(like.shape, dtype=torch.bool))
 
 
-def _coder(module: Any, head: Any, settings: Settings, compiled: bool) -> Coder:
-    return (AloneCoder if getattr(module, "alone", False) else Coder)(module, head, settings, compiled)
+def _coder(module: Any, head: Any, settings: Settings) -> Coder:
+    return (AloneCoder if getattr(module, "alone", False) else Coder)(module, head, settings)

@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from tests.laws import contents
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 
 
 class Stack:
-    """One lane of rANS on plain Python integers (Duda 2009, arXiv:0902.0271): 63-bit head, 32-bit words."""
+    """One lane of rANS on plain Python integers (Duda 2009, arXiv:0902.0271): 63-bit head, 32-bit words.
 
-    def __init__(self, head: int = 2**31, words: list[int] | None = None) -> None:
-        self.head, self.words = head, list(words or [])
+    first: the head of an empty lane. With 0 or 1 a lane without words pops on, from what zeros would decode to.
+    """
+
+    def __init__(self, head: int = 2**31, words: list[int] | None = None, first: int = 2**31) -> None:
+        self.head, self.words, self.first = head, list(words or []), first
 
     def push(self, start: int, freq: int, precision: int) -> None:
         if (self.head // freq << precision) >= 2**63:
@@ -27,13 +30,13 @@ class Stack:
         symbol, start, freq = find(u)
         assert start <= u < start + freq
         self.head = self.head // 2**precision * freq + u - start
-        if self.head < 2**31:
+        if self.head < 2**31 and (self.words or self.first == 2**31):
             self.head = self.head * 2**32 + self.words.pop()
         return symbol
 
 
 class Symbols(NamedTuple):
-    """Random symbols under one table, and what push and pop need for them."""
+    """Random symbols under one table, in steps of lanes, and what push and pop need for them."""
 
     x: Tensor  # int64 [n, lanes]
     starts: Tensor  # int64 [k + 1]
@@ -51,15 +54,37 @@ class Symbols(NamedTuple):
         return float((self.precision - self.freq.double().log2()).sum())
 
 
-def find_in(u: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The interval of the table int64 [k + 1] that holds each u; comparisons only, so that it compiles."""
-    symbol = (u[:, None] >= starts[1:-1]).sum(1)
-    return symbol, starts[symbol], starts[symbol + 1] - starts[symbol]
+def push(message: Message, symbols: Symbols, valid: Tensor | None = None) -> None:
+    """Step after step, the last one first."""
+    start, freq = symbols.start, symbols.freq
+    if valid is not None:
+        start, freq = torch.where(valid, start, 0), torch.where(valid, freq, 1 << symbols.precision)
+    for i in reversed(range(len(start))):
+        message.push(start[i], freq[i], symbols.precision)
 
 
-def pop(message: Message, n: int, starts: Tensor, precision: int, steps: int = 8) -> Tensor:
-    valid = torch.ones(n, message.lanes, dtype=torch.bool, device=message.head.device)
-    return message.pop(valid, find_in, [], [starts], precision, steps)
+def pop(message: Message, n: int, starts: Tensor, precision: int, valid: Tensor | None = None) -> Tensor:
+    """Undo `push`: int64 [n, lanes], 0 where not valid."""
+    x = torch.zeros(n, message.lanes, dtype=torch.int64)
+    for i in range(n):
+        symbol = torch.searchsorted(starts, message.slots(message.lanes, precision), right=True) - 1
+        start, freq = starts[symbol], starts[symbol + 1] - starts[symbol]
+        if valid is not None:
+            start, freq = torch.where(valid[i], start, 0), torch.where(valid[i], freq, 1 << precision)
+            symbol = torch.where(valid[i], symbol, 0)
+        message.take(start, freq, precision)
+        x[i] = symbol
+    return x
+
+
+def find_in(starts: list[int]) -> Callable[[int], tuple[int, int, int]]:
+    """The symbol whose interval of a table holds a place, and the interval."""
+
+    def find(u: int) -> tuple[int, int, int]:
+        symbol = max(i for i in range(len(starts) - 1) if starts[i] <= u)
+        return symbol, starts[symbol], starts[symbol + 1] - starts[symbol]
+
+    return find
 
 
 def random_table(k: int, precision: int, rng: torch.Generator) -> Tensor:
@@ -89,7 +114,7 @@ def generator(seed: int) -> torch.Generator:
 
 def as_stacks(message: Message) -> list[Stack]:
     heads, words = contents(message)
-    return [Stack(head, lane) for head, lane in zip(heads, words, strict=True)]
+    return [Stack(head, lane, message.first) for head, lane in zip(heads, words, strict=True)]
 
 
 def push_reference(stacks: list[Stack], symbols: Symbols) -> None:

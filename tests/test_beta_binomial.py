@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.laws import check_codec
 from toolkit.coding import beta_binomial as bb
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 
 RNG = torch.Generator()
 

@@ -26,7 +26,7 @@ from tests.distributions import (
 )
 from tests.laws import check_codec, contents
 from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.codecs import PRECISION, Codec, categorical, location_scale, to_lanes, uniform
 from toolkit.coding.mixtures import mixture, weighted
 from toolkit.coding.searches import search_functions

@@ -80,7 +80,7 @@ def test_a_file_reads_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.tkc"
     data = write(path)
     with Reader(path) as reader:
-        assert reader.version == VERSION == 3
+        assert reader.version == VERSION == 4
         assert reader.header == HEADER
         assert [reader.read(i) for i in (2, 0, 1)] == [PAYLOADS[i] for i in (2, 0, 1)]
         for i, (chunk, payload) in enumerate(zip(reader.chunks, PAYLOADS, strict=True)):
@@ -274,17 +274,16 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.tkc", b"{}", NotOurFile, r"got b'{}'")
 
 
-def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
-    refused(
-        tmp_path / "a.tkc",
-        preamble(b"", 4) + b"anything",
-        UnknownVersion,
-        "expected format version 1 to 3, got 4; use a newer",
-    )
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(5, "use a newer one"), (3, "a file written before toolkit 0.2: decode it with 0.1")]
+)
+def test_another_version_is_refused(tmp_path: Path, version: int, remedy: str) -> None:
+    data, message = preamble(b"", version) + b"anything", f"expected format version 4, got {version}; {remedy}"
+    refused(tmp_path / "a.tkc", data, UnknownVersion, message)
 
 
 def test_a_header_larger_than_the_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    data = sealed(MAGIC + struct.pack("<III", 1, 2**32 - 1, 0)) + bytes(100)
+    data = sealed(MAGIC + struct.pack("<III", VERSION, 2**32 - 1, 0)) + bytes(100)
     refused(tmp_path / "a.tkc", data, TruncatedFile, f"expected {2**32 - 1 + 24 + 28} bytes or more, got 124")
 
 

@@ -1,6 +1,7 @@
 """toolkit.evaluate: what it prints and keeps, of a run's own test rows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,21 +17,29 @@ def rates(text: str) -> dict[str, float]:
 
 
 def test_it_codes_as_many_rows_as_asked_and_all_over_again_if_there_are_fewer(
-    short_blocks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MANY", 300)
+    monkeypatch.setattr(evaluate, "MANY", 80)
+    build = evaluate.build_data
+
+    def few(cfg: Any) -> Any:
+        data = build(cfg)
+        data.test = data.test[:50]
+        return data
+
+    monkeypatch.setattr(evaluate, "build_data", few)
     run, printed = run_folder(tmp_path / "run", (1, 8, 8)), {}
-    for wish, rows in (("all", 250), ("40", 40), ("300", 300)):
-        assert evaluate.main([f"run={run}", f"rows={wish}", "compile=false"]) == 0
+    for wish, rows in (("all", 50), ("20", 20), ("80", 80)):
+        assert evaluate.main([f"run={run}", f"rows={wish}"]) == 0
         printed[wish] = capsys.readouterr().out
         assert f"{rows} test rows, decoded equal" in printed[wish]
         assert printed[wish].count("% of the networks' time") == 2
-        assert ("time many by rows=300" in printed[wish]) == (rows < 300)
+        assert ("time many by rows=80" in printed[wish]) == (rows < 80)
         assert (run / "evaluation.txt").read_text() == printed[wish]
         with Reader(run / "evaluation.tkc") as reader:
             assert sum(chunk.rows for chunk in reader.chunks) == rows
     # Rows that come again would make the others' rates look better.
-    assert rates(printed["300"]) == rates(printed["all"]) != rates(printed["40"])
+    assert rates(printed["80"]) == rates(printed["all"]) != rates(printed["20"])
 
 
 @pytest.mark.parametrize("rows", ["0", "-3", "few"])

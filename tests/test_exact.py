@@ -249,7 +249,7 @@ def test_the_exact_model_costs_what_the_trained_one_does(channels: int, name: st
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_file_is_the_same_and_decodes_whatever_runs_the_networks(channels: int, name: str) -> None:
     """As all ways write the same bytes, that each decodes them means that each decodes the others' files."""
-    exact, rows = models(channels, name)[1], tiny.images(20, (channels, 8, 8))
+    exact, rows = models(channels, name)[1], tiny.images(12, (channels, 8, 8))
     payload = encode(WAYS[0], exact, HEAD, SETTINGS, rows)
     ways = WAYS if (channels, name) == (1, "interlaced") else WAYS[-1:]
     for way in ways:
@@ -432,7 +432,7 @@ def test_float_networks_that_are_off_make_an_error_that_names_the_chunk(run: Pat
     assert compress.main([f"run={run}", f"input={rows}", f"output={file}", "chunk_rows=20", "exact=false"]) == 0
     recipe, cfg = load(run, "cpu")
     make_coder, identity = compression(recipe, cfg)
-    off = recipe._replace(module=disturbed(recipe.module, (nn.Conv2d,), 1e-6, outputs=True))
+    off = recipe._replace(module=disturbed(recipe.module, (nn.Conv2d,), 1e-5, outputs=True))
     with pytest.raises(DamagedFile, match=r"chunk [01] of 2 (does not decode|decodes to other rows)"):
         restore.decompress(file, tmp_path / "back.pt", compression(off, cfg)[0], identity, progress=False)
     assert not (tmp_path / "back.pt").exists()
@@ -464,8 +464,9 @@ def test_scale_levels_and_locations_are_those_of_the_float_path() -> None:
     other = type(other)(mixture, real(None, 0), conversion)
     logits, loc, scale, coupling = mixture(features)
     levels = frequencies.snap_scale((scale - 2.5).clamp(-7, 3) + math.log(127.5))
+    found = other.integers(other.by_pixel(features)).detach().split(mixture.sizes, 1)
     for want, got, off in (
-        (logits * 32, other(features)[0], 1), (frequencies.snap_location(loc * 127.5), other(features)[1], 60),
-        (levels, other.snap.scale(other(features)[2]), 1), (coupling * 256, other(features)[3], 4),
+        (logits * 32, found[0], 1), (frequencies.snap_location(loc * 127.5), found[1], 60),
+        (levels, found[2].clamp(*other.scale_range), 1), (coupling * 256, found[3], 4),
     ):  # fmt: skip
-        assert float((got - want).detach().abs().max()) <= off
+        assert float((got.T.reshape(want.shape) - want).detach().abs().max()) <= off

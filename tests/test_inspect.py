@@ -49,7 +49,7 @@ def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.
     assert main([f"input={path}"]) == 0
     out = capsys.readouterr().out
     assert out.endswith("\nall 3 chunks intact\n")
-    assert "format version 3" in out and "3 chunks, 30 rows" in out
+    assert "format version 4" in out and "3 chunks, 30 rows" in out
     assert "recipe: 'bitswap'" in out
     assert "items: [0, 1, 2, 3, 4, 5, ...]  (1000 in all)" in out
     assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
@@ -92,7 +92,7 @@ def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["--json", f"input={path}"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["header"] == {"recipe": "bitswap", "items": list(range(1000))}
-    assert (report["version"], report["rows"], report["bits_per_value"]) == (3, 300, None)
+    assert (report["version"], report["rows"], report["bits_per_value"]) == (4, 300, None)
     assert [chunk["intact"] for chunk in report["chunks"]] == [i != 7 for i in range(30)]
     assert "chunk 7 intact, CRC-32" in report["chunks"][7]["error"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import lattice, lattice_fit
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.exactness import TRUSTED
 from toolkit.coding.lanes import pack, unpack
 from toolkit.coding.lattice_context import EXACT, THRESHOLDS, Predictor, State, classes

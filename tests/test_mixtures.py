@@ -22,7 +22,7 @@ from tests.distributions import (
 )
 from tests.laws import check_codec
 from toolkit.coding import frequencies
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.codecs import PRECISION, Codec
 from toolkit.coding.mixtures import mixture, weighted
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import bitswap
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.nets.observation import (
     LEVELS,
     InterlacedObservation,

@@ -9,7 +9,9 @@ from torch import Tensor
 import toolkit.head
 from recipes.bitswap import head
 from tests.tiny import bitswap, coder, everything, images
-from toolkit.coding.ans import EmptyMessage, Message, _identity
+from toolkit.coding import kernels
+from toolkit.coding.codecs import uniform
+from toolkit.coding.message import EmptyMessage, Message
 from toolkit.head import Coder, Settings, fingerprint, rows_crc
 
 BATCH = 16
@@ -43,15 +45,15 @@ def test_rows_that_pop_more_than_the_first_one_come_back(
 ) -> None:
     x = images(50)
     monkeypatch.setattr(Coder, "_try_one", lambda self, *args: (growth, 1.0))
-    pop, failed = Message.pop, [0]
+    pop, failed = kernels.pop, [0]
 
-    def scarce(self: Message, *args: Any, **kwargs: Any) -> Tensor:
-        if failed[0] < times and int(self.size.sum()) > int(self.floor.sum()) + 60:  # in the middle
+    def scarce(message: Message, *args: Any) -> Tensor:
+        if failed[0] < times and int(message.size.sum()) > int(message.floor.sum()) + 60:  # in the middle
             failed[0] += 1
             raise EmptyMessage("made to happen")
-        return pop(self, *args, **kwargs)
+        return pop(message, *args)
 
-    monkeypatch.setattr(Message, "pop", scarce)
+    monkeypatch.setattr(kernels, "pop", scarce)
     progress: list[int] = []
     payload, _ = coder(lanes=32).encode(x, everything(x), progress=progress.append)
     assert failed[0] == times and sum(progress) == len(x)
@@ -71,10 +73,8 @@ def test_lanes_do_not_double_at_the_same_place_again_when_a_later_row_found_them
 
         def push(message: Message, rows: Tensor) -> None:
             if int(message.size.sum()) > int(message.floor.sum()) + 150:  # all but the first rows
-                lanes = message.lanes
-                many = torch.ones(2000 * tail // lanes, lanes, dtype=torch.bool)
-                popped = message.pop(many, _identity, (), (), 24)
-                message.push(popped, torch.ones_like(popped), 24)
+                many = uniform((2000 * tail // message.lanes, message.lanes), 24)
+                many.push(message, many.pop(message))
             codec.push(message, rows)
 
         return codec._replace(push=push)
@@ -87,7 +87,7 @@ def test_a_codec_that_never_has_enough_ends_in_an_error(monkeypatch: pytest.Monk
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise EmptyMessage("pop: never enough")
 
-    monkeypatch.setattr(Message, "pop", fail)
+    monkeypatch.setattr(kernels, "pop", fail)
     monkeypatch.setattr(toolkit.head, "MOST_WORDS", 1 << 10)
     with pytest.raises(ValueError, match="never enough"):
         coder().encode(images(2), everything(images(2)))
@@ -123,15 +123,13 @@ def test_decoding_with_another_scheme_weights_or_batch_is_noticed(scheme: str) -
 
 
 def test_each_flipped_bit_is_noticed() -> None:
-    x = images(6)
-    payload, _ = coder().encode(x, everything(x))
+    x, code = images(6, (1, 4, 4)), coder(bitswap((1, 4, 4)))
+    payload, _ = code.encode(x, everything(x))
     for bit in [*range(0, 160, 7), *range(160, 8 * len(payload), len(payload) // 3)]:
         damaged = bytearray(payload)
         damaged[bit // 8] ^= 1 << bit % 8
-        noticed = outcome(coder(), bytes(damaged), x)
-        assert noticed or bit < 16, (
-            f"bit {bit}"
-        )  # another growth may still mean the same blocks: then the rows are right
+        # Another growth may still mean the same blocks: then the rows are right.
+        assert outcome(code, bytes(damaged), x) or bit < 16, f"bit {bit}"
 
 
 def test_each_cut_payload_is_refused() -> None:

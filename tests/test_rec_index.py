@@ -9,7 +9,7 @@ import torch
 from tests.laws import check_codec
 from tests.test_rec_search import channel, isokl, keys
 from toolkit.coding import rec
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.hashing import Keys
 
 FLAT = torch.zeros(500, dtype=torch.int64)

@@ -252,9 +252,3 @@ def test_a_configuration_of_no_model_is_one_line_of_error(
     assert compress.main([f"run={run}", f"input={tmp_path}", f"output={tmp_path / 'y.tkc'}"]) == 1
     shown = capsys.readouterr().err
     assert re.match(r"error: expected .*config.yaml to describe a model", shown) and shown.count("\n") == 1
-
-
-def test_an_unknown_wish_to_compile_is_refused(trained: Trained) -> None:
-    recipe, cfg = load(trained.run, "cpu")
-    with pytest.raises(ValueError, match="expected compile to be auto, true or false, got 'yes'"):
-        coder(recipe, cfg, 10, compiled="yes")

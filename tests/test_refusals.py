@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.archives import noise, pack, refused, rewritten, unpack
-from toolkit import archive, compress, container
+from toolkit import archive, compress
 from toolkit.container import PREAMBLE, Reader, Writer
 
 
@@ -18,9 +18,9 @@ def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-def of_version_4(data: bytes) -> bytes:
+def of_version(data: bytes, version: int) -> bytes:
     magic, _, size, crc = PREAMBLE.unpack_from(data)
-    fields = PREAMBLE.pack(magic, 4, size, crc)
+    fields = PREAMBLE.pack(magic, version, size, crc)
     return fields + zlib.crc32(fields).to_bytes(4, "little") + data[PREAMBLE.size + 4 :]
 
 
@@ -30,7 +30,8 @@ DAMAGE: dict[str, tuple[Callable[[bytes, Reader], bytes], str]] = {
     "empty": (lambda data, reader: b"", "cut short"),
     "a flipped bit": (lambda data, reader: flip(data, reader.chunks[1].offset + 9), "expected chunk 1 intact"),
     "a flipped bit in the header": (lambda data, reader: flip(data, 40), "expected the header intact"),
-    "a later version": (lambda data, reader: of_version_4(data), "expected format version 1 to 3, got 4"),
+    "a later version": (lambda data, reader: of_version(data, 5), "expected format version 4, got 5; use a newer one"),
+    "an earlier version": (lambda data, reader: of_version(data, 3), "got 3; a file written before toolkit 0.2"),
     "another format": (lambda data, reader: b"PK\x03\x04" + data, "give a .tkc file of this toolkit"),
 }
 
@@ -147,16 +148,6 @@ def packed_array(runs: dict[str, Path], folder: Path) -> Path:
     np.save(folder / "x.npy", noise(2, 8, 8))
     assert pack(runs["grey"], folder / "x.npy", folder / "x.tkc") == 0
     return folder / "x.tkc"
-
-
-def test_an_image_file_of_version_1_is_refused(
-    runs: dict[str, Path], packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr(container, "VERSION", 1)
-    path = rewritten(packed, tmp_path / "old.tkc", lambda header: header.pop("chunk_rows"))
-    message = "expected an image file of format version 2 or later, got 1; compress the pictures again"
-    refused(lambda: unpack(runs["rgb"], path, tmp_path / "back"), tmp_path, message, capsys)
 
 
 @pytest.mark.parametrize("name", ["nul.png", "C:x.png", "a\\b.png"])
@@ -287,7 +278,6 @@ def test_a_failure_leaves_the_file_that_was_there(
     [
         ("chunk_rows=0", "expected chunk_rows= a whole number of at least 1, got '0'"),
         ("device=gpu", "expected device to be auto, cpu, or cuda"),
-        ("compile=yes", "expected compile to be auto, true or false"),
     ],
 )
 def test_a_wrong_value_is_refused(

@@ -229,7 +229,7 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.filterwarnings("ignore:TF32")  # of switching oneDNN off and on
 def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_level(coder: PictureCoder) -> None:
-    picture = photo(75, 90)
+    picture = photo(43, 50)
     settings = [Setting(False, threads, 64, last, False, onednn) for threads, last, onednn in (
         (1, True, True), (2, False, True), (1, False, False), (2, True, False))]  # fmt: skip
     for writer in settings:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.laws import check_codec
 from toolkit.coding import vbq
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.coding.codecs import interval_codec
 
 

@@ -21,7 +21,6 @@ from toolkit.data.files import CHANNELS, Item
 from toolkit.head import Coder, Settings, rows_crc
 
 ARRAYS = (".npy", ".pt")
-FIRST_VERSION = 2  # of the container; the seed bits of files before it came from a library's generator
 MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
 CHEAPEST = 1 << 19  # values a byte that a file may declare; entropy coders leave each value some 2**-16 bits at least
 MakeCoder = Callable[[int, Settings | None], Coder]  # (rows a chunk, settings of the file that is decoded)
@@ -133,7 +132,7 @@ def contents(reader: Reader, identity: dict[str, Any]) -> Contents:
     """Read the header of a file that the model of `identity` wrote.
 
     Nothing is allocated by a size in the header before it is compared with what the file holds. Raises ValueError for
-    another model or an earlier version, DamagedFile for a header that does not fit the chunks or is no such header.
+    another model, DamagedFile for a header that does not fit the chunks or is no such header.
     """
     header = reader.header
     if header.get("recipe") != identity["recipe"] or header.get("model") != identity["model"]:
@@ -141,11 +140,6 @@ def contents(reader: Reader, identity: dict[str, Any]) -> Contents:
             f"{reader.path}: expected a file of the model {identity['recipe']} {str(identity['model'])[:12]} that run= "
             f"names, got one of {str(header.get('recipe'))[:40]} {str(header.get('model'))[:12]}; give the run that "
             "compressed it"
-        )
-    if reader.version < FIRST_VERSION:
-        raise ValueError(
-            f"{reader.path}: expected an image file of format version {FIRST_VERSION} or later, got {reader.version}; "
-            "compress the pictures again"
         )
     if header.get("kind") not in ("images", "array"):
         raise DamagedFile(

@@ -203,8 +203,9 @@ class Reader:
         self._check_sealed("the preamble", start)
         _, self.version, stored_size, crc = PREAMBLE.unpack_from(start)
         if self.version != VERSION:
-            age = "a file written before toolkit 0.2: decode it with 0.1" if self.version < VERSION else "use a newer one"
-            raise self._error(UnknownVersion, f"format version {VERSION}", self.version, age)
+            old = "a file written before toolkit 0.2: decode it with 0.1"
+            remedy = old if self.version < VERSION else "use a newer one"
+            raise self._error(UnknownVersion, f"format version {VERSION}", self.version, remedy)
         self.header_size = START_SIZE + int(stored_size)  # bytes before the first chunk
         self._check_size(self.header_size + after)
         stored = self._bytes(START_SIZE, stored_size)

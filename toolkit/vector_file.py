@@ -115,9 +115,9 @@ class Embeddings:
             raise self._damaged(f"a vocabulary and groups of {header['words']} rows in all", str(rows))
         self._first = [0, *itertools.accumulate(rows[1:])]  # row of each group, and the end
         lane_rows: Any = header.get("lane_rows")
-        self._lane_rows: list[int] = lane_rows if isinstance(lane_rows, list) else [lane_rows] * (len(rows) - 1)
-        if len(self._lane_rows) != len(rows) - 1 or not all(_is_count(x) for x in self._lane_rows):
+        if not isinstance(lane_rows, list) or len(lane_rows) != len(rows) - 1 or not all(map(_is_count, lane_rows)):
             raise self._damaged(f"the rows of a stack in each of {len(rows) - 1} groups", str(lane_rows)[:60])
+        self._lane_rows: list[int] = lane_rows
         self._groups: dict[int, _Group] = {}
         try:
             self.words = word_list.unpack(self._reader.read(0), header["words"])

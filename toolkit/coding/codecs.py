@@ -37,12 +37,12 @@ def coded(law: Symbols, valid: Tensor, order: Order = Order.SIDE_BY_SIDE) -> Cod
         raise ValueError(
             f"expected 1 <= precision <= {MAX_PRECISION} and at least 1 bin, got {law.precision} and {law.bins}"
         )
-    shape, flat = valid.shape, valid.flatten()
+    shape, flat = valid.shape, valid.flatten().contiguous()
 
     def push(message: Message, x: Tensor) -> None:
         if x.shape != shape:
             raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
-        kernels.push(message, law, x.flatten().long(), flat, order)
+        kernels.push(message, law, x.flatten().long().contiguous(), flat, order)
 
     def pop(message: Message) -> Tensor:
         return kernels.pop(message, law, flat, order).view(shape)
@@ -133,7 +133,7 @@ def uniform(shape: Sequence[int], bits: int, device: torch.device | str = "cpu")
 
 def raw(width: Tensor, valid: Tensor, precision: int) -> Codec:
     """Codec of equally likely int64 symbols in [0, 2**width), each with its own width: int, at most `precision`."""
-    return coded(Bits(width.flatten().int(), precision), valid)
+    return coded(Bits(width.flatten().int().contiguous(), precision), valid)
 
 
 def bernoulli(ones: Tensor, precision: int = PRECISION, valid: Tensor | None = None) -> Codec:
@@ -142,7 +142,7 @@ def bernoulli(ones: Tensor, precision: int = PRECISION, valid: Tensor | None = N
     ones: int, the shape of the symbols: frequencies of 1, of 2**precision; valid: bool.
     """
     valid = torch.ones_like(ones, dtype=torch.bool) if valid is None else valid
-    return coded(Bit(((1 << precision) - ones).flatten().int(), precision), valid)
+    return coded(Bit(((1 << precision) - ones).flatten().int().contiguous(), precision), valid)
 
 
 def interval_codec(
@@ -166,7 +166,7 @@ def interval_codec(
         if x.shape != torch.Size(shape):
             raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
         start, freq = interval(x)
-        law = Given(start.flatten(), freq.flatten(), precision)
+        law = Given(start.flatten().contiguous(), freq.flatten().contiguous(), precision)
         everywhere = torch.ones(count, dtype=torch.bool, device=start.device)
         kernels.push(message, law, torch.zeros_like(law.start), everywhere, Order.SIDE_BY_SIDE)
 

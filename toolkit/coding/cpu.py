@@ -21,6 +21,8 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from toolkit.coding import frequencies
+
 GROUP = 256  # lanes that a thread takes through a step before the next: their heads stay in the first cache
 FEW = 8  # likewise, where each lane's symbols lie one after the other
 ALONE = 8192  # symbols that are not worth a second thread
@@ -91,11 +93,11 @@ class Weighted(NamedTuple):
 class Pixels(NamedTuple):
     parameters: Array  # float32 [n, ...]
     base: Array  # int32 [n, c]
-    exponentials: Array
     cdf: Array
     inverse: Array
     quantiles: Array
     scales: Array
+    exponentials: Array
     shift: int
     k: int
     channels: int
@@ -274,13 +276,12 @@ def _table(law, x, i):
 def _find_in_table(law, u, i):
     row = law.which[i] if len(law.which) else 0
     cell = u >> law.shift
-    low, high = np.int64(law.first[row, cell]), np.int64(law.first[row, cell + 1])
-    while low < high:  # the last symbol that begins at u or before
-        middle = (low + high + 1) >> 1
-        if law.starts[row, middle] <= u:
-            low = middle
-        else:
-            high = middle - 1
+    low = np.int64(law.first[row, cell])
+    left = np.int64(law.first[row, cell + 1]) - low + 1
+    while left > 1:  # without branches on what is found, so that the next lanes' searches begin before this one ends
+        half = left >> 1
+        low += half * np.int64(law.starts[row, low + half] <= u)
+        left -= half
     start = np.int64(law.starts[row, low])
     return low, start, np.int64(law.starts[row, low + 1]) - start
 
@@ -305,17 +306,21 @@ def _find_weighted(law, u, i):
 
 
 @_inline
+def _inside(law, x, loc, inverse):
+    """`frequencies.cdf` where 0 < x < bins: a cell's lower value and what it rises, side by side in one number."""
+    half = np.int64(len(law.cdf) >> 1) << 16
+    t = min(max(((x * 64 - 32 - loc) * inverse >> law.shift) + half, 0), 2 * half - 1)
+    cell = law.cdf[np.uint64(t >> 16)]  # no sign: Numba would look for negative indices
+    return (cell >> 22) + ((cell & 0x3FFFFF) * (t & 0xFFFF) >> 16)
+
+
+@_inline
 def _cdf(law, x, loc, inverse):
-    """See `frequencies.cdf`."""
     if x <= 0:
         return np.int64(0)
     if x >= law.bins:
         return np.int64(1 << 30)
-    half = np.int64(len(law.cdf) >> 1) << 16
-    t = min(max(((x * 64 - 32 - loc) * inverse >> law.shift) + half, 0), 2 * half - 1)
-    cell = np.uint64(t >> 16)  # no sign: Numba would look for negative indices
-    low = law.cdf[cell]
-    return low + ((law.cdf[cell + np.uint64(1)] - low) * (t & 0xFFFF) >> 16)
+    return _inside(law, x, loc, inverse)
 
 
 @_inline
@@ -334,23 +339,34 @@ def _quantile(law, u):
 def _find_place(law, u, loc, level, least):
     """A guess in floats, from which integers go on: the result is theirs alone."""
     inverse = law.inverse[level]
-    guess = loc * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
+    guess = np.float32(loc) * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
     at = np.int64(min(max(guess, np.float32(0)), np.float32(law.bins - 1)))
+    start = _start(law, at, loc, inverse, least)
+    end = _start(law, at + 1, loc, inverse, least)
+    tries = 3
+    while end <= u and tries:
+        at, start, tries = at + 1, end, tries - 1
+        end = _start(law, at + 1, loc, inverse, least)
+    while start > u and tries:
+        at, end, tries = at - 1, start, tries - 1
+        start = _start(law, at, loc, inverse, least)
+    if start <= u < end:
+        return at, start, end - start
+    return _bisected(law, u, loc, inverse, least)
+
+
+@numba.njit(**_OPTIONS)
+def _bisected(law, u, loc, inverse, least):
+    """The same where the guess is far away: in the tails of damaged data, or of few counts."""
     low, high = np.int64(0), np.int64(law.bins)
     start, end = np.int64(0), np.int64(1) << law.precision
-    step = 0
-    while high - low > 1:  # one place in the code where the distribution is evaluated, which compiles quickest
-        at = min(max(at, low + 1), high - 1)
-        found = _start(law, at, loc, inverse, least)
+    while high - low > 1:
+        middle = (low + high) >> 1
+        found = _start(law, middle, loc, inverse, least)
         if found <= u:
-            low, start = at, found
-            at += 1
+            low, start = middle, found
         else:
-            high, end = at, found
-            at -= 1
-        step += 1
-        if step > 4:
-            at = (low + high) >> 1
+            high, end = middle, found
     return low, start, end - start
 
 
@@ -657,7 +673,23 @@ def _scratch(law: Any) -> tuple[Array, ...]:
 
 
 def _law(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
-    return LAWS[name](*(x.numpy() for x in tensors), *numbers)
+    arrays = [x.numpy() for x in tensors]
+    if "cdf" not in LAWS[name]._fields:
+        return LAWS[name](*arrays, *numbers)
+    shift, *curve = _curve(numbers[0])
+    return LAWS[name](*arrays, *curve[: len(LAWS[name]._fields) - len(arrays) - len(numbers)], shift, *numbers[1:])
+
+
+@functools.cache
+def _curve(kind: int) -> tuple[Any, ...]:
+    """Of a number in `frequencies.KINDS`: shift, cdf, inverse, quantiles, scales, exponentials."""
+    name, host = frequencies.KINDS[kind], torch.device("cpu")
+    tables = (
+        frequencies.cdf_table(name, host), frequencies.inverse_scales(host), frequencies.quantiles(name, host),
+        frequencies.scales(host), frequencies.exponentials(host),
+    )  # fmt: skip
+    cdf, *rest = (table.numpy() for table in tables)
+    return frequencies.shift_of(name), cdf[:-1] << 22 | np.diff(cdf), *rest
 
 
 def push(

@@ -11,29 +11,6 @@ from toolkit.coding import frequencies
 from toolkit.coding.codecs import PRECISION, Codec, coded
 
 
-class Curve(NamedTuple):
-    """The tables of a standard distribution: see `frequencies`."""
-
-    cdf: Tensor  # int64 [cells + 1]
-    inverse: Tensor  # int64 [levels], of scales
-    quantiles: Tensor  # float32 [2**14], which searches begin with
-    scales: Tensor  # float32 [levels], likewise
-    kind: str
-
-    @staticmethod
-    def of(kind: str, device: torch.device) -> Curve:
-        """kind: "logistic" or "gaussian"."""
-        if kind not in frequencies.REACH:
-            raise ValueError(f"expected a kind of {', '.join(frequencies.REACH)}, got {kind!r}")
-        return Curve(
-            frequencies.cdf_table(kind, device), frequencies.inverse_scales(device),
-            frequencies.quantiles(kind, device), frequencies.scales(device), kind,
-        )  # fmt: skip
-
-    def parts(self) -> tuple[list[Tensor], list[int]]:
-        return list(self[:4]), [frequencies.shift_of(self.kind)]
-
-
 class LocationScale(NamedTuple):
     """Law of symbols in [0, bins) under a logistic or Gaussian each.
 
@@ -42,21 +19,20 @@ class LocationScale(NamedTuple):
 
     loc: Tensor  # int32 [n], of `frequencies.snap_location`
     scale: Tensor  # int32 [n], of `frequencies.snap_scale`
-    curve: Curve
+    kind: int  # number in `frequencies.KINDS`
     bins: int
     least: int
     precision: int
 
     def parts(self) -> tuple[list[Tensor], list[int]]:
-        tensors, numbers = self.curve.parts()
-        return [self.loc, self.scale, *tensors], [*numbers, self.bins, self.least, self.precision]
+        return [self.loc, self.scale], [self.kind, self.bins, self.least, self.precision]
 
     def at(self, here: Tensor | slice) -> LocationScale:
         return self._replace(loc=self.loc[here], scale=self.scale[here])
 
     def starts(self, x: Tensor) -> Tensor:
         """Where the intervals of symbols begin; of `bins`, where the last one ends."""
-        y = frequencies.cdf(self.curve.kind, x, self.loc, self.scale, self.bins)
+        y = frequencies.cdf(frequencies.KINDS[self.kind], x, self.loc, self.scale, self.bins)
         return frequencies.start(y, x, self.bins, self.precision, self.least)
 
     def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,9 +81,16 @@ def location_scale(
     """
     valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
     check_bins(bins, least, precision)
-    curve = Curve.of(kind, loc.device)
-    law = LocationScale(loc.flatten().int(), scale.flatten().int(), curve, bins, least, precision)
+    loc, scale = (p.flatten().int().contiguous() for p in (loc, scale))
+    law = LocationScale(loc, scale, kind_number(kind), bins, least, precision)
     return coded(law, valid)
+
+
+def kind_number(kind: str) -> int:
+    """The number of "logistic" or "gaussian"."""
+    if kind not in frequencies.KINDS:
+        raise ValueError(f"expected a kind of {', '.join(frequencies.KINDS)}, got {kind!r}")
+    return frequencies.KINDS.index(kind)
 
 
 def check_bins(bins: int, least: int, precision: int) -> None:

@@ -22,6 +22,7 @@ SCALE_LEVELS = SCALE_STEPS * (SCALE_OCTAVES[1] - SCALE_OCTAVES[0])
 LOC_LIMIT = 1 << 14  # locations are clamped to +-LOC_LIMIT bins
 COUPLING_STEPS = 256  # coupling coefficients are integers in units of 1/COUPLING_STEPS
 
+KINDS = ("logistic", "gaussian")
 REACH = {"logistic": 22, "gaussian": 7}  # standardised distance at which less than 2**-31 is left in a tail
 CELLS = {"logistic": 7, "gaussian": 8}  # log2 of the table's cells a unit
 FRACTION = 16  # bits of linear interpolation inside a cell

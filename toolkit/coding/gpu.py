@@ -6,11 +6,13 @@ few thousand lanes over all multiprocessors. Searches bisect in a fixed number o
 for the slowest anyway. A law is three functions: `load` of a symbol's parameters, `interval` of a symbol, and `find` of
 a place. TRITON_INTERPRET=1 runs all this on tensors of a CPU.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# ruff: noqa: RUF005
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # Triton's functions have the types that they are called with.
 
 from __future__ import annotations
 
+import functools
 from collections import namedtuple
 from typing import Any
 
@@ -19,9 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 32  # lanes of a program
+from toolkit.coding import frequencies
+
 # Nothing is contracted: a fused product and sum is rounded once, and weights of pixels would differ from the CPU's.
-OPTIONS = {"BLOCK": BLOCK, "num_warps": 1, "enable_fp_fusion": False}
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 
 # Numbers that are only numbers: one program for all.
 SAME = ["tail", "law", "n", "lanes", "steps", "across", "along", "small"]
@@ -32,17 +35,19 @@ WORD = tl.constexpr((1 << 32) - 1)
 # Laws as kernels see them: pointers, then numbers; k, channels and drawn are constants when a kernel is compiled.
 # cells: both ends of each cell of a distribution function, in the high and low half; half: the middle of its axis;
 # counts: what the distribution shares out, without the least of each symbol; rounds: of bisection.
-Bits = namedtuple("Bits", "width bins precision")
+Bits = namedtuple("Bits", "bits bins precision")
 Bit = namedtuple("Bit", "zeros bins precision")
 Given = namedtuple("Given", "start freq bins precision")
 Table = namedtuple("Table", "which starts several bins precision rounds")
 LocationScale = namedtuple("LocationScale", "loc scale cells inverse shift half bins least counts precision rounds")
-Mixture = namedtuple("Mixture", "weight loc scale cells inverse n k shift half bins least counts precision rounds")
-Weighted = namedtuple("Weighted", "weight n k bins precision")
+Mixture = namedtuple(
+    "Mixture", "weight loc scale cells inverse n k width shift half bins least counts precision rounds"
+)
+Weighted = namedtuple("Weighted", "weight n k width bins precision")
 Pixels = namedtuple(
     "Pixels",
-    "parameters base exponentials cells inverse k channels drawn lowest highest shift half bins least counts precision "
-    "rounds",
+    "parameters base cells inverse exponentials k width channels drawn lowest highest shift half bins least counts "
+    "precision rounds",
 )
 Tail = namedtuple("Tail", "words row column")  # and the distance of lanes, and of words of a lane
 
@@ -54,12 +59,13 @@ Tail = namedtuple("Tail", "words row column")  # and the distance of lanes, and 
 def divided(h, f):
     """Quotient and remainder of int64 h in [0, 2**63) by f in [1, 2**28]: much less code than a division of int64.
 
-    The first quotient is wrong by a few units of its 53rd bit, the second, of what is left, by one.
+    The reciprocal is right to 40 bits, so the first quotient is wrong by less than 2**22 units, and the second, of what
+    is left, by one. Whatever floats do, integers say what is right.
     """
-    inverse = 1.0 / f.to(tl.float64)
+    inverse = (1.0 / f.to(tl.float32)).to(tl.float64)
+    inverse = inverse * (2.0 - f.to(tl.float64) * inverse)
     q = (h.to(tl.float64) * inverse).to(tl.int64)
-    more = ((h - q * f).to(tl.float64) * inverse).to(tl.int64)
-    q += more
+    q += ((h - q * f).to(tl.float64) * inverse).to(tl.int64)
     r = h - q * f
     over, under = r >= f, r < 0
     return q + over.to(tl.int64) - under.to(tl.int64), tl.where(over, r - f, tl.where(under, r + f, r))
@@ -163,7 +169,7 @@ def pop_kernel(
 
 @triton.jit
 def load_bits(law, i, ok):
-    return (tl.load(law.width + i, ok, 0),)
+    return (tl.load(law.bits + i, ok, 0),)
 
 
 @triton.jit
@@ -282,165 +288,130 @@ def find_curve(law, p, u):
     return x, start, freq
 
 
+# --- laws of several components, which lie on the second axis of tensors, in a power of two of places
+
+
+@triton.jit
+def components(law):
+    return tl.arange(0, law.width)[None, :]
+
+
 @triton.jit
 def mixture_start(law, p, x):
-    y = x * 0
-    for c in tl.static_range(law.k):
-        y += p[0][c] * cdf(law, x, p[1][c], p[2][c])
+    y = tl.sum(p[0] * cdf(law, x[:, None], p[1], p[2]), 1)
     return ((y >> 16) * law.counts >> 30) + x
 
 
 @triton.jit
 def load_mixture(law, i, ok):
-    weights, locs, scales = (), (), ()
-    for c in tl.static_range(law.k):
-        at = i + law.n * c
-        weights = weights + (tl.load(law.weight + at, ok, 0),)
-        locs = locs + (tl.load(law.loc + at, ok, 0),)
-        scales = scales + (tl.load(law.scale + at, ok, 0),)
-    return weights, locs, scales
-
-
-@triton.jit
-def looked_up(law, p):
-    inverses = ()
-    for c in tl.static_range(law.k):
-        inverses = inverses + (tl.load(law.inverse + p[2][c]),)
-    return p[0], p[1], inverses
+    c = components(law)
+    at, ok = i[:, None] + c.to(tl.int64) * law.n, ok[:, None] & (c < law.k)
+    return tl.load(law.weight + at, ok, 0), tl.load(law.loc + at, ok, 0), tl.load(law.scale + at, ok, 0)
 
 
 @triton.jit
 def interval_mixture(law, p, x):
-    at = looked_up(law, p)
+    at = p[0], p[1], tl.load(law.inverse + p[2])
     start = mixture_start(law, at, x)
     return start, mixture_start(law, at, x + 1) - start
 
 
 @triton.jit
 def find_mixture(law, p, u):
-    x, start, freq = bisected(law, looked_up(law, p), u, mixture_start)
+    at = p[0], p[1], tl.load(law.inverse + p[2])
+    x, start, freq = bisected(law, at, u, mixture_start)
     return x, start, freq
 
 
 @triton.jit
 def load_weighted(law, i, ok):
-    weights = ()
-    for c in tl.static_range(law.k):
-        weights = weights + (tl.load(law.weight + i + law.n * c, ok, 0),)
-    return weights
+    c = components(law)
+    return (tl.load(law.weight + i[:, None] + c.to(tl.int64) * law.n, ok[:, None] & (c < law.k), 0),)
 
 
 @triton.jit
 def interval_weighted(law, p, x):
-    low, freq = x * 0, x * 0
-    for c in tl.static_range(law.k):
-        low += tl.where(x > c, p[c], 0)
-        freq = tl.where(x == c, p[c], freq)
-    return low, freq
+    c = components(law)
+    start = tl.sum(tl.where(c < x[:, None], p[0], 0), 1)
+    return start.to(tl.int64), chosen(law, p[0], x).to(tl.int64)
 
 
 @triton.jit
 def find_weighted(law, p, u):
-    x, end = u * 0, u * 0
-    for c in tl.static_range(law.k - 1):
-        end += p[c]
-        x += (end <= u).to(tl.int64)
-    low, freq = interval_weighted(law, p, x)
-    return x, low, freq
+    x = tl.sum((tl.cumsum(p[0], 1) <= u[:, None]).to(tl.int32), 1).to(tl.int64)
+    start, freq = interval_weighted(law, p, x)
+    return x, start, freq
+
+
+@triton.jit
+def chosen(law, values, c):
+    """What component c has: [lanes, components] -> [lanes]."""
+    return tl.sum(tl.where(components(law) == c[:, None], values, 0), 1)
 
 
 # --- pixels of several channels: see `mixtures.Pixels`
 
 
 @triton.jit
-def shared(law, mass, prior, POSSIBLE: tl.constexpr):
-    """`frequencies.normalise` and `posterior`: int32 weights."""
-    total, most, largest = mass[0], mass[0], (mass[0] * 0).to(tl.int32)
-    for c in tl.static_range(1, law.k):
-        total += mass[c]
-        more = mass[c] > most
-        most, largest = tl.where(more, mass[c], most), tl.where(more, c, largest)
+def shared(law, mass, prior, POSSIBLE: tl.constexpr, SEEN: tl.constexpr):
+    """`frequencies.normalise` and `posterior` after so many channels: int32 weights."""
+    c = components(law)
+    if SEEN < 2:  # integers below 2**53: their sum is exact in any order
+        total = tl.sum(mass, 1)
+    else:  # in the order of components; zeros change nothing
+        total = tl.sum(tl.where(c == 0, mass, 0.0), 1)
+        for one in tl.static_range(1, law.k):
+            total += tl.sum(tl.where(c == one, mass, 0.0), 1)
     scale = (65536.0 - law.k if POSSIBLE else 65536.0) / total
-    rest, shares, weights = largest * 0 + 65536, (), ()
-    for c in tl.static_range(law.k):
-        share = (mass[c] * scale).to(tl.int32)
-        if POSSIBLE:
-            share += (prior[c] > 0).to(tl.int32)
-        rest -= share
-        shares = shares + (share,)
-    for c in tl.static_range(law.k):
-        weights = weights + (shares[c] + tl.where(largest == c, rest, 0),)
-    return weights
+    share = (mass * scale[:, None]).to(tl.int32)
+    if POSSIBLE:
+        share += (prior > 0).to(tl.int32)
+    first = tl.min(tl.where(mass == tl.max(mass, 1)[:, None], c, law.width), 1)
+    return share + tl.where(c == first[:, None], (65536 - tl.sum(share, 1))[:, None], 0)
 
 
 @triton.jit
-def prior_of(law, row, ok):
-    logits, mass = (), ()
-    for c in tl.static_range(law.k):
-        logits = logits + (tl.load(row + c, ok, 0),)
-    highest = logits[0]
-    for c in tl.static_range(1, law.k):
-        highest = tl.maximum(highest, logits[c])
-    for c in tl.static_range(law.k):
-        below = tl.minimum(highest - logits[c], 512.0)
-        mass = mass + (tl.load(law.exponentials + below.to(tl.int32)),)
-    return shared(law, mass, mass, False)
+def pixel_of(law, i, ok):
+    """Where a pixel's parameters begin, what its locations are relative to, and its prior weights."""
+    channels: tl.constexpr = law.channels
+    c = components(law)
+    row = law.parameters + i[:, None] * (law.k * (1 + 2 * channels + channels * (channels - 1) // 2)) + c
+    base = ()
+    for j in tl.static_range(channels):
+        base = base + (tl.load(law.base + i * channels + j, ok, 0).to(tl.int64),)
+    logits = tl.where(c < law.k, tl.load(row, ok[:, None] & (c < law.k), 0), float("-inf"))
+    below = tl.minimum(tl.max(logits, 1)[:, None] - logits, 512.0)
+    mass = tl.where(c < law.k, tl.load(law.exponentials + below.to(tl.int32)), 0.0)
+    return row, base, shared(law, mass, mass, False, 0)
 
 
 @triton.jit
-def place(law, row, base, ok, J: tl.constexpr, c, x):
-    """Location and inverse scale of channel J of component c, which is a number or a tensor."""
+def places(law, row, base, ok, J: tl.constexpr, x):
+    """Locations and inverse scales of channel J of each component."""
     k: tl.constexpr = law.k
     channels: tl.constexpr = law.channels
-    loc = tl.load(row + k * (1 + J) + c, ok, 0)
-    level = tl.load(row + k * (1 + channels + J) + c, ok, 0)
-    shift = base[J] * 0
+    ok = ok[:, None] & (components(law) < k)
+    loc = tl.load(row + k * (1 + J), ok, 0)
+    level = tl.load(row + k * (1 + channels + J), ok, 0)
+    shift = (loc * 0).to(tl.int64)
     for other in tl.static_range(J):
-        coupling = tl.load(row + k * (1 + 2 * channels + J * (J - 1) // 2 + other) + c, ok, 0)
-        shift += coupling.to(tl.int64) * (x[other] * 64 - base[other])
-    loc = tl.minimum(tl.maximum(loc, -1048576.0), 1048576.0).to(tl.int64) + base[J] + (shift >> 8)
+        coupling = tl.load(row + k * (1 + 2 * channels + J * (J - 1) // 2 + other), ok, 0)
+        shift += coupling.to(tl.int64) * (x[other] * 64 - base[other])[:, None]
+    loc = tl.minimum(tl.maximum(loc, -1048576.0), 1048576.0).to(tl.int64) + base[J][:, None] + (shift >> 8)
     level = tl.minimum(tl.maximum(level, law.lowest * 1.0), law.highest * 1.0).to(tl.int32)
     return loc, tl.load(law.inverse + level)
 
 
 @triton.jit
-def places(law, row, base, ok, J: tl.constexpr, x, weights):
-    """What `mixture_start` wants for channel J."""
-    locs, inverses = (), ()
-    for c in tl.static_range(law.k):
-        loc, inverse = place(law, row, base, ok, J, c, x)
-        locs, inverses = locs + (loc,), inverses + (inverse,)
-    return weights, locs, inverses
+def place(law, at, c):
+    return chosen(law, at[0], c), chosen(law, at[1], c)
 
 
 @triton.jit
-def doubles(law, weights):
-    mass = ()
-    for c in tl.static_range(law.k):
-        mass = mass + (weights[c].to(tl.float64),)
-    return mass
-
-
-@triton.jit
-def seen(law, mass, row, base, ok, J: tl.constexpr, x, valid):
-    """Each component weighed by what it gives to channel J."""
-    after = ()
-    for c in tl.static_range(law.k):
-        loc, inverse = place(law, row, base, ok, J, c, x)
-        given = cdf(law, x[J] + 1, loc, inverse) - cdf(law, x[J], loc, inverse) + 1
-        after = after + (tl.where(valid, mass[c] * given.to(tl.float64), mass[c]),)
-    return after
-
-
-@triton.jit
-def rows(law, i, ok):
-    """Where a pixel's parameters begin, and what its locations are relative to."""
-    k: tl.constexpr = law.k
-    channels: tl.constexpr = law.channels
-    base = ()
-    for j in tl.static_range(law.channels):
-        base = base + (tl.load(law.base + i * channels + j, ok, 0).to(tl.int64),)
-    return law.parameters + i * (k * (1 + 2 * channels + channels * (channels - 1) // 2)), base
+def seen(law, mass, at, x, valid):
+    """Each component weighed by what it gives to a channel."""
+    given = cdf(law, x[:, None] + 1, at[0], at[1]) - cdf(law, x[:, None], at[0], at[1]) + 1
+    return tl.where(valid[:, None], mass * given.to(tl.float64), mass)
 
 
 @triton.jit(do_not_specialize=SAME)
@@ -448,6 +419,7 @@ def push_pixels(
     head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    channels: tl.constexpr = law.channels
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     here = lane < lanes
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
@@ -456,42 +428,43 @@ def push_pixels(
     for _ in range(steps):
         ok = here & (i < n)
         some, fine, x, valid = lane < 0, ok, (), ()
-        for j in tl.static_range(law.channels):
-            valid_j = tl.load(valid_p + i * law.channels + j, ok, 0)
-            x_j = tl.load(x_p + i * law.channels + j, valid_j & ok, 0)
+        for j in tl.static_range(channels):
+            valid_j = tl.load(valid_p + i * channels + j, ok, 0)
+            x_j = tl.load(x_p + i * channels + j, valid_j & ok, 0)  # what is not valid is 0, as `pop` returns it
             some, fine = some | valid_j, fine & (x_j >= 0) & (x_j < law.bins)
             x, valid = x + (x_j,), valid + (valid_j,)
         faults = faults | tl.where(some & ~fine, 2, 0)
         some = some & fine
-        row, base = rows(law, i, ok)
-        prior = prior_of(law, row, ok)
-        mass = doubles(law, prior)
-        # Forwards, as weights are found; pushed backwards.
-        starts, freqs = (), ()
+        row, base, prior = pixel_of(law, i, ok)
+        mass = prior.to(tl.float64)
+        # Weights are found forwards, symbols are pushed backwards.
+        starts, freqs, all_places = (), (), ()
+        for j in tl.static_range(channels):
+            at = places(law, row, base, ok, j, x)
+            if law.drawn:
+                all_places = all_places + (at,)
+            else:
+                mixed = shared(law, mass, prior, False, j), at[0], at[1]
+                start = mixture_start(law, mixed, x[j])
+                starts, freqs = starts + (start,), freqs + (mixture_start(law, mixed, x[j] + 1) - start,)
+            mass = seen(law, mass, at, x[j], valid[j])
+        c = lane * 0
         if law.drawn:
-            for j in tl.static_range(law.channels):
-                mass = seen(law, mass, row, base, ok, j, x, valid[j])
             word = top(size, tail, lane)
             u = head & 0xFFFF
-            c, start, freq = find_weighted(law, shared(law, mass, prior, True), u)
+            c, start, freq = find_weighted(law, (shared(law, mass, prior, True, channels),), u)
             head, size, floor, faults = popped(head, size, floor, faults, word, some, u, start, freq, 16, small)
-            for j in tl.static_range(law.channels):
-                at = place(law, row, base, ok, j, c, x)
+            for j in tl.static_range(channels):
+                at = place(law, all_places[j], c)
                 start = curve_start(law, at, x[j])
                 starts, freqs = starts + (start,), freqs + (curve_start(law, at, x[j] + 1) - start,)
-        else:
-            for j in tl.static_range(law.channels):
-                at = places(law, row, base, ok, j, x, shared(law, mass, prior, False))
-                start = mixture_start(law, at, x[j])
-                starts, freqs = starts + (start,), freqs + (mixture_start(law, at, x[j] + 1) - start,)
-                if j + 1 < law.channels:
-                    mass = seen(law, mass, row, base, ok, j, x, valid[j])
-        for back in tl.static_range(1, law.channels + 1):
-            j = law.channels - back
-            head, size = pushed(head, size, tail, lane, some & valid[j], starts[j], freqs[j], law.precision)
+        for back in tl.static_range(1, channels + 1):
+            coded, start, freq = some & valid[channels - back], starts[channels - back], freqs[channels - back]
+            head, size = pushed(head, size, tail, lane, coded, start, freq, law.precision)
         if law.drawn:
-            start, freq = interval_weighted(law, prior, c)
+            start, freq = interval_weighted(law, (prior,), c)
             head, size = pushed(head, size, tail, lane, some, start, freq, 16)
+            tl.debug_barrier()  # another thread of the lane reads these words
         i -= across
     tl.store(head_p + lane, head, here)
     tl.store(size_p + lane, size, here)
@@ -504,6 +477,7 @@ def pop_pixels(
     head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    channels: tl.constexpr = law.channels
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     here = lane < lanes
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
@@ -512,37 +486,37 @@ def pop_pixels(
     for _ in range(steps):
         ok = here & (i < n)
         some, x, valid = lane < 0, (), ()
-        for j in tl.static_range(law.channels):
-            valid_j = tl.load(valid_p + i * law.channels + j, ok, 0)
+        for j in tl.static_range(channels):
+            valid_j = tl.load(valid_p + i * channels + j, ok, 0)
             some, valid = some | valid_j, valid + (valid_j,)
-        row, base = rows(law, i, ok)
-        prior = prior_of(law, row, ok)
-        mass = doubles(law, prior)
+        row, base, prior = pixel_of(law, i, ok)
+        mass = prior.to(tl.float64)
         c = lane * 0
         if law.drawn:
             word = top(size, tail, lane)
             u = head & 0xFFFF
-            c, start, freq = find_weighted(law, prior, u)
+            c, start, freq = find_weighted(law, (prior,), u)
             head, size, floor, faults = popped(head, size, floor, faults, word, some, u, start, freq, 16, small)
-        for j in tl.static_range(law.channels):
+        for j in tl.static_range(channels):
             word = top(size, tail, lane)
             u = head & (whole(head, law.precision) - 1)
+            at = places(law, row, base, ok, j, x)
             if law.drawn:
-                x_j, start, freq = bisected(law, place(law, row, base, ok, j, c, x), u, curve_start)
+                x_j, start, freq = bisected(law, place(law, at, c), u, curve_start)
             else:
-                at = places(law, row, base, ok, j, x, shared(law, mass, prior, False))
-                x_j, start, freq = bisected(law, at, u, mixture_start)
+                mixed = shared(law, mass, prior, False, j), at[0], at[1]
+                x_j, start, freq = bisected(law, mixed, u, mixture_start)
             head, size, floor, faults = popped(
                 head, size, floor, faults, word, valid[j], u, start, freq, law.precision, small
             )  # fmt: skip
             x_j = tl.where(valid[j], x_j, 0)
-            tl.store(x_p + i * law.channels + j, x_j, ok)
+            tl.store(x_p + i * channels + j, x_j, ok)
             x = x + (x_j,)
-            if law.drawn or j + 1 < law.channels:
-                mass = seen(law, mass, row, base, ok, j, x, valid[j])
+            mass = seen(law, mass, at, x_j, valid[j])
         if law.drawn:
-            start, freq = interval_weighted(law, shared(law, mass, prior, True), c)
+            start, freq = interval_weighted(law, (shared(law, mass, prior, True, channels),), c)
             head, size = pushed(head, size, tail, lane, some, start, freq, 16)
+            tl.debug_barrier()
         i += across
     tl.store(head_p + lane, head, here)
     tl.store(size_p + lane, size, here)
@@ -573,29 +547,48 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         bins, precision, _ = numbers
         return Table(which, starts, int(len(which) > 0), bins, precision, (bins - 1).bit_length())
     if name == "Weighted":
-        return Weighted(tensors[0], tensors[0].shape[1], tl.constexpr(len(tensors[0])), *numbers)
-    *tensors, table, inverse, _, _ = tensors
-    cells, half = table[:-1] << 32 | table[1:], len(table) >> 1 << 16
+        k, n = tensors[0].shape
+        return Weighted(tensors[0], n, k, _width(k), *numbers)
+    kind, *numbers = numbers
+    device, curve = tensors[0].device, frequencies.KINDS[kind]
+    axis = _cells(curve, device), frequencies.inverse_scales(device)
+    shift, half = frequencies.shift_of(curve), frequencies.REACH[curve] << frequencies.CELLS[curve] + 16
+    more: tuple[Any, ...] = ()
+    least = 1
     if name == "Pixels":
-        shift, k, channels, lowest, highest, bins, precision, drawn = numbers
-        least = 1
-        shape = tl.constexpr(k), tl.constexpr(channels), tl.constexpr(bool(drawn))
-        more = (*shape, lowest, highest, shift)
+        k, channels, lowest, highest, bins, precision, drawn = numbers
+        shape = tl.constexpr(k), _width(k), tl.constexpr(channels), tl.constexpr(bool(drawn))
+        more = frequencies.exponentials(device), *shape, lowest, highest
     elif name == "Mixture":
-        (shift, bins, precision), least = numbers, 1
-        more = tensors[0].shape[1], tl.constexpr(len(tensors[0])), shift
+        bins, precision = numbers
+        k, n = tensors[0].shape
+        more = n, k, _width(k)
     else:
-        shift, bins, least, precision = numbers
-        more = (shift,)
-    end = half, bins, least, (1 << precision) - least * bins, precision, (bins - 1).bit_length()
-    return {"Pixels": Pixels, "Mixture": Mixture, "LocationScale": LocationScale}[name](
-        *tensors, cells, inverse, *more, *end
-    )
+        bins, least, precision = numbers
+    end = shift, half, bins, least, (1 << precision) - least * bins, precision, (bins - 1).bit_length()
+    law = {"Pixels": Pixels, "Mixture": Mixture, "LocationScale": LocationScale}[name]
+    return law(*tensors, *axis, *more, *end)
 
 
-def _launch(kernel: Any, head: Tensor, *arguments: Any, **constants: Any) -> None:
+def _width(k: int) -> Any:
+    return tl.constexpr(triton.next_power_of_2(k))
+
+
+def block_of(law: Any) -> int:
+    """Lanes of a program: a warp's threads are lanes, or components of lanes."""
+    return max(1, 32 // law.width.value) if hasattr(law, "width") else 32
+
+
+@functools.cache
+def _cells(kind: str, device: torch.device) -> Tensor:
+    table = frequencies.cdf_table(kind, device)
+    return table[:-1] << 32 | table[1:]
+
+
+def _launch(kernel: Any, law: Any, head: Tensor, *arguments: Any, **constants: Any) -> None:
+    block = block_of(law)
     with torch.cuda.device_of(head):  # Triton takes the current device, whatever tensors say
-        kernel[(triton.cdiv(len(head), BLOCK),)](head, *arguments, **constants, **OPTIONS)
+        kernel[(triton.cdiv(len(head), block),)](head, *arguments, BLOCK=block, **constants, **OPTIONS)
 
 
 def _where(n: int, lanes: int, order: int) -> tuple[int, ...]:
@@ -614,10 +607,10 @@ def push(
     given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
     x, valid, small = x.contiguous(), valid.contiguous(), int(first < 1 << 31)
     if law == "Pixels":
-        _launch(push_pixels, head, size, floor, words, faults, x, valid, given, *where, small)
+        _launch(push_pixels, given, head, size, floor, words, faults, x, valid, given, *where, small)
     else:
         load, interval, _ = FUNCTIONS[law]
-        _launch(push_kernel, head, size, words, faults, x, valid, given, *where, LOAD=load, INTERVAL=interval)
+        _launch(push_kernel, given, head, size, words, faults, x, valid, given, *where, LOAD=load, INTERVAL=interval)
     return faults
 
 
@@ -633,12 +626,22 @@ def pop(
     given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
     state, small = (head, size, floor, words, faults, x, valid.contiguous(), given, *where), int(first < 1 << 31)
     if law == "Pixels":
-        _launch(pop_pixels, *state, small)
+        _launch(pop_pixels, given, *state, small)
     else:
         load, _, find = FUNCTIONS[law]
-        _launch(pop_kernel, *state, small, LOAD=load, FIND=find)
+        _launch(pop_kernel, given, *state, small, LOAD=load, FIND=find)
     return x, faults
 
 
 torch.library.impl("toolkit::push", "CUDA", push)
 torch.library.impl("toolkit::pop", "CUDA", pop)
+
+
+def _try() -> None:
+    """Fail where `kernels` can do without, if nothing compiles for this device."""
+    x = torch.zeros(1, dtype=torch.int64, device="cuda")
+    int(push(x + (1 << 31), x.int()[None], x.clone(), x.clone(), x, x == 0, [x, x + 1], [1, 1], "Given", 0, 0))
+
+
+if torch.cuda.is_available():
+    _try()

@@ -80,6 +80,9 @@ def push(
     symbols, each = (1, law.precision) if x.dim() == 1 else (x.shape[1] + 1, law.precision * x.shape[1] + WORD // 2)
     words = min(per_lane * symbols, (per_lane * each + 62) // WORD + 1)
     before = None if torch.compiler.is_compiling() else (message.head.clone(), message.size.clone())
+    # What a law of several symbols pops before it pushes could not be put back.
+    if steps is not None and before is not None and not _in_range(law, x, valid):
+        raise _no_frequency(law, x, valid)
     if compiled(message.head.device.type):
         message.reserve(words)
         message.bound += words
@@ -96,7 +99,7 @@ def push(
         if wrong & EMPTY:
             message.check_floor()
         return
-    if not bool(((x >= 0) & (x < law.bins) | ~valid).all()):
+    if not _in_range(law, x, valid):
         raise _no_frequency(law, x, valid)
     if steps is None:
         low, freq = law.interval(torch.where(valid, x, 0))
@@ -151,6 +154,10 @@ def places(n: int, lanes: int, order: Order, device: torch.device) -> Iterator[T
         yield at[at < n]
 
 
+def _in_range(law: Any, x: Tensor, valid: Tensor) -> bool:
+    return bool(((x >= 0) & (x < law.bins) | ~valid).all())
+
+
 def _no_frequency(law: Any, x: Tensor, valid: Tensor) -> ValueError:
     some = x[valid]
     if some.numel() and (int(some.min()) < 0 or int(some.max()) >= law.bins):
@@ -164,6 +171,7 @@ def _no_frequency(law: Any, x: Tensor, valid: Tensor) -> ValueError:
     )
 
 
+@torch.compiler.assume_constant_result
 def compiled(device: str) -> bool:
     """Whether kernels run on a device."""
     return not _reference.get() and _available(device)

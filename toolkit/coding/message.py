@@ -233,7 +233,7 @@ class Message:
 
     def reserve(self, words: int) -> None:
         """Make room for so many more words in every lane, and one."""
-        if self.bound + words >= self.tail.shape[1]:
+        if self.bound + words >= self.tail.shape[1] and not torch.compiler.is_compiling():
             self.bound = int(self.size.max()) if self.lanes else 0
         if self.bound + words >= self.tail.shape[1]:
             capacity = max(2 * self.tail.shape[1], self.bound + words + 1, 64)  # doubling keeps growth linear

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from toolkit.coding import frequencies, kernels
 from toolkit.coding.codecs import PRECISION, Codec, coded
-from toolkit.coding.distributions import Curve, LocationScale, bisect, check_bins
+from toolkit.coding.distributions import LocationScale, bisect, check_bins, kind_number
 from toolkit.coding.frequencies import COUPLING_STEPS, LOC_LIMIT, LOC_STEPS, LOGIT_MOST, SCALE_LEVELS, WEIGHT_BITS
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import Message
@@ -28,19 +28,18 @@ class Mixture(NamedTuple):
     weight: Tensor  # int32 [k, n], of `frequencies.weights`
     loc: Tensor  # int32 [k, n]
     scale: Tensor  # int32 [k, n]
-    curve: Curve
+    kind: int  # number in `frequencies.KINDS`
     bins: int
     precision: int
 
     def parts(self) -> tuple[list[Tensor], list[int]]:
-        tensors, numbers = self.curve.parts()
-        return [self.weight, self.loc, self.scale, *tensors], [*numbers, self.bins, self.precision]
+        return [self.weight, self.loc, self.scale], [self.kind, self.bins, self.precision]
 
     def at(self, here: Tensor | slice) -> Mixture:
         return self._replace(weight=self.weight[:, here], loc=self.loc[:, here], scale=self.scale[:, here])
 
     def starts(self, x: Tensor) -> Tensor:
-        y = frequencies.cdf(self.curve.kind, x, self.loc, self.scale, self.bins)
+        y = frequencies.cdf(frequencies.KINDS[self.kind], x, self.loc, self.scale, self.bins)
         return frequencies.start(frequencies.mix(self.weight.long(), y), x, self.bins, self.precision, 1)
 
     def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +94,7 @@ class Pixels(NamedTuple):
 
     parameters: Tensor
     base: Tensor
-    curve: Curve
+    kind: int  # number in `frequencies.KINDS`
     k: int
     channels: int
     lowest: int  # level of a scale
@@ -105,10 +104,8 @@ class Pixels(NamedTuple):
     drawn: bool
 
     def parts(self) -> tuple[list[Tensor], list[int]]:
-        tensors, numbers = self.curve.parts()
         more = [self.k, self.channels, self.lowest, self.highest, self.bins, self.precision, int(self.drawn)]
-        table = frequencies.exponentials(self.base.device)
-        return [self.parameters, self.base, table, *tensors], [*numbers, *more]
+        return [self.parameters, self.base], [self.kind, *more]
 
     def at(self, here: Tensor | slice) -> Pixels:
         return self._replace(parameters=self.parameters[here], base=self.base[here])
@@ -129,12 +126,14 @@ class Pixels(NamedTuple):
             first = k * (1 + 2 * c + j * (j - 1) // 2 + i)
             shift += planes[first : first + k] * (x[:, i] * LOC_STEPS - self.base[:, i])
         loc = loc + shift // COUPLING_STEPS
-        return LocationScale(loc, scale, self.curve, self.bins, least, self.precision)
+        return LocationScale(loc, scale, self.kind, self.bins, least, self.precision)
 
     def mass(self, j: int, x: Tensor) -> Tensor:
         """What each component gives to channel j: float64 [k, n], integers; 1 more than its part of 2**CDF_BITS."""
         law = self.component(j, x)
-        low, high = (frequencies.cdf(self.curve.kind, x[:, j] + i, law.loc, law.scale, self.bins) for i in (0, 1))
+        low, high = (
+            frequencies.cdf(frequencies.KINDS[self.kind], x[:, j] + i, law.loc, law.scale, self.bins) for i in (0, 1)
+        )
         return (high - low + 1).double()
 
 
@@ -175,7 +174,7 @@ class PixelsOf(NamedTuple):
 
     def mixture(self, j: int, x: Tensor, weight: Tensor) -> Mixture:
         part = self.law.component(j, x)
-        return Mixture(weight, part.loc, part.scale, part.curve, part.bins, part.precision)
+        return Mixture(weight, part.loc, part.scale, part.kind, part.bins, part.precision)
 
     def posterior(self, x: Tensor, prior: Tensor) -> Tensor:
         mass = prior.double()
@@ -230,7 +229,7 @@ def mixture(
     valid = torch.ones_like(loc[0], dtype=torch.bool) if valid is None else valid
     check_bins(bins, 1, precision)
     weight, loc, scale = (p.flatten(1).int().contiguous() for p in (weight, loc, scale))
-    return coded(Mixture(weight, loc, scale, Curve.of(kind, loc.device), bins, precision), valid)
+    return coded(Mixture(weight, loc, scale, kind_number(kind), bins, precision), valid)
 
 
 def weighted(weight: Tensor, valid: Tensor) -> Codec:
@@ -258,7 +257,7 @@ def pixels(
             f"{list(base.shape)}"
         )
     law = Pixels(
-        parameters.float().contiguous(), base.int().contiguous(), Curve.of(kind, valid.device), k, c, *scales, bins,
+        parameters.float().contiguous(), base.int().contiguous(), kind_number(kind), k, c, *scales, bins,
         precision, drawn,
     )  # fmt: skip
     valid = valid.contiguous()

@@ -68,7 +68,7 @@ class Tables(NamedTuple):
         pushing it raises ValueError.
         """
         numbers = torch.zeros(0, dtype=torch.int32, device=valid.device) if which is None else which.flatten().int()
-        return coded(Table(numbers, *self), valid, order)
+        return coded(Table(numbers.contiguous(), *self), valid, order)
 
 
 def tables(freqs: Tensor, precision: int) -> Tables:

@@ -105,7 +105,7 @@ def unpack(data: bytes, first: int = 0, last: int | None = None, where: Index | 
     words = np.zeros((lanes, longest), "<i4")
     at = where.words_at + 4 * (int(where.word_ends[here][0] - size[0]) if lanes else 0)
     words[np.arange(longest) < size[:, None]] = np.frombuffer(data, "<i4", total, at)
-    return Stacks(head, words.astype(np.int32, copy=False), size)
+    return Stacks(head, words.astype(np.int32, copy=False), size.copy())  # which a message changes as it is popped
 
 
 def bit_length(x: Array) -> Array:

@@ -140,7 +140,8 @@ class Mixture(nn.Module):
         rows, c, h, w = valid.shape
         return Codec(
             lambda message, x: codec.push(message, by_pixel(x)),
-            lambda message: codec.pop(message).view(rows, h, w, c).permute(0, 3, 1, 2),
+            # In the order of memory that an encoder's rows have: networks that see it compute other floats in another.
+            lambda message: codec.pop(message).view(rows, h, w, c).permute(0, 3, 1, 2).contiguous(),
         )
 
     @property
