@@ -264,7 +264,7 @@ def main() -> None:
         case = case._replace(x=case.x.to(arguments.device))
         known = information(case.codec, case.x)
         peers = [] if arguments.no_peers else list(case.peers(case.x.cpu().numpy().astype(np.int32)))
-        best = [max((peer[i] for peer in peers), default=math.nan) for i in (1, 2)]
+        best = [max(speeds, default=math.nan) for speeds in ([p for _, p, _ in peers], [p for _, _, p in peers])]
         for threads in arguments.threads:
             torch.set_num_threads(threads)
             speeds, bits = ours(case, arguments.lanes, arguments.repeat)

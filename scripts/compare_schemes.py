@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.data.images import spread
 from toolkit.recipe import Recipe, build_data, load
 

@@ -1,6 +1,6 @@
 """What exact arithmetic costs: rate, and speed of networks and of coding, against the float networks of the same run.
 
-    python scripts/exact_cost.py RUN [RUN ...] [--rows 200] [--repeats 3] [--compile]
+    python scripts/exact_cost.py RUN [RUN ...] [--rows 200] [--repeats 3]
 
 Rows of the test set are encoded both ways, in turn, in one process; speeds are of processor time with one thread, which
 other programs disturb less than they do a clock, and the medians of the repeats.
@@ -24,7 +24,6 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="compile the coder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     head.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined,assignment]  # of its clocks
@@ -35,9 +34,9 @@ def main() -> None:
         test = build_data(cfg).test
         rows = spread(test, min(arguments.rows, len(test)))
         valid = torch.ones(rows.shape, dtype=torch.bool)
-        coders = [coder(r, cfg, len(rows), None, arguments.compile) for r in (recipe, load(run, "cpu", exact=True)[0])]
+        coders = [coder(r, cfg, len(rows)) for r in (recipe, load(run, "cpu", exact=True)[0])]
         found = []
-        for repeat in range(arguments.repeats + 1):  # the first, which may compile, tells the rate alone
+        for repeat in range(arguments.repeats + 1):  # the first, which loads the coder, tells the rate alone
             accounts = [each.encode(rows, valid)[1] for each in coders]
             if repeat:
                 found.append([(a.seconds - a.coder_seconds, a.seconds) for a in accounts])

@@ -3,7 +3,7 @@
     python scripts/mixed_settings.py RUN [RUN ...] [--rows 8192] [--progress FILE] [--words FILE.tkc] [--float]
     python scripts/mixed_settings.py --pictures RUN PICTURE [PICTURE ...]
 
-RUN: folders of trained models with exact networks. Settings: {eager, compiled} x {1, 2 threads} x {1, 7, 64 rows a
+RUN: folders of trained models with exact networks. Settings: {kernels, reference} x {1, 2 threads} x {1, 7, 64 rows a
 network call} x {contiguous, channels_last} x {float32, float64} x {oneDNN on, off}. Each writes the first rows, one in
 eight all of them, and each decodes all rows as the first setting wrote them; with one row a call, an eighth of them,
 because that takes longest. Where all write the same bytes, one decoding for each covers all pairs; where not, each
@@ -16,6 +16,7 @@ within a level.
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -36,13 +37,15 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mixed import SETTINGS, Setting, code_picture, decode, encode, picture_differs  # noqa: E402  # of the repository, which is no package
 from toolkit import embeddings  # noqa: E402
+from toolkit.coding import kernels  # noqa: E402
 from toolkit.data.files import read_image  # noqa: E402
 from toolkit.head import Settings, fingerprint  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
 from toolkit.recipe import build_data, load  # noqa: E402
 
-CODING = Settings(4096, 4096, 0)  # whole batches and many lanes: in eager code rows are cheap, and blocks are not
+CODING = Settings(4096, 4096, 0)  # whole batches and many lanes: for the tensor program rows are cheap, steps are not
 FEW = 128  # rows that each setting writes
+HALVES = ("kernels", "reference")
 PROCESSORS: dict[str, dict[str, str]] = {
     "as it is": {},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -160,27 +163,26 @@ def one_step(model: Model, step: str, folder: Path, name: str) -> None:
 
 
 def words(path: Path) -> None:
-    """Word vectors: all together, and word by word, compiled or not, with one thread or two."""
+    """Word vectors: all together, and word by word, by kernels or the tensor program, with one thread or two."""
     with embeddings.open(path) as file:
         want = file.vectors()
         wrong = total = 0
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            for compiled in (False, True):
-                wrong += int((file.vectors(compiled) != want).any(1).sum())
-                total += len(want)
-            for i in range(0, len(want), max(1, len(want) // 2000)):
-                wrong += int((torch.from_numpy(file[file.words[i]]) != want[i]).any())
-                total += 1
+            for how, some in ((contextlib.nullcontext, 2000), (kernels.reference, 20)):
+                with how():
+                    wrong += int((file.vectors() != want).any(1).sum())
+                    total += len(want)
+                    for i in range(0, len(want), max(1, len(want) // some)):
+                        wrong += int((torch.from_numpy(file[file.words[i]]) != want[i]).any())
+                        total += 1
     print(f"{path}: {wrong} of {total} decoded rows wrong", flush=True)
 
 
 def pictures(run: Path, paths: list[Path], only: str | None) -> None:
     """Each setting writes each picture at two rates, and each reads what each wrote."""
     module = load(run, "cpu")[0].module
-    settings = [
-        s for s in SETTINGS if s.rows == 64 and not s.double and only in (None, ("eager", "compiled")[s.compiled])
-    ]
+    settings = [s for s in SETTINGS if s.rows == 64 and not s.double and only in (None, HALVES[s.reference])]
     tiles = rows = wrong = largest = 0
     different = set[bytes]()
     for path, lam in itertools.product(paths, (4.0, 64.0)):
@@ -208,7 +210,7 @@ def main() -> None:
     parser.add_argument("--words", type=Path)
     parser.add_argument("--pictures", type=Path, nargs="+", metavar=("RUN", "PICTURE"))
     parser.add_argument("--float", action="store_true", dest="floats")
-    parser.add_argument("--only", choices=["eager", "compiled"], help="half of the settings")
+    parser.add_argument("--only", choices=HALVES, help="half of the settings")
     parser.add_argument("--step", choices=["encode", "decode"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
@@ -220,8 +222,8 @@ def main() -> None:
             continue
         print(f"{run}, {'float' if arguments.floats else 'exact'} networks", flush=True)
         settings = [s for s in SETTINGS if not (arguments.floats and s.double)]
-        chosen = [s for s in settings if arguments.only in (None, ("eager", "compiled")[s.compiled])]
-        all_settings(model, sorted(chosen, key=lambda s: (s.compiled, -s.rows)), arguments.progress)
+        chosen = [s for s in settings if arguments.only in (None, HALVES[s.reference])]
+        all_settings(model, sorted(chosen, key=lambda s: (s.reference, -s.rows)), arguments.progress)
         processors(run, model, min(arguments.rows, 500), arguments.floats)
     if arguments.pictures:
         pictures(arguments.pictures[0], arguments.pictures[1:], arguments.only)

@@ -3,8 +3,8 @@
     python scripts/random_access.py RUN [--rows 1000 10000] [--batch 50] [--draws 9]
 
 Times are processor seconds of this process, medians over images evenly spread; the file is one chunk, in memory. It
-repeats the streams of `--distinct` images, a multiple of the batch, as sampler=codebook and those of blocks allow: for
-them a row's stream depends on its place in its batch alone.
+repeats the lanes of `--distinct` images, a multiple of the batch, as sampler=codebook and those of blocks allow: for
+them a row's lane depends on its place in its batch alone.
 """
 
 import argparse
@@ -12,9 +12,11 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from toolkit.alone import AloneCoder, joined, streams_of
+from toolkit.alone import AloneCoder
+from toolkit.coding import wire
 from toolkit.data.images import spread
 from toolkit.head import Settings
 from toolkit.recipe import build_data, has_exact, load
@@ -33,10 +35,11 @@ def main() -> None:
     assert recipe.head is not None
     coder = AloneCoder(recipe.module, recipe.head, Settings(arguments.batch, 4, 0))
     valid = torch.ones(rows.shape, dtype=torch.bool)
-    streams = streams_of(coder.encode(rows, valid)[0], len(rows))
+    lanes = wire.unpack(coder.encode(rows, valid)[0])
     print("| images in the file | payload, bytes | one image, ms |\n|---|---|---|", flush=True)
     for count in arguments.rows:
-        payload = joined((streams * -(-count // len(streams)))[:count])
+        at = np.arange(count) % len(rows)
+        payload = wire.pack(lanes.head[at], lanes.size[at], lanes.words[at])
         coder.decode_range(payload, valid[:1], 0, count)  # what only the first call costs
         one = []
         for i in spread(torch.arange(count), arguments.draws).tolist():

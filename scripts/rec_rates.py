@@ -16,7 +16,7 @@ import torch
 from recipes.ikvae import BLOCK_SAMPLERS, SAMPLERS, head, naming
 from toolkit.alone import AloneCoder
 from toolkit.callbacks import evaluate
-from toolkit.coding.ans import Message
+from toolkit.coding.message import Message
 from toolkit.data.images import spread
 from toolkit.head import Settings
 from toolkit.recipe import build_data, load

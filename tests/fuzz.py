@@ -433,7 +433,7 @@ def many_zeros() -> bytes:
 
 
 def bomb(payload: bytes, rng: random.Random) -> bytes:
-    """Compressed zeros in the place of every zlib or bzip2 stream that a payload may hold, or a message of huge sizes."""
+    """Compressed zeros in the place of each zlib or bzip2 stream of a payload, or a message of huge sizes."""
     zeros = many_zeros()
     rows = rng.choice(NUMBERS) % 2**32
     return rng.choice((

@@ -9,8 +9,9 @@ from torch import Tensor
 from tests.distributions import KINDS, generator, spent
 from tests.laws import check_codec, contents
 from toolkit.coding import frequencies
-from toolkit.coding.ans import EmptyMessage, Message
-from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, bits_back, location_scale
+from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, bits_back
+from toolkit.coding.distributions import location_scale
+from toolkit.coding.message import EmptyMessage, Message
 
 # A toy chain x = z_0 <- z_1 <- ... <- z_L with linear conditionals whose exact posteriors are known: every z_i is
 # N(0, 1), and z_i given z_i+1 is N(A R_i z_i+1, 1 - A**2) with R_i a rotation; so z_i+1 given z_i is

@@ -1,13 +1,12 @@
 """toolkit.export_embeddings: vectors trained elsewhere become a file and come back; what it refuses."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
-from tests.test_embeddings import GOLDEN, posterior
+from tests.test_embeddings import posterior
 from toolkit import embeddings, export_embeddings
 
 
@@ -96,7 +95,8 @@ def test_the_command_refuses_what_it_cannot_do(
     }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    shutil.copy(GOLDEN / "words_v2.tkc", tmp_path / "v.tkc")
+    words, vectors, sigma = posterior(20, 3)
+    embeddings.write(tmp_path / "v.tkc", words, embeddings.quantise(vectors, sigma, 1.0))
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.iterdir())
     output = [] if any(argument.startswith("output=") for argument in arguments) else ["output=out.tkc"]

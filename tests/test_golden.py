@@ -1,7 +1,8 @@
 """Files of earlier commits: each must decode to the same bytes for ever, with the tiny run that lies beside it.
 
-`python -m tests.test_golden NAME` makes a new one. None is ever changed or removed: a new version of a format, or a
-model with new settings, gets files of its own. Those of the newest version are what is written today, too.
+From version 4 on, bytes are kept for ever: none of these files is ever changed or removed. A new version of a format,
+or a model with new settings, gets files of its own: `python -m tests.test_golden NAME ...` makes them. Those of the
+newest version are what is written today, too.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
 from toolkit import compress, decompress, embeddings, inspect
 from toolkit.coding import lattice
-from toolkit.container import VERSION, Reader
+from toolkit.container import PREAMBLE, VERSION, Reader, UnknownVersion, _sealed
 from toolkit.data.files import read_image
 from toolkit.picture_coder import rate_index
 from toolkit.recipe import build, load, lossy_coder, save, save_exact
@@ -35,13 +36,10 @@ SMALL = {"latent_channels": [2, 2], "downscale": [2, 2], "blocks": [1, 1], "widt
 
 # File -> SHA-256 of the decoded pixels, as `digest` computes it. All are of the same pictures.
 PICTURES = dict.fromkeys(
-    [
-        "bitswap_v2/pictures.tkc", "bitswap_v2/pictures_v3.tkc", "ikvae_v2/pictures.tkc", "ikvae_v2/pictures_v3.tkc",
-        "vae_lossless_v3/pictures.tkc",
-    ],
+    ["bitswap_v4/pictures.tkc", "ikvae_v4/pictures.tkc", "vae_lossless_v4/pictures.tkc"],
     "0d7d47acba6a678a6dcc6c7f46b2bcd395320bbdbb20a59c5abf28f17989ca6f",
-)  # fmt: skip
-LOSSY = ["vae_v2/pictures.tkc", "vae_v2/pictures_v3.tkc"]  # beside them, their pictures as they were decoded once
+)
+LOSSY = ["vae_v4/pictures.tkc"]  # beside it, its pictures as they were decoded once
 
 
 def digest(folder: Path) -> str:
@@ -55,7 +53,7 @@ def digest(folder: Path) -> str:
 
 def decode(name: str, output: Path, *options: str) -> Path:
     path = GOLDEN / name
-    command = [f"run={path.parent}", f"input={path}", f"output={output}", "device=cpu", "compile=false"]
+    command = [f"run={path.parent}", f"input={path}", f"output={output}", "device=cpu"]
     assert decompress.main([*command, *options]) == 0
     return output
 
@@ -81,16 +79,11 @@ def test_lossy_pictures_decode_as_they_did(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN.rglob("*.tkc")), ids=lambda path: path.relative_to(GOLDEN).as_posix())
 def test_every_file_is_intact(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main([f"input={path}"]) == 0
-    assert path.relative_to(GOLDEN).as_posix() in [*PICTURES, *LOSSY, *VECTORS, "words_v1.tkc"]
+    assert path.relative_to(GOLDEN).as_posix() in [*PICTURES, *LOSSY, *VECTORS]
 
 
 # File -> SHA-256 of its vectors, float32, little-endian, row by row, and of its words.
-VECTORS = {
-    "words_v2.tkc": "f8ff43ab76c2c350bb5951d51739526a2143c98e66fb412b5f170ef5b89dfcc6",
-    # Stacks of as many rows as what is coded of them allows, in each group.
-    "words_v2_groups.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6",
-    "words_v3.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6",
-}
+VECTORS = {"words_v4.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6"}
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -106,9 +99,27 @@ def vector_digest(path: Path) -> str:
 
 
 def test_the_bytes_of_the_container_are_read_as_they_were_written() -> None:
-    with Reader(GOLDEN / "bitswap_v2/pictures.tkc") as reader:
-        assert (reader.version, reader.header["exact"], reader.header["chunk_rows"]) == (2, True, 7)
+    with Reader(GOLDEN / "bitswap_v4/pictures.tkc") as reader:
+        assert (reader.version, reader.header["exact"], reader.header["chunk_rows"]) == (4, True, 7)
         assert [chunk.rows for chunk in reader.chunks] == [7] * (len(reader.chunks) - 1) + [reader.chunks[-1].rows]
+
+
+@pytest.mark.parametrize("name", ["bitswap_v4/pictures.tkc", "vae_v4/pictures.tkc", "words_v4.tkc"])
+def test_a_file_of_an_earlier_version_is_refused_by_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, file = (GOLDEN / name).read_bytes(), tmp_path / "old.tkc"
+    magic, _, *rest = PREAMBLE.unpack_from(data)
+    file.write_bytes(_sealed(PREAMBLE.pack(magic, 3, *rest)) + data[PREAMBLE.size + 4 :])
+    with pytest.raises(UnknownVersion, match=r"format version 4, got 3; a file written before toolkit 0\.2"):
+        Reader(file)
+    if name.startswith("words"):
+        with pytest.raises(UnknownVersion):
+            embeddings.load(file)
+    else:
+        assert decompress.main([f"run={(GOLDEN / name).parent}", f"input={file}", f"output={tmp_path / 'out'}"]) == 1
+        assert "a file written before toolkit 0.2: decode it with 0.1" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["old.tkc"]
 
 
 # What is written today. Where one of these fails, readers of the last release call today's files damaged: a change of
@@ -123,9 +134,7 @@ def content(path: Path) -> tuple[dict[str, Any], list[bytes]]:
         return header, [reader.read(i) for i in range(len(reader.chunks))]
 
 
-@pytest.mark.parametrize(
-    "name", ["bitswap_v2/pictures_v3.tkc", "ikvae_v2/pictures_v3.tkc", "vae_lossless_v3/pictures.tkc"]
-)
+@pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_written_as_they_were(name: str, tmp_path: Path) -> None:
     pack((GOLDEN / name).parent, decode(name, tmp_path / "all"), tmp_path / "again.tkc", LOSSLESS)
     assert content(tmp_path / "again.tkc") == content(GOLDEN / name)
@@ -137,14 +146,13 @@ def test_lossy_pictures_are_written_as_they_were() -> None:
     coder, _ = lossy_coder(load(path.parent, "cpu")[0])
     for payload, level, (_, _, height, width) in zip(payloads, header["levels"], header["items"], strict=True):
         rate = torch.tensor([rate_index(level)])
-        [k] = coder.read([payload], level, [(-(-height // 8), -(-width // 8))])
+        k = coder.read(payload, level, (-(-height // 8), -(-width // 8)))
         assert k is not None
-        again = lattice.given(coder.tables, k, rate, silent=payload[0] == 1)
-        assert [payload[1:]] == lattice.encode(coder.tables, [again], [int.from_bytes(payload[1:3], "little")])
+        assert coder.write(lattice.given(coder.tables, k, rate, silent=payload[0] == 1)) == payload
 
 
 def test_vectors_are_written_as_they_were(tmp_path: Path) -> None:
-    path = GOLDEN / "words_v3.tkc"
+    path = GOLDEN / "words_v4.tkc"
     with embeddings.open(path) as file:
         groups = [file._group(i) for i in range(len(file._first) - 1)]
         vectors = file.vectors().split([group.rows for group in groups])
@@ -158,12 +166,12 @@ LOSSLESS = ("chunk_rows=7", "exact=true")
 
 
 def pack(run: Path, pictures: Path, output: Path, options: Iterable[str]) -> None:
-    command = [f"run={run}", f"input={pictures}", f"output={output}", "device=cpu", "compile=false"]
+    command = [f"run={run}", f"input={pictures}", f"output={output}", "device=cpu"]
     assert compress.main([*command, *options]) == 0
 
 
 def make(name: str) -> None:
-    """Make the golden file NAME: words_vVERSION....tkc, or RECIPE_vVERSION/NAME.tkc and, where there is none, its run.
+    """Make the golden file NAME: words_vVERSION.tkc, or RECIPE_vVERSION/NAME.tkc and, where there is none, its run.
 
     VERSION is the run's: a file of a newer one beside older ones needs no run of its own.
     """
@@ -225,4 +233,5 @@ def make_run(target: Path, recipe: str) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1])
+    for each in sys.argv[1:]:
+        make(each)

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: published vectors, devices and compilers agree, no two keys share a number."""
+"""Counter-based random numbers: published vectors, devices agree, no two keys share a number."""
 
 import math
 
@@ -55,14 +55,6 @@ def test_philox_agrees_with_big_integers_on_random_counters(device: str) -> None
     words = torch.stack(philox(list(counters.to(device)), key)).cpu()
     for i in range(500):
         assert words[:, i].tolist() == big_int_philox(counters[:, i].tolist(), key)
-
-
-def test_compiled_philox_gives_the_same_words() -> None:
-    rng = torch.Generator().manual_seed(1)
-    counter = list(torch.randint(0, 1 << 32, (4, 1003), generator=rng))
-    compiled = torch.compile(philox, dynamic=False)
-    for mine, theirs in zip(philox(counter, (1, ONES)), compiled(counter, (1, ONES)), strict=True):
-        assert torch.equal(mine, theirs)
 
 
 def test_each_part_of_the_key_changes_the_numbers() -> None:

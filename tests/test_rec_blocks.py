@@ -29,7 +29,7 @@ def entropy(node: Tensor) -> float:
 
 def test_many_candidates_give_samples_of_the_target() -> None:
     """2 dimensions of 1 bit, 10 bits of candidates, each row with candidates of its own: Kolmogorov-Smirnov."""
-    rows = 1500
+    rows = 600
     target = channel(2 * rows, 1, seed=1)
     found = []
     for i in range(rows):

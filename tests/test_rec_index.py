@@ -9,8 +9,8 @@ import torch
 from tests.laws import check_codec
 from tests.test_rec_search import channel, isokl, keys
 from toolkit.coding import rec
-from toolkit.coding.message import Message
 from toolkit.coding.hashing import Keys
+from toolkit.coding.message import Message
 
 FLAT = torch.zeros(500, dtype=torch.int64)
 
@@ -26,15 +26,6 @@ def some_nodes(n: int = 500, deepest: int = 57, seed: int = 0) -> torch.Tensor:
 def test_nodes_of_every_depth_come_back(lanes: int, start: str) -> None:
     message = Message.empty(lanes) if start == "empty" else Message.random(lanes, 40 * 64 // lanes + 8, seed=1)
     check_codec(rec.node_codec(rec.zeta(1.3), FLAT), some_nodes(), message)
-
-
-def test_a_compiled_message_holds_the_same_words(short_blocks: None) -> None:
-    node, codec = some_nodes(deepest=16), rec.node_codec(rec.zeta(1.3), FLAT)
-    plain, compiled = Message.empty(4), Message.empty(4, compiled=True)
-    codec.push(plain, node)
-    codec.push(compiled, node)
-    assert plain.to_bytes() == compiled.to_bytes()
-    assert torch.equal(codec.pop(compiled), node)
 
 
 def test_places_that_are_not_coded_cost_nothing() -> None:

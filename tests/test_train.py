@@ -173,8 +173,7 @@ def test_a_resumed_run_cannot_change_its_recipe_or_data(tmp_path: Path, override
         _resumed(configure("bitswap", f"resume={tmp_path}"), [override])
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("name", ["train", "compress", "inspect"])
+@pytest.mark.parametrize(("name", "unbuffered"), [("train", ""), ("compress", "1"), ("inspect", ""), ("inspect", "1")])
 def test_a_closed_pipe_does_not_end_the_help_in_a_traceback(name: str, unbuffered: str, tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -1,6 +1,5 @@
 """VBQ: the grid, the search against brute force, refinement, integer tables, and the codec that they make."""
 
-import functools
 import math
 
 import pytest
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from tests.laws import check_codec
 from toolkit.coding import vbq
-from toolkit.coding.message import Message
-from toolkit.coding.codecs import interval_codec
+from toolkit.coding.kernels import Order
+from toolkit.coding.message import FIRSTS, Message
+from toolkit.coding.tables import tables as ready
 
 
 def posterior(n: int, d: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -64,12 +64,6 @@ def test_many_values_are_searched_as_few_are() -> None:
     pick = vbq.search(mu, sigma, grid, 2.0)
     assert torch.equal(pick[-300:], vbq.search(mu[-300:], sigma[-300:], grid, 2.0))
     assert torch.equal(pick[:300], vbq.search(mu[:300], sigma[:300], grid, 2.0))
-
-
-def test_the_compiled_search_finds_the_same_points() -> None:
-    mu, sigma = posterior(3000)
-    grid = vbq.dyadic_grid(vbq.gaussian(1.0), depth=4)
-    assert torch.equal(vbq.search(mu, sigma, grid, 5.0, compiled=True), vbq.search(mu, sigma, grid, 5.0))
 
 
 def test_a_grid_is_a_tree_that_bisects_the_prior() -> None:
@@ -155,64 +149,34 @@ def test_frequencies_sum_to_the_whole_and_keep_a_count_for_what_occurs() -> None
     assert bool((cost - entropy < 0.03).all())
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_the_codec_obeys_the_law_and_costs_what_the_codebook_says(small: bool) -> None:
+@pytest.mark.parametrize("first", FIRSTS)
+@pytest.mark.parametrize("order", list(Order))
+def test_the_codec_obeys_the_law_and_costs_what_the_codebook_says(first: int, order: Order) -> None:
     mu, sigma = posterior(2000, 8)
     book, symbols = vbq.refined(mu, sigma, 3.0, contexts=4)
-    codec = book.codec(book.context.expand(symbols.shape), torch.ones(symbols.shape, dtype=torch.bool))
-    message = Message.empty(16, small=small)
+    codec = book.codec(book.context.expand(symbols.shape), torch.ones(symbols.shape, dtype=torch.bool), order)
+    message = Message.empty(16, first=first)
     codec.push(message, symbols)
-    spent = (
-        message.bits()
-        if not small
-        else 32 * float(message.size.sum()) + float((message.head + 1).double().log2().sum())
-    )
-    assert spent == pytest.approx(book.bits(symbols), abs=16 * 16 if small else 1)
+    assert message.bits() == pytest.approx(book.bits(symbols), abs=1 if first == 1 << 31 else 16 * 16)
     assert torch.equal(codec.pop(message), symbols)
-    assert bool((message.head == (0 if small else 1 << 31)).all()) and not bool(message.size.any())
+    assert bool(message.ended().all())
     check_codec(codec, symbols, Message.random(16, 400, seed=0))
-    check_codec(codec, symbols, Message.empty(16, small=small))
+    check_codec(codec, symbols, Message.empty(16, first=first))
 
 
 def test_a_small_message_pops_what_zeros_decode_to_and_pushes_it_back() -> None:
     freqs = torch.tensor([[100, 200, (1 << vbq.PRECISION) - 300]])
-    valid = torch.ones(90, dtype=torch.bool)
-    codec = vbq.conditional(freqs, torch.zeros(90, dtype=torch.int64), valid)
-    message = Message.empty(3, small=True)
+    codec = ready(freqs, vbq.PRECISION).codec(None, torch.ones(90, dtype=torch.bool))
+    message = Message.empty(3, first=0)
     assert codec.pop(message).tolist() == [0] * 90
     codec.push(message, torch.full((90,), 2))
     check_codec(codec, torch.arange(90) % 3, message)
 
 
-def test_the_compiled_codec_writes_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vbq, "interval_codec", functools.partial(interval_codec, steps=2))  # half as much to compile
-    mu, sigma = posterior(60, 4)
-    book, symbols = vbq.refined(mu, sigma, 3.0, contexts=2)
-    codec = book.codec(book.context.expand(symbols.shape), torch.ones(symbols.shape, dtype=torch.bool))
-    eager, compiled = Message.empty(4, small=True), Message.empty(4, small=True, compiled=True)
-    codec.push(eager, symbols)
-    codec.push(compiled, symbols)
-    assert torch.equal(eager.head, compiled.head) and torch.equal(eager.size, compiled.size)
-    assert torch.equal(codec.pop(compiled), symbols)
-
-
-def test_a_symbol_without_frequency_is_refused() -> None:
-    freqs = torch.tensor([[0, 1 << vbq.PRECISION]])
-    codec = vbq.conditional(freqs, torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="symbol 0 at position 2 has no frequency"):
-        codec.push(Message.empty(1), torch.tensor([1, 1, 0, 1]))
-    with pytest.raises(ValueError, match=r"expected symbols in \[0, 2\), got values from 1 to 2"):
-        codec.push(Message.empty(1), torch.tensor([1, 1, 2, 1]))
-
-
-def test_tables_that_do_not_sum_to_the_whole_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected .* frequencies whose rows sum to 16384"):
-        vbq.conditional(torch.tensor([[1, 2]]), torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool))
-
-
 def test_more_symbols_than_a_table_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 1 to 8192 symbols in a table, got"):
-        vbq.tables(torch.ones(1, 8193, dtype=torch.int64))
+    assert int(vbq.tables(torch.ones(1, 1 << vbq.PRECISION, dtype=torch.int64)).max()) == 1
+    with pytest.raises(ValueError, match="expected 1 to 16384 symbols with a count in each table, got"):
+        vbq.tables(torch.ones(1, (1 << vbq.PRECISION) + 1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def load(path: str | os.PathLike[str]) -> KeyedVectors:
     with open(path) as file:
         vectors = file.vectors()
         keyed = KeyedVectors(vectors.shape[1], dtype=np.float32)
-        keyed.add_vectors(file.words, vectors.numpy())
+        # As `add_vectors` does, but not word by word.
+        keyed.vectors, keyed.index_to_key, keyed.key_to_index = vectors.numpy(), file.words, file.rows
     return keyed
 
 

@@ -127,9 +127,9 @@ class Embeddings:
             raise self._damaged(f"a vocabulary of {header['words']} words", str(error)) from error
         if word_list.checksum(self.words) != self._reader.chunks[0].rows_crc:
             raise self._damaged("a vocabulary with the stored checksum", "another")
-        self._row = {word: row for row, word in enumerate(self.words)}
-        if len(self._row) != len(self.words) or "" in self._row:
-            raise self._damaged("words that differ", f"{len(self._row)} different ones of {len(self.words)}")
+        self.rows = dict(zip(self.words, range(len(self.words)), strict=True))  # of each word
+        if len(self.rows) != len(self.words) or "" in self.rows:
+            raise self._damaged("words that differ", f"{len(self.rows)} different ones of {len(self.words)}")
 
     def __enter__(self) -> Embeddings:
         return self
@@ -145,16 +145,16 @@ class Embeddings:
         return len(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return word in self._row
+        return word in self.rows
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
 
     def __getitem__(self, word: str) -> np.ndarray[Any, Any]:
         """The vector of a word, float32 [d]. Raises KeyError for a word that the file does not have."""
-        if word not in self._row:
+        if word not in self.rows:
             raise KeyError(f"expected a word of the vocabulary, got {word!r}; ask with `in` first")
-        row = self._row[word]
+        row = self.rows[word]
         number = bisect.bisect_right(self._first, row) - 1
         return self._group(number).row(row - self._first[number])
 
@@ -259,7 +259,9 @@ def _arranged(context: Tensor, rows: int, lanes: int, lane_rows: int, k: int) ->
 
     context: int32 [lane_rows * k], the table of each value of a lane.
     """
-    return context.repeat(lanes), torch.arange(lanes * lane_rows * k) < rows * k, Order.LANE_BY_LANE
+    valid = torch.ones(lanes * lane_rows * k, dtype=torch.bool)
+    valid[rows * k :] = False
+    return context.repeat(lanes), valid, Order.LANE_BY_LANE
 
 
 def _encode(book: vbq.Codebook, symbols: Tensor) -> bytes:

@@ -37,14 +37,16 @@ def unpack(payload: bytes, count: int) -> list[str]:
     rest = bz2.BZ2Decompressor().decompress(payload[at:], size).split(b"\n")
     if len(shared) != count or len(rest) != count:
         raise ValueError(f"{len(shared)} prefixes and {len(rest)} words")
-    words, word, letters = [], b"", 0
+    # Words that share much with the one before may be many times as long as what is stored.
+    check_size(count, sum(shared) + size, len(payload))
+    words, word = [], b""
     for n, end in zip(shared, rest, strict=True):
         word = word[:n] + end
-        words.append(word.decode())
-        letters += len(word)
-        if letters > size:  # words that share much with the one before may be many times as long as what is stored
-            check_size(count, letters, len(payload))
-    return words
+        words.append(word)
+    found = b"\n".join(words).decode().split("\n")  # all at once, which is several times as fast
+    if len(found) != count:
+        raise ValueError(f"{len(found)} words instead of {count}")
+    return found
 
 
 def check_size(count: int, letters: int, stored: int) -> None:

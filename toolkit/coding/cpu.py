@@ -142,7 +142,8 @@ def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
         def choose(law: Any, x: Any, i: Any) -> Any:
             return function if getattr(law, "instance_class", None) is LAWS[name] else None
 
-        made: Any = overload(operation, strict=False, jit_options={**_OPTIONS, "forceinline": True})  # type: ignore[arg-type]  # options that the stubs lack
+        options: Any = {**_OPTIONS, "forceinline": True}
+        made: Any = overload(operation, strict=False, jit_options=options)
         made(choose)
         return function
 
@@ -156,7 +157,8 @@ def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _pushed(head, tail, size, lane, start, freq, precision):
     h, f, p = head[lane], np.uint64(freq), np.uint64(precision)
     if h >> (np.uint64(63) - p) >= f:
-        tail[lane, size[lane]] = np.uint32(h & np.uint64(0xFFFFFFFF))
+        if size[lane] >= 0:  # below after a pop that found no word, whose fault is raised when all is done
+            tail[lane, size[lane]] = np.uint32(h & np.uint64(0xFFFFFFFF))
         size[lane] += 1
         h >>= np.uint64(32)
     quotient = h // f

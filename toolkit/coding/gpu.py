@@ -26,8 +26,8 @@ from toolkit.coding import frequencies
 # Nothing is contracted: a fused product and sum is rounded once, and weights of pixels would differ from the CPU's.
 OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 
-# Numbers that are only numbers: one program for all.
-SAME = ["tail", "law", "n", "lanes", "steps", "across", "along", "small"]
+# Numbers that change from call to call, and are nothing but numbers: one program for all.
+SAME = ["row", "column", "n", "lanes", "steps", "across", "along", "small"]
 
 LOW = tl.constexpr(1 << 31)
 WORD = tl.constexpr((1 << 32) - 1)
@@ -40,16 +40,13 @@ Bit = namedtuple("Bit", "zeros bins precision")
 Given = namedtuple("Given", "start freq bins precision")
 Table = namedtuple("Table", "which starts several bins precision rounds")
 LocationScale = namedtuple("LocationScale", "loc scale cells inverse shift half bins least counts precision rounds")
-Mixture = namedtuple(
-    "Mixture", "weight loc scale cells inverse n k width shift half bins least counts precision rounds"
-)
-Weighted = namedtuple("Weighted", "weight n k width bins precision")
+Mixture = namedtuple("Mixture", "weight loc scale cells inverse k width shift half bins least counts precision rounds")
+Weighted = namedtuple("Weighted", "weight k width bins precision")
 Pixels = namedtuple(
     "Pixels",
     "parameters base cells inverse exponentials k width channels drawn lowest highest shift half bins least counts "
     "precision rounds",
 )
-Tail = namedtuple("Tail", "words row column")  # and the distance of lanes, and of words of a lane
 
 
 # --- stacks
@@ -79,11 +76,11 @@ def whole(like, precision):
 
 @triton.jit
 def pushed(head, size, tail, lane, coded, start, freq, precision):
-    """The head and size after a push on the lanes where something is coded."""
+    """The head and size after a push on the lanes where something is coded; tail: words, and their strides."""
     start, freq = tl.where(coded, start, 0), tl.where(coded, freq, whole(head, precision))
     spill = (head >> (63 - precision)) >= freq
     # A size below 0 is of a lane that was empty: its message is lost, its neighbours' words are not.
-    tl.store(tail.words + lane * tail.row + size * tail.column, head.to(tl.int32), spill & (size >= 0))
+    tl.store(tail[0] + lane * tail[1] + size * tail[2], head.to(tl.int32), spill & (size >= 0))
     q, r = divided(tl.where(spill, head >> 32, head), freq)
     return (q << precision) + r + start, size + spill.to(tl.int64)
 
@@ -91,7 +88,7 @@ def pushed(head, size, tail, lane, coded, start, freq, precision):
 @triton.jit
 def top(size, tail, lane):
     """The word that a pop may need, loaded before that is known."""
-    word = tl.load(tail.words + lane * tail.row + (size - 1) * tail.column, size > 0, 0)
+    word = tl.load(tail[0] + lane * tail[1] + (size - 1) * tail[2], size > 0, 0)
     return word.to(tl.int64) & WORD
 
 
@@ -109,20 +106,20 @@ def popped(head, size, floor, faults, word, coded, u, start, freq, precision, sm
 
 @triton.jit(do_not_specialize=SAME)
 def push_kernel(
-    head_p, size_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along,
+    head_p, size_p, tail_p, row, column, faults_p, x_p, valid_p, law, n, lanes, steps, across, along,
     LOAD: tl.constexpr, INTERVAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    here = lane < lanes
+    here, tail = lane < lanes, (tail_p, row, column)
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
     wrong = lane < 0
     i = lane * along + (lane * 0 + (steps - 1)) * across
     ok = here & (i < n)
-    coded, x, p = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, ok)
+    coded, x, p = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, n, ok)
     for _ in range(steps):
         i -= across
         ok = here & (i < n) & (i >= 0)
-        coming, x_coming, p_coming = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, ok)
+        coming, x_coming, p_coming = tl.load(valid_p + i, ok, 0), tl.load(x_p + i, ok, 0), LOAD(law, i, n, ok)
         fine = coded & (x >= 0) & (x < law.bins)
         start, freq = INTERVAL(law, p, tl.where(fine, x, 0))
         fine = fine & (freq >= 1)
@@ -136,20 +133,20 @@ def push_kernel(
 
 @triton.jit(do_not_specialize=SAME)
 def pop_kernel(
-    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    head_p, size_p, floor_p, tail_p, row, column, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
     LOAD: tl.constexpr, FIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    here = lane < lanes
+    here, tail = lane < lanes, (tail_p, row, column)
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
     floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
     i = lane * along
     ok = here & (i < n)
-    coded, p = tl.load(valid_p + i, ok, 0), LOAD(law, i, ok)
+    coded, p = tl.load(valid_p + i, ok, 0), LOAD(law, i, n, ok)
     for _ in range(steps):
         after = i + across
         ok_after = here & (after < n)
-        coming, p_coming = tl.load(valid_p + after, ok_after, 0), LOAD(law, after, ok_after)
+        coming, p_coming = tl.load(valid_p + after, ok_after, 0), LOAD(law, after, n, ok_after)
         word = top(size, tail, lane)
         u = head & (whole(head, law.precision) - 1)
         x, start, freq = FIND(law, p, u)
@@ -168,7 +165,7 @@ def pop_kernel(
 
 
 @triton.jit
-def load_bits(law, i, ok):
+def load_bits(law, i, n, ok):
     return (tl.load(law.bits + i, ok, 0),)
 
 
@@ -186,7 +183,7 @@ def find_bits(law, p, u):
 
 
 @triton.jit
-def load_bit(law, i, ok):
+def load_bit(law, i, n, ok):
     return (tl.load(law.zeros + i, ok, 0),)
 
 
@@ -204,7 +201,7 @@ def find_bit(law, p, u):
 
 
 @triton.jit
-def load_given(law, i, ok):
+def load_given(law, i, n, ok):
     return tl.load(law.start + i, ok, 0), tl.load(law.freq + i, ok, 0)
 
 
@@ -232,7 +229,7 @@ def bisected(law, p, u, START: tl.constexpr):
 
 
 @triton.jit
-def load_table(law, i, ok):
+def load_table(law, i, n, ok):
     return (tl.load(law.which + i, ok & (law.several != 0), 0),)
 
 
@@ -270,7 +267,7 @@ def curve_start(law, p, x):
 
 
 @triton.jit
-def load_curve(law, i, ok):
+def load_curve(law, i, n, ok):
     return tl.load(law.loc + i, ok, 0), tl.load(law.scale + i, ok, 0)
 
 
@@ -303,9 +300,9 @@ def mixture_start(law, p, x):
 
 
 @triton.jit
-def load_mixture(law, i, ok):
+def load_mixture(law, i, n, ok):
     c = components(law)
-    at, ok = i[:, None] + c.to(tl.int64) * law.n, ok[:, None] & (c < law.k)
+    at, ok = i[:, None] + c.to(tl.int64) * n, ok[:, None] & (c < law.k)
     return tl.load(law.weight + at, ok, 0), tl.load(law.loc + at, ok, 0), tl.load(law.scale + at, ok, 0)
 
 
@@ -324,9 +321,9 @@ def find_mixture(law, p, u):
 
 
 @triton.jit
-def load_weighted(law, i, ok):
+def load_weighted(law, i, n, ok):
     c = components(law)
-    return (tl.load(law.weight + i[:, None] + c.to(tl.int64) * law.n, ok[:, None] & (c < law.k), 0),)
+    return (tl.load(law.weight + i[:, None] + c.to(tl.int64) * n, ok[:, None] & (c < law.k), 0),)
 
 
 @triton.jit
@@ -416,12 +413,12 @@ def seen(law, mass, at, x, valid):
 
 @triton.jit(do_not_specialize=SAME)
 def push_pixels(
-    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    head_p, size_p, floor_p, tail_p, row, column, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     channels: tl.constexpr = law.channels
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    here = lane < lanes
+    here, tail = lane < lanes, (tail_p, row, column)
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
     floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
     i = lane * along + (lane * 0 + (steps - 1)) * across
@@ -435,12 +432,12 @@ def push_pixels(
             x, valid = x + (x_j,), valid + (valid_j,)
         faults = faults | tl.where(some & ~fine, 2, 0)
         some = some & fine
-        row, base, prior = pixel_of(law, i, ok)
+        from_p, base, prior = pixel_of(law, i, ok)
         mass = prior.to(tl.float64)
         # Weights are found forwards, symbols are pushed backwards.
         starts, freqs, all_places = (), (), ()
         for j in tl.static_range(channels):
-            at = places(law, row, base, ok, j, x)
+            at = places(law, from_p, base, ok, j, x)
             if law.drawn:
                 all_places = all_places + (at,)
             else:
@@ -474,12 +471,12 @@ def push_pixels(
 
 @triton.jit(do_not_specialize=SAME)
 def pop_pixels(
-    head_p, size_p, floor_p, tail, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
+    head_p, size_p, floor_p, tail_p, row, column, faults_p, x_p, valid_p, law, n, lanes, steps, across, along, small,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     channels: tl.constexpr = law.channels
     lane = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
-    here = lane < lanes
+    here, tail = lane < lanes, (tail_p, row, column)
     head, size = tl.load(head_p + lane, here, LOW), tl.load(size_p + lane, here, 0)
     floor, faults = tl.load(floor_p + lane, here, 0), (lane * 0).to(tl.int32)
     i = lane * along
@@ -489,7 +486,7 @@ def pop_pixels(
         for j in tl.static_range(channels):
             valid_j = tl.load(valid_p + i * channels + j, ok, 0)
             some, valid = some | valid_j, valid + (valid_j,)
-        row, base, prior = pixel_of(law, i, ok)
+        from_p, base, prior = pixel_of(law, i, ok)
         mass = prior.to(tl.float64)
         c = lane * 0
         if law.drawn:
@@ -500,7 +497,7 @@ def pop_pixels(
         for j in tl.static_range(channels):
             word = top(size, tail, lane)
             u = head & (whole(head, law.precision) - 1)
-            at = places(law, row, base, ok, j, x)
+            at = places(law, from_p, base, ok, j, x)
             if law.drawn:
                 x_j, start, freq = bisected(law, place(law, at, c), u, curve_start)
             else:
@@ -547,8 +544,7 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         bins, precision, _ = numbers
         return Table(which, starts, int(len(which) > 0), bins, precision, (bins - 1).bit_length())
     if name == "Weighted":
-        k, n = tensors[0].shape
-        return Weighted(tensors[0], n, k, _width(k), *numbers)
+        return Weighted(tensors[0], len(tensors[0]), _width(len(tensors[0])), *numbers)
     kind, *numbers = numbers
     device, curve = tensors[0].device, frequencies.KINDS[kind]
     axis = _cells(curve, device), frequencies.inverse_scales(device)
@@ -561,8 +557,7 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         more = frequencies.exponentials(device), *shape, lowest, highest
     elif name == "Mixture":
         bins, precision = numbers
-        k, n = tensors[0].shape
-        more = n, k, _width(k)
+        more = len(tensors[0]), _width(len(tensors[0]))
     else:
         bins, least, precision = numbers
     end = shift, half, bins, least, (1 << precision) - least * bins, precision, (bins - 1).bit_length()
@@ -604,13 +599,13 @@ def push(
     faults = torch.zeros(1, dtype=torch.int32, device=head.device)
     if not len(head) or not len(x):
         return faults
-    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
+    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), (tail, *tail.stride())
     x, valid, small = x.contiguous(), valid.contiguous(), int(first < 1 << 31)
     if law == "Pixels":
-        _launch(push_pixels, given, head, size, floor, words, faults, x, valid, given, *where, small)
+        _launch(push_pixels, given, head, size, floor, *words, faults, x, valid, given, *where, small)
     else:
         load, interval, _ = FUNCTIONS[law]
-        _launch(push_kernel, given, head, size, words, faults, x, valid, given, *where, LOAD=load, INTERVAL=interval)
+        _launch(push_kernel, given, head, size, *words, faults, x, valid, given, *where, LOAD=load, INTERVAL=interval)
     return faults
 
 
@@ -623,8 +618,8 @@ def pop(
     faults = torch.zeros(1, dtype=torch.int32, device=head.device)
     if not len(head) or not len(x):
         return x, faults
-    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), Tail(tail, *tail.stride())
-    state, small = (head, size, floor, words, faults, x, valid.contiguous(), given, *where), int(first < 1 << 31)
+    given, where, words = law_of(law, tensors, numbers), _where(len(x), len(head), order), (tail, *tail.stride())
+    state, small = (head, size, floor, *words, faults, x, valid.contiguous(), given, *where), int(first < 1 << 31)
     if law == "Pixels":
         _launch(pop_pixels, given, *state, small)
     else:

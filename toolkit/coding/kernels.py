@@ -171,10 +171,13 @@ def _no_frequency(law: Any, x: Tensor, valid: Tensor) -> ValueError:
     )
 
 
-@torch.compiler.assume_constant_result
 def compiled(device: str) -> bool:
     """Whether kernels run on a device."""
     return not _reference.get() and _available(device)
+
+
+# As torch.compiler.assume_constant_result does, which takes seconds to import the compiler.
+compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from toolkit.coding.codecs import Codec, coded
 from toolkit.coding.kernels import Order
 
 MOST_CELLS = 1 << 16  # of the indices of all tables together, which a processor's caches should hold
+CELLS_A_SYMBOL = 16  # of the index of one of several tables: more find no symbol sooner
 
 
 class Table(NamedTuple):
@@ -88,7 +89,7 @@ def tables(freqs: Tensor, precision: int) -> Tables:
 def of_starts(starts: Tensor, precision: int) -> Tables:
     """Ready tables of int [tables, k + 1] starts, rows that do not fall, from 0 to 2**precision."""
     count, k = len(starts), starts.shape[1] - 1
-    room = max(MOST_CELLS // max(count, 1), 1)
+    room = MOST_CELLS if count == 1 else max(min(MOST_CELLS // max(count, 1), CELLS_A_SYMBOL * k), 1)
     shift = max(precision - (room.bit_length() - 1), 0)
     cells = torch.arange(1 << (precision - shift), device=starts.device, dtype=torch.int64) << shift
     # Starts that are equal are of symbols without frequency: the last of them is the one.
