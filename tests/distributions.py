@@ -47,9 +47,8 @@ def weights(seed: int, k: int, *shape: int, high: float = 3) -> Tensor:
 
 
 class Pixels(NamedTuple):
-    """Integer parameters of n pixels of c channels under mixtures of k components; locations from the first bin."""
+    """Integer parameters of n pixels of c channels under mixtures of k logistics; locations from the first bin."""
 
-    kind: str
     logits: Tensor  # int64 [k, n], steps below the largest
     loc: Tensor  # int64 [c, k, n]
     scale: Tensor  # int64 [c, k, n]
@@ -65,12 +64,11 @@ class Pixels(NamedTuple):
         middle = (self.bins - 1) * frequencies.LOC_STEPS // 2
         parts = [-self.logits[None], self.loc - middle, self.scale, self.coupling]
         planes = torch.cat([part.flatten(0, 1) for part in parts])
-        return mixtures.pixels(self.kind, planes.T.float(), len(self.logits), self.bins, valid, drawn=drawn, **options)
+        return mixtures.pixels(planes.T.float(), len(self.logits), self.bins, valid, drawn=drawn, **options)
 
 
-def pixels(kind: str, c: int, k: int, n: int, bins: int = 64, seed: int = 0) -> Pixels:
+def pixels(c: int, k: int, n: int, bins: int = 64, seed: int = 0) -> Pixels:
     return Pixels(
-        kind,
         frequencies.snap_logits(floats(seed, -2, 2, k, n)).long(),
         locations(seed + 1, bins, c, k, n).long(),
         scales(seed + 2, c, k, n).long(),
@@ -128,32 +126,45 @@ def plain_weights(mass: list[float]) -> list[int]:
     return found
 
 
+def plain_odds(x: int, loc: int, level: int, bins: int) -> tuple[float, float]:
+    """What a component gives to a bin, about: `frequencies.odds`."""
+    if x in (0, bins - 1):
+        return (
+            plain_cdf("logistic", x + 1, loc, level, bins) - plain_cdf("logistic", x, loc, level, bins) + 1
+        ) / 2**30, 1.0
+    cell = (abs(64 * x - loc) * INVERSES[level] + 2**26) // 2**27  # in 1/128 of a scale
+    sine, cosine = (row[level] for row in HALF_WIDTHS)
+    return sine, cosine + COSINES[min(cell, len(COSINES) - 1)]
+
+
+COSINES: list[float] = frequencies.cosines(CPU).tolist()
+HALF_WIDTHS: list[list[float]] = frequencies.half_widths(CPU).tolist()
+
+
 def plain_pixel(p: Pixels, i: int, x: list[int], valid: list[bool] | None = None) -> list[tuple[int, int]]:
     """Start and frequency of each channel of pixel i under precision PRECISION, all components together.
 
     valid: of each channel; where False (0, 2**PRECISION), which costs nothing.
     """
-    weight = p.weight[:, i].tolist()
     loc, level, coupling = (t[..., i].tolist() for t in (p.loc, p.scale, p.coupling))
-    mass, result = [float(w) for w in weight], []
+    above, result = [float(w) for w in p.weight[:, i].tolist()], []
+    below = [1.0] * len(above)
     for j in range(len(x)):
         row = j * (j - 1) // 2
         shift = [
             sum(coupling[row + i][m] * (64 * x[i] - (p.bins - 1) * 32) for i in range(j)) // 256
-            for m in range(len(weight))
+            for m in range(len(above))
         ]
         at = [a + b for a, b in zip(loc[j], shift, strict=True)]
         if valid is not None and not valid[j]:
             result.append((0, 1 << PRECISION))
             continue
-        weight = plain_weights(mass)
-        low, high = (plain_mixture_start(p.kind, weight, at, level[j], e, p.bins, PRECISION) for e in (x[j], x[j] + 1))
+        weight = plain_weights([a / b for a, b in zip(above, below, strict=True)])
+        low, high = (plain_mixture_start("logistic", weight, at, level[j], x[j] + e, p.bins, PRECISION) for e in (0, 1))
         result.append((low, high - low))
-        inside = [
-            plain_cdf(p.kind, x[j] + 1, a, s, p.bins) - plain_cdf(p.kind, x[j], a, s, p.bins)
-            for a, s in zip(at, level[j], strict=True)
-        ]
-        mass = [m * float(part + 1) for m, part in zip(mass, inside, strict=True)]
+        odds = [plain_odds(x[j], a, s, p.bins) for a, s in zip(at, level[j], strict=True)]
+        above = [a * top for a, (top, _) in zip(above, odds, strict=True)]
+        below = [b * bottom for b, (_, bottom) in zip(below, odds, strict=True)]
     return result
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from toolkit.coding.message import Message
 from toolkit.coding.codecs import Codec
+from toolkit.coding.message import Message
 
 
 def contents(message: Message) -> tuple[list[int], list[list[int]]]:

@@ -56,7 +56,7 @@ def law(name: str, n: int, bins: int = 256, k: int = 5, seed: int = 0) -> Any:
         torch.rand(n, 3 * k, generator=g) * 200 + 100, torch.randn(n, 3 * k, generator=g) * 100,
     )  # fmt: skip
     base = torch.full((n, 3), bins * 32).int()
-    return Pixels(torch.cat(parts, 1).round(), base, 0, k, 3, 0, 511, bins, 24, name.endswith("drawn"))
+    return Pixels(torch.cat(parts, 1).round(), base, k, 3, 0, 511, bins, 24, name.endswith("drawn"))
 
 
 def valid_of(law: Any, n: int, holes: float = 0.1) -> Tensor:

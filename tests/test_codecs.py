@@ -95,12 +95,12 @@ def leaf_codecs() -> dict[str, tuple[Codec, Tensor]]:
         many = weight, locations(8, bins, 4, *shape), scales(9, 4, *shape)
         codecs[f"mixture of {kind}s"] = mixture(kind, *many, bins), x
         codecs[f"mixture of {kind}s with holes"] = mixture(kind, *many, bins, valid=valid), x * valid
-        for c in (1, 2, 3):
-            p, x3 = pixels(kind, c, 3, 14), integers(10 + c, 64, 14, c)
-            whole, mask = torch.ones(14, c, dtype=torch.bool), holes(14, 1).expand(14, c)
-            codecs[f"{kind} pixels of {c}"] = p.codec(whole), x3
-            codecs[f"{kind} pixels of {c} with holes"] = p.codec(mask), x3 * mask
-            codecs[f"{kind} pixels of {c} with holes of each channel"] = p.codec(holes(14, c)), x3 * holes(14, c)
+    for c in (1, 2, 3):
+        p, x3 = pixels(c, 3, 14), integers(10 + c, 64, 14, c)
+        whole, mask = torch.ones(14, c, dtype=torch.bool), holes(14, 1).expand(14, c)
+        codecs[f"pixels of {c}"] = p.codec(whole), x3
+        codecs[f"pixels of {c} with holes"] = p.codec(mask), x3 * mask
+        codecs[f"pixels of {c} with holes of each channel"] = p.codec(holes(14, c)), x3 * holes(14, c)
     return codecs
 
 
@@ -241,7 +241,7 @@ def test_holes_cost_nothing_whatever_is_in_them() -> None:
     valid, nothing, junk = holes(*shape), torch.zeros(shape, dtype=torch.bool), integers(0, 1 << 40, *shape) - 12345
     loc, scale = locations(1, bins, *shape), scales(2, *shape)
     weight = weights(9, 2, *shape)
-    p, x = pixels("logistic", 3, 3, 40, bins=bins), integers(3, bins, *shape)
+    p, x = pixels(3, 3, 40, bins=bins), integers(3, bins, *shape)
     codecs: list[Callable[[Tensor], Codec]] = [
         lambda valid: location_scale("logistic", loc, scale, bins, 1, valid=valid),
         lambda valid: location_scale("logistic", loc, scale, bins, 0, valid=valid),
@@ -276,8 +276,8 @@ def refusing() -> dict[str, tuple[Codec, int]]:
         "categorical": (categorical(FREQS, shape, 16), len(FREQS)),
         "location_scale": (location_scale("logistic", loc, scale, 64, 1), 64),
         "mixture": (mixture("logistic", weight, loc.expand(2, *shape), scale.expand(2, *shape), 64), 64),
-        "pixels": (pixels("logistic", 4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool)), 64),
-        "drawn pixels": (pixels("logistic", 4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool), drawn=True), 64),
+        "pixels": (pixels(4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool)), 64),
+        "drawn pixels": (pixels(4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool), drawn=True), 64),
         "bernoulli": (bernoulli(torch.full(shape, 99), 16), 2),
         "weighted": (weighted(weight, torch.ones(shape, dtype=torch.bool)), 2),
     }

@@ -329,6 +329,27 @@ def test_possible_components_keep_a_count_and_impossible_ones_get_none() -> None
     assert kept.T.tolist() == [[1, 0, 65535], [65535, 1, 0]]
 
 
+# What a component gives to a symbol, about.
+
+
+def test_hyperbolic_tables_are_the_closed_forms() -> None:
+    t = torch.arange(22 * 128 + 1, dtype=torch.float64) / 128
+    torch.testing.assert_close(frequencies.cosines(CPU), torch.cosh(t), rtol=1e-14, atol=0)
+    half = torch.exp2(-1 - torch.arange(SCALE_LEVELS, dtype=torch.float64) / SCALE_STEPS - SCALE_OCTAVES[0])
+    expected = torch.stack([torch.sinh(half), torch.cosh(half)])
+    torch.testing.assert_close(frequencies.half_widths(CPU), expected, rtol=1e-11, atol=0)
+
+
+def test_odds_are_the_logistic_s_masses_but_for_the_rounded_distance() -> None:
+    loc = frequencies.snap_location(floats(30, 300, 1, low=-10, high=70))
+    level = frequencies.snap_scale(floats(31, 300, 1, low=-2, high=4))
+    top, bottom = frequencies.odds(torch.arange(64).expand(300, 64), loc, level, 64)
+    mass = exact_mass("logistic", frequencies.location_of(loc)[:, 0], frequencies.scale_of(level)[:, 0], 64)
+    # Half a cell, of 1/128 scale, changes cosh(t) by exp(1/256).
+    likely = mass > 1e-7
+    assert float((top / bottom / mass - 1)[likely].abs().max()) < 0.0045
+
+
 # From counts to frequencies.
 
 

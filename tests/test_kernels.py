@@ -75,9 +75,9 @@ def mixture_of(kind: str) -> Callable[[int, int], Case]:
     return build
 
 
-def pixels_of(kind: str, c: int, k: int, drawn: bool) -> Callable[[int, int], Case]:
+def pixels_of(c: int, k: int, drawn: bool) -> Callable[[int, int], Case]:
     def build(n: int, seed: int) -> Case:
-        p = pixels(kind, c, k, n, BINS, seed)
+        p = pixels(c, k, n, BINS, seed)
         codec: Callable[[Tensor, Order], Codec] = lambda valid, order: p.codec(valid, drawn, order=order)  # noqa: E731
         return Case(codec, integers(seed + 4, BINS, n, c))
 
@@ -98,10 +98,10 @@ LAWS: dict[str, Callable[[int, int], Case]] = {
     "gaussian without floor": curve_of("gaussian", 0),
     **{f"mixture of {kind}s": mixture_of(kind) for kind in KINDS},
     "weighted": lambda n, seed: of(Weighted(weights(seed, 5, n).int()), integers(seed + 1, 5, n)),
-    "pixels": pixels_of("logistic", 3, 4, True),
-    "grey pixels": pixels_of("gaussian", 1, 5, True),
-    "summed pixels": pixels_of("logistic", 3, 4, False),
-    "summed pixels of two channels": pixels_of("gaussian", 2, 3, False),
+    "pixels": pixels_of(3, 4, True),
+    "grey pixels": pixels_of(1, 5, True),
+    "summed pixels": pixels_of(3, 4, False),
+    "summed pixels of two channels": pixels_of(2, 3, False),
 }
 
 
@@ -222,7 +222,7 @@ def three_codecs() -> list[Codec]:
     return [
         location_scale("logistic", loc, scale, BINS, 0),
         categorical(FREQS, (n,), 16),
-        pixels("logistic", 3, 2, n, BINS).codec(all_pixels, True),
+        pixels(3, 2, n, BINS).codec(all_pixels, True),
     ]
 
 
@@ -457,7 +457,7 @@ class Head(torch.nn.Module):
         location_scale("gaussian", loc + latents, scale, BINS, 1).push(message, x)
         valid = torch.ones(y.shape, dtype=torch.bool)
         for drawn in (True, False):
-            pixels_codec("logistic", (2 * rows).round(), 2, BINS, valid, drawn=drawn).push(message, y)
+            pixels_codec((2 * rows).round(), 2, BINS, valid, drawn=drawn).push(message, y)
         return latents
 
 

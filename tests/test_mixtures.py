@@ -31,10 +31,9 @@ from toolkit.coding.message import Message
 from toolkit.coding.mixtures import mixture, weighted
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("c", [1, 2, 3])
-def test_pixels_with_drawn_components_obey_the_law(c: int, kind: str) -> None:
-    p, x = pixels(kind, c, 3, 14), integers(10 + c, 64, 14, c)
+def test_pixels_with_drawn_components_obey_the_law(c: int) -> None:
+    p, x = pixels(c, 3, 14), integers(10 + c, 64, 14, c)
     for valid in (torch.ones(14, c, dtype=torch.bool), holes(14, 1).expand(14, c), holes(14, c)):
         for lanes in (1, 4, 50):
             check_codec(p.codec(valid, drawn=True), x * valid, Message.random(lanes, 60, 0))
@@ -42,7 +41,7 @@ def test_pixels_with_drawn_components_obey_the_law(c: int, kind: str) -> None:
 
 @pytest.mark.parametrize("c", [1, 2, 3])
 def test_words_of_pixels_are_those_of_plain_integers(c: int) -> None:
-    n, lanes, p = 20, 3, pixels("logistic", c, 3, 20)
+    n, lanes, p = 20, 3, pixels(c, 3, 20)
     x, valid = integers(5, 64, n, c), holes(n, c)
     x = torch.where(valid, x, 0)
     message, stacks = Message.empty(lanes), [Stack() for _ in range(lanes)]
@@ -68,19 +67,19 @@ def test_parameters_out_of_range_are_clamped_to_it() -> None:
         found = []
         for parameters in (wild, tame):
             message = Message.random(3, 60, 0)
-            codec = mixtures_module.pixels("logistic", parameters, k, 256, valid, drawn=drawn, scales=(40, 300))
+            codec = mixtures_module.pixels(parameters, k, 256, valid, drawn=drawn, scales=(40, 300))
             codec.push(message, x)
             found.append(contents(message))
         assert found[0] == found[1]
 
 
 def test_the_middle_of_the_axis_is_the_base_unless_another_is_given() -> None:
-    n, c, p, found = 30, 3, pixels("gaussian", 3, 2, 30), []
+    n, c, p, found = 30, 3, pixels(3, 2, 30), []
     planes = torch.cat([part.flatten(0, 1) for part in (-p.logits[None], p.loc, p.scale, p.coupling)]).T.float()
     x, valid = integers(1, 64, n, c), torch.ones(n, c, dtype=torch.bool)
     for base in (None, torch.full((n, c), 63 * 32), torch.full((n, c), 63 * 32 + 640)):
         message = Message.random(3, 60, 0)
-        mixtures_module.pixels("gaussian", planes, 2, 64, valid, base).push(message, x)
+        mixtures_module.pixels(planes, 2, 64, valid, base).push(message, x)
         found.append(contents(message))
     assert found[0] == found[1] != found[2]
 
@@ -88,9 +87,9 @@ def test_the_middle_of_the_axis_is_the_base_unless_another_is_given() -> None:
 def test_parameters_of_another_shape_are_refused() -> None:
     valid = torch.ones(5, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"parameters \[5, 20\] and base \[5, 3\], got \[5, 21\] and \[5, 3\]"):
-        mixtures_module.pixels("logistic", torch.zeros(5, 21), 2, 64, valid)
+        mixtures_module.pixels(torch.zeros(5, 21), 2, 64, valid)
     with pytest.raises(ValueError, match=r"parameters \[5, 20\] and base \[5, 3\], got \[5, 20\] and \[5, 1\]"):
-        mixtures_module.pixels("logistic", torch.zeros(5, 20), 2, 64, valid, torch.zeros(5, 1))
+        mixtures_module.pixels(torch.zeros(5, 20), 2, 64, valid, torch.zeros(5, 1))
 
 
 def test_every_value_of_a_weight_is_popped_as_the_component_that_owns_it() -> None:
@@ -124,11 +123,10 @@ def test_mixture_symbols_cost_the_logarithm_of_their_frequency(kind: str) -> Non
         assert spent(codec, x, Message.random(8, 1, 3)) == pytest.approx(information(freqs), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("c", [1, 2, 3])
-def test_pixels_cost_the_logarithm_of_their_frequency(kind: str, c: int) -> None:
+def test_pixels_cost_the_logarithm_of_their_frequency(c: int) -> None:
     n, bins = 150, 64
-    p, valid = pixels(kind, c, 4, n, bins=bins), torch.ones(n, c, dtype=torch.bool)
+    p, valid = pixels(c, 4, n, bins=bins), torch.ones(n, c, dtype=torch.bool)
     for x in (p.codec(valid).pop(Message.random(8, 200, 0)), integers(4, bins, n, c)):
         freqs = [f for i in range(n) for f in plain_pixel_frequencies(p, i, x[i].tolist())]
         assert spent(p.codec(valid), x, Message.random(8, 1, 1)) == pytest.approx(information(freqs), rel=1e-4)
@@ -147,13 +145,12 @@ def joint_probability(p: Pixels, x: Tensor) -> Tensor:
             loc = loc + p.coupling[row + i] / 256 * (x[i] - (p.bins - 1) / 2)
         scale = torch.exp2(p.scale[j].double() / 32 - 4)
         low, high = (x[j] - 0.5 - loc) / scale, (x[j] + 0.5 - loc) / scale
-        cdf = torch.sigmoid if p.kind == "logistic" else torch.special.ndtr
         # Mirrored where both edges are in the upper tail, so that nothing cancels.
         low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
         mirrored = (x[j] - 0.5 - loc) > 0
         first, last = x[j] == 0, x[j] == p.bins - 1
-        below = torch.where(torch.where(mirrored, last, first), 0.0, cdf(low))
-        above = torch.where(torch.where(mirrored, first, last), 1.0, cdf(high))
+        below = torch.where(torch.where(mirrored, last, first), 0.0, torch.sigmoid(low))
+        above = torch.where(torch.where(mirrored, first, last), 1.0, torch.sigmoid(high))
         probability = probability * (above - below)
     return probability.sum(0)
 
@@ -167,13 +164,11 @@ def bits_of_each(codec: Codec, x: Tensor) -> Tensor:
     return message.head.double().log2() - 46
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("c", [1, 2, 3])
-def test_probabilities_of_all_coupled_pixels_sum_to_one_and_are_the_joint_mixture(kind: str, c: int) -> None:
+def test_probabilities_of_all_coupled_pixels_sum_to_one_and_are_the_joint_mixture(c: int) -> None:
     bins, k = 4, 3
     x = torch.tensor(list(itertools.product(range(bins), repeat=c)))  # [bins**c, c], every pixel there is
     one = Pixels(
-        kind,
         frequencies.snap_logits(floats(0, -1, 1, k, 1)).long(),
         frequencies.snap_location(floats(1, 0, 3, c, k, 1)).long(),
         scales(2, c, k, 1, low=0.8, high=3).long(),
@@ -192,10 +187,9 @@ def test_probabilities_of_all_coupled_pixels_sum_to_one_and_are_the_joint_mixtur
     assert float((coded / joint - 1).abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pixels_cost_less_than_a_ten_thousandth_above_the_float_joint_mixture(kind: str) -> None:
+def test_pixels_cost_less_than_a_ten_thousandth_above_the_float_joint_mixture() -> None:
     n, k, bins = 4000, 5, 256
-    p, valid = pixels(kind, 3, k, n, bins=bins), torch.ones(n, 3, dtype=torch.bool)
+    p, valid = pixels(3, k, n, bins=bins), torch.ones(n, 3, dtype=torch.bool)
     x = p.codec(valid).pop(Message.random(64, 400, 5))
     coded = spent(p.codec(valid), x, Message.random(64, 60, 6))
     exact = -float(joint_probability(p, x).log2().sum())
@@ -203,10 +197,9 @@ def test_pixels_cost_less_than_a_ten_thousandth_above_the_float_joint_mixture(ki
     assert abs(coded / exact - 1) < 0.0001  # measured: 0.00003
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pixels_with_drawn_components_cost_as_much_as_those_that_are_summed(kind: str) -> None:
+def test_pixels_with_drawn_components_cost_as_much_as_those_that_are_summed() -> None:
     n, valid = 4000, torch.ones(4000, 3, dtype=torch.bool)
-    p = pixels(kind, 3, 5, n, bins=256)
+    p = pixels(3, 5, n, bins=256)
     x = p.codec(valid).pop(Message.random(64, 400, 5))
     summed = spent(p.codec(valid), x, Message.random(64, 60, 6))
     drawn = sorted(spent(p.codec(valid, drawn=True), x, Message.random(64, 60, seed)) for seed in range(6, 11))
@@ -217,7 +210,7 @@ def test_pixels_with_drawn_components_cost_as_much_as_those_that_are_summed(kind
 
 
 def test_channels_after_a_hole_are_coded_as_if_they_were_the_first() -> None:
-    n, p = 500, pixels("logistic", 2, 2, 500, bins=256)
+    n, p = 500, pixels(2, 2, 500, bins=256)
     apart = torch.tensor([20, 235])[:, None] * frequencies.LOC_STEPS
     p = p._replace(loc=apart.expand(2, 2, n), coupling=torch.zeros_like(p.coupling))
     valid = torch.tensor([False, True]).expand(n, 2)

@@ -98,6 +98,8 @@ class Pixels(NamedTuple):
     quantiles: Array
     scales: Array
     exponentials: Array
+    cosines: Array
+    half_widths: Array  # float64 [2, levels]
     shift: int
     k: int
     channels: int
@@ -454,37 +456,58 @@ def _share(mass, k, prior, possible, weight):
 
 
 @_inline
-def _prior(law, i, mass, weight):
-    top = law.parameters[i, 0]
+def _prior(law, row, mass, weight):
+    """Weights of the components of a pixel whose parameters are `row`."""
+    top = row[0]
     for c in range(1, law.k):
-        top = max(top, law.parameters[i, c])
+        top = max(top, row[c])
+    least = np.float32(len(law.exponentials) - 1)
     for c in range(law.k):
-        mass[c] = law.exponentials[np.int64(min(top - law.parameters[i, c], np.float32(len(law.exponentials) - 1)))]
-    _share(mass, law.k, weight, False, weight)
+        mass[2, c] = law.exponentials[np.uint64(min(top - row[c], least))]
+    _share(mass[2], law.k, weight, False, weight)
+    for c in range(law.k):
+        mass[0, c], mass[1, c] = np.float64(weight[c]), 1.0
 
 
 @_inline
-def _place(law, i, j, c, x):
+def _place(law, row, base, x, j, c):
     """Location and level of scale of channel j of component c."""
-    at = law.k * (1 + j) + c
-    loc = np.int64(min(max(law.parameters[i, at], np.float32(-1048576)), np.float32(1048576))) + law.base[i, j]
-    at += law.k * law.channels
-    level = np.int64(min(max(law.parameters[i, at], np.float32(law.lowest)), np.float32(law.highest)))
+    k = law.k
+    at = k * (1 + j) + c
+    loc = np.int64(min(max(row[np.uint64(at)], np.float32(-1048576)), np.float32(1048576))) + base[np.uint64(j)]
+    at += k * law.channels
+    level = np.uint64(min(max(row[np.uint64(at)], np.float32(law.lowest)), np.float32(law.highest)))
     shift = np.int64(0)
-    at = law.k * (1 + 2 * law.channels + j * (j - 1) // 2) + c
-    for other in range(j):
-        shift += np.int64(law.parameters[i, at + law.k * other]) * (x[i, other] * 64 - law.base[i, other])
+    at = k * (1 + 2 * law.channels + j * (j - 1) // 2) + c
+    for other in range(np.uint64(j)):
+        shift += np.int64(row[np.uint64(at)]) * (x[other] * 64 - base[other])
+        at += k
     return loc + (shift >> 8), level
 
 
 @_inline
-def _see(law, i, j, x, mass):
-    """Weigh each component by what it gives to channel j."""
-    for c in range(law.k):
-        loc, level = _place(law, i, j, c, x)
+def _see(law, row, base, x, j, mass):
+    """Weigh each component by what it gives to channel j: see `frequencies.odds`."""
+    s, last = x[np.uint64(j)], np.int64(len(law.cosines) - 1)
+    end = s <= 0 or s >= law.bins - 1
+    above, below, sines, halves = mass[0], mass[1], law.half_widths[0], law.half_widths[1]
+    for c in range(np.uint64(law.k)):
+        loc, level = _place(law, row, base, x, j, np.int64(c))
         inverse = law.inverse[level]
-        low = _cdf(law, x[i, j], loc, inverse)
-        mass[c] *= np.float64(_cdf(law, x[i, j] + 1, loc, inverse) - low + 1)
+        if end:
+            rise = _cdf(law, s + 1, loc, inverse) - _cdf(law, s, loc, inverse) + 1
+            above[c] *= np.float64(rise) * 2.0**-30
+        else:
+            cell = min((abs(s * 64 - loc) * inverse + (np.int64(1) << 26)) >> 27, last)
+            above[c] *= sines[level]
+            below[c] *= halves[level] + law.cosines[np.uint64(cell)]
+
+
+@_inline
+def _weigh(law, mass, prior, possible, weight):
+    for c in range(law.k):
+        mass[2, c] = mass[0, c] / mass[1, c]
+    _share(mass[2], law.k, prior, possible, weight)
 
 
 @_inline
@@ -535,21 +558,20 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
                 if not fine:
                     faults |= 2
                     continue
-                _prior(law, i, mass, prior)
-                for c in range(k):
-                    mass[c] = np.float64(prior[c])
+                row, base, symbols = law.parameters[i], law.base[i], x[i]
+                _prior(law, row, mass, prior)
                 if law.drawn:
                     for j in range(channels):
                         if valid[i, j]:
-                            _see(law, i, j, x, mass)
-                    _share(mass, k, prior, True, weight[0])
+                            _see(law, row, base, symbols, j, mass)
+                    _weigh(law, mass, prior, True, weight[0])
                     u = np.int64(head[lane] & np.uint64(0xFFFF))
                     c, low = _draw(weight[0], u)
                     if not _popped(head, tail, size, floor, lane, u, low, weight[0, c], 16, small):
                         faults |= 1
                     for j in range(channels - 1, -1, -1):
                         if valid[i, j]:
-                            loc, level = _place(law, i, j, c, x)
+                            loc, level = _place(law, row, base, symbols, j, c)
                             inverse = law.inverse[level]
                             start = _start(law, x[i, j], loc, inverse, 1)
                             freq = _start(law, x[i, j] + 1, loc, inverse, 1) - start
@@ -557,13 +579,13 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
                     _pushed(head, tail, size, lane, _below(prior, c), prior[c], 16)
                     continue
                 for j in range(channels):
-                    _share(mass, k, prior, False, weight[j])
+                    _weigh(law, mass, prior, False, weight[j])
                     if valid[i, j] and j + 1 < channels:
-                        _see(law, i, j, x, mass)
+                        _see(law, row, base, symbols, j, mass)
                 for j in range(channels - 1, -1, -1):
                     if valid[i, j]:
                         for c in range(k):
-                            locs[c], level = _place(law, i, j, c, x)
+                            locs[c], level = _place(law, row, base, symbols, j, c)
                             inverses[c] = law.inverse[level]
                         start = _mix_start(law, x[i, j], weight[j], locs, inverses)
                         freq = _mix_start(law, x[i, j] + 1, weight[j], locs, inverses) - start
@@ -590,9 +612,8 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
                     x[i, j] = 0
                 if not some:
                     continue
-                _prior(law, i, mass, prior)
-                for c in range(k):
-                    mass[c] = np.float64(prior[c])
+                row, base, symbols = law.parameters[i], law.base[i], x[i]
+                _prior(law, row, mass, prior)
                 c = np.int64(0)
                 if law.drawn:
                     u = np.int64(head[lane] & np.uint64(0xFFFF))
@@ -604,12 +625,12 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
                         continue
                     u = np.int64(head[lane] & mask)
                     if law.drawn:
-                        loc, level = _place(law, i, j, c, x)
+                        loc, level = _place(law, row, base, symbols, j, c)
                         s, start, freq = _find_place(law, u, loc, level, 1)
                     else:
-                        _share(mass, k, prior, False, weight)
+                        _weigh(law, mass, prior, False, weight)
                         for c in range(k):
-                            locs[c], level = _place(law, i, j, c, x)
+                            locs[c], level = _place(law, row, base, symbols, j, c)
                             inverses[c] = law.inverse[level]
                         s, high = np.int64(0), np.int64(law.bins)
                         start, above = np.int64(0), np.int64(1) << law.precision
@@ -625,9 +646,9 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
                     if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
                         faults |= 1
                     if law.drawn or j + 1 < channels:
-                        _see(law, i, j, x, mass)
+                        _see(law, row, base, symbols, j, mass)
                 if law.drawn:
-                    _share(mass, k, prior, True, weight)
+                    _weigh(law, mass, prior, True, weight)
                     _pushed(head, tail, size, lane, _below(weight, c), weight[c], 16)
     return faults
 
@@ -671,27 +692,30 @@ def _scratch(law: Any) -> tuple[Array, ...]:
     """Memory for the components of a pixel: the loops have no run-time to ask for some."""
     if not isinstance(law, Pixels):
         return ()
-    return np.empty(law.k), np.empty((law.channels + 4, law.k), np.int64)
+    return np.empty((3, law.k)), np.empty((law.channels + 4, law.k), np.int64)
 
 
 def _law(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
     arrays = [x.numpy() for x in tensors]
-    if "cdf" not in LAWS[name]._fields:
-        return LAWS[name](*arrays, *numbers)
-    shift, *curve = _curve(numbers[0])
-    return LAWS[name](*arrays, *curve[: len(LAWS[name]._fields) - len(arrays) - len(numbers)], shift, *numbers[1:])
+    if name in ("LocationScale", "Mixture"):
+        kind, *numbers = numbers
+        return LAWS[name](*arrays, *_curve(kind), frequencies.shift_of(frequencies.KINDS[kind]), *numbers)
+    if name == "Pixels":
+        more = (table(torch.device("cpu")).numpy() for table in _OF_PIXELS)
+        return Pixels(*arrays, *_curve(0), *more, frequencies.shift_of("logistic"), *numbers)
+    return LAWS[name](*arrays, *numbers)
+
+
+_OF_PIXELS = frequencies.exponentials, frequencies.cosines, frequencies.half_widths
 
 
 @functools.cache
-def _curve(kind: int) -> tuple[Any, ...]:
-    """Of a number in `frequencies.KINDS`: shift, cdf, inverse, quantiles, scales, exponentials."""
+def _curve(kind: int) -> tuple[Array, Array, Array, Array]:
+    """Of a number in `frequencies.KINDS`: cdf, inverse, quantiles, scales."""
     name, host = frequencies.KINDS[kind], torch.device("cpu")
-    tables = (
-        frequencies.cdf_table(name, host), frequencies.inverse_scales(host), frequencies.quantiles(name, host),
-        frequencies.scales(host), frequencies.exponentials(host),
-    )  # fmt: skip
-    cdf, *rest = (table.numpy() for table in tables)
-    return frequencies.shift_of(name), cdf[:-1] << 22 | np.diff(cdf), *rest
+    cdf, inverse = frequencies.cdf_table(name, host).numpy(), frequencies.inverse_scales(host).numpy()
+    rest = frequencies.quantiles(name, host).numpy(), frequencies.scales(host).numpy()
+    return cdf[:-1] << 22 | np.diff(cdf), inverse, *rest
 
 
 def push(

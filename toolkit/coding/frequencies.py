@@ -132,6 +132,45 @@ def exponentials(device: torch.device) -> Tensor:  # float64 [LOGIT_MOST + 1], i
 
 
 @functools.cache
+def cosines(device: torch.device) -> Tensor:  # float64 [cells + 1]
+    """Hyperbolic cosines at borders of the logistic's cells, from 0 on, rounded correctly."""
+    with localcontext() as context:
+        context.prec = 50
+        powers = [
+            (Decimal(i) / (1 << CELLS["logistic"])).exp() for i in range((REACH["logistic"] << CELLS["logistic"]) + 1)
+        ]
+        return torch.tensor([float((e + 1 / e) / 2) for e in powers], dtype=torch.float64, device=device)
+
+
+@functools.cache
+def half_widths(device: torch.device) -> Tensor:  # float64 [2, SCALE_LEVELS]
+    """Hyperbolic sine and cosine of half a bin, for a bin's width in each scale."""
+    with localcontext() as context:
+        context.prec = 50
+        low = SCALE_OCTAVES[0] * SCALE_STEPS
+        powers = [(Decimal(2) ** (-1 - Decimal(low + i) / SCALE_STEPS)).exp() for i in range(SCALE_LEVELS)]
+        rows = [[float((e + sign / e) / 2) for e in powers] for sign in (-1, 1)]
+        return torch.tensor(rows, dtype=torch.float64, device=device)
+
+
+def odds(x: Tensor, loc: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The mass of bin x under a logistic, about, as a numerator and a denominator: float64 [...] each.
+
+    sinh(w / 2) / (cosh(w / 2) + cosh(t)), for a bin of width w at distance t, is what the logistic's distribution
+    function rises in it; t is rounded to a cell. The first and the last bin take the tails. int [...] as of `cdf`. For
+    posterior weights, which need not be the true ones, but the same on every machine.
+    """
+    shift = INVERSE + 6 - CELLS["logistic"]
+    distance = (x.long() * LOC_STEPS - loc).abs() * inverse_scales(x.device)[scale.long()]
+    cosine = cosines(x.device)
+    sine, half = half_widths(x.device)[:, scale.long()]
+    cell = (distance + (1 << shift - 1) >> shift).clamp(max=len(cosine) - 1)
+    end = (x <= 0) | (x >= bins - 1)
+    rise = cdf("logistic", x + 1, loc, scale, bins) - cdf("logistic", x, loc, scale, bins) + 1
+    return torch.where(end, rise * 2.0**-CDF_BITS, sine), torch.where(end, 1.0, half + cosine[cell])
+
+
+@functools.cache
 def quantiles(kind: str, device: torch.device) -> Tensor:  # float32 [2**QUANTILE_BITS]
     """Quantiles of the standard distribution, which searches begin with; not for coded integers."""
     u = (torch.arange(1 << QUANTILE_BITS, dtype=torch.float64) + 0.5) / (1 << QUANTILE_BITS)

@@ -30,6 +30,7 @@ OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 SAME = ["row", "column", "n", "lanes", "steps", "across", "along", "small"]
 
 LOW = tl.constexpr(1 << 31)
+SCALE_LEVELS = tl.constexpr(frequencies.SCALE_LEVELS)
 WORD = tl.constexpr((1 << 32) - 1)
 
 # Laws as kernels see them: pointers, then numbers; k, channels and drawn are constants when a kernel is compiled.
@@ -44,8 +45,8 @@ Mixture = namedtuple("Mixture", "weight loc scale cells inverse k width shift ha
 Weighted = namedtuple("Weighted", "weight k width bins precision")
 Pixels = namedtuple(
     "Pixels",
-    "parameters base cells inverse exponentials k width channels drawn lowest highest shift half bins least counts "
-    "precision rounds",
+    "parameters base cells inverse exponentials cosines half_widths k width channels drawn lowest highest shift half "
+    "bins least counts precision rounds",
 )
 
 
@@ -353,7 +354,7 @@ def chosen(law, values, c):
 def shared(law, mass, prior, POSSIBLE: tl.constexpr, SEEN: tl.constexpr):
     """`frequencies.normalise` and `posterior` after so many channels: int32 weights."""
     c = components(law)
-    if SEEN < 2:  # integers below 2**53: their sum is exact in any order
+    if SEEN < 1:  # integers below 2**53: their sum is exact in any order
         total = tl.sum(mass, 1)
     else:  # in the order of components; zeros change nothing
         total = tl.sum(tl.where(c == 0, mass, 0.0), 1)
@@ -384,7 +385,7 @@ def pixel_of(law, i, ok):
 
 @triton.jit
 def places(law, row, base, ok, J: tl.constexpr, x):
-    """Locations and inverse scales of channel J of each component."""
+    """Locations, inverse scales and their levels of channel J of each component."""
     k: tl.constexpr = law.k
     channels: tl.constexpr = law.channels
     ok = ok[:, None] & (components(law) < k)
@@ -396,7 +397,7 @@ def places(law, row, base, ok, J: tl.constexpr, x):
         shift += coupling.to(tl.int64) * (x[other] * 64 - base[other])[:, None]
     loc = tl.minimum(tl.maximum(loc, -1048576.0), 1048576.0).to(tl.int64) + base[J][:, None] + (shift >> 8)
     level = tl.minimum(tl.maximum(level, law.lowest * 1.0), law.highest * 1.0).to(tl.int32)
-    return loc, tl.load(law.inverse + level)
+    return loc, tl.load(law.inverse + level), level
 
 
 @triton.jit
@@ -406,9 +407,19 @@ def place(law, at, c):
 
 @triton.jit
 def seen(law, mass, at, x, valid):
-    """Each component weighed by what it gives to a channel."""
-    given = cdf(law, x[:, None] + 1, at[0], at[1]) - cdf(law, x[:, None], at[0], at[1]) + 1
-    return tl.where(valid[:, None], mass * given.to(tl.float64), mass)
+    """Each component weighed by what it gives to a channel: see `frequencies.odds`; numerators and denominators."""
+    x, end, valid = x[:, None], ((x <= 0) | (x >= law.bins - 1))[:, None], valid[:, None]
+    rise = cdf(law, x + 1, at[0], at[1]) - cdf(law, x, at[0], at[1]) + 1
+    cell = tl.minimum((tl.abs(x * 64 - at[0]) * at[1] + (1 << 26)) >> 27, law.half >> 16)
+    sine, half = tl.load(law.half_widths + at[2]), tl.load(law.half_widths + SCALE_LEVELS + at[2])
+    above = tl.where(end, rise.to(tl.float64) * 0.5**30, sine)
+    below = half + tl.load(law.cosines + cell)
+    return tl.where(valid, mass[0] * above, mass[0]), tl.where(valid & ~end, mass[1] * below, mass[1])
+
+
+@triton.jit
+def unseen(prior):
+    return prior.to(tl.float64), (prior * 0 + 1).to(tl.float64)
 
 
 @triton.jit(do_not_specialize=SAME)
@@ -433,7 +444,7 @@ def push_pixels(
         faults = faults | tl.where(some & ~fine, 2, 0)
         some = some & fine
         from_p, base, prior = pixel_of(law, i, ok)
-        mass = prior.to(tl.float64)
+        mass = unseen(prior)
         # Weights are found forwards, symbols are pushed backwards.
         starts, freqs, all_places = (), (), ()
         for j in tl.static_range(channels):
@@ -441,7 +452,7 @@ def push_pixels(
             if law.drawn:
                 all_places = all_places + (at,)
             else:
-                mixed = shared(law, mass, prior, False, j), at[0], at[1]
+                mixed = shared(law, mass[0] / mass[1], prior, False, j), at[0], at[1]
                 start = mixture_start(law, mixed, x[j])
                 starts, freqs = starts + (start,), freqs + (mixture_start(law, mixed, x[j] + 1) - start,)
             mass = seen(law, mass, at, x[j], valid[j])
@@ -449,7 +460,7 @@ def push_pixels(
         if law.drawn:
             word = top(size, tail, lane)
             u = head & 0xFFFF
-            c, start, freq = find_weighted(law, (shared(law, mass, prior, True, channels),), u)
+            c, start, freq = find_weighted(law, (shared(law, mass[0] / mass[1], prior, True, channels),), u)
             head, size, floor, faults = popped(head, size, floor, faults, word, some, u, start, freq, 16, small)
             for j in tl.static_range(channels):
                 at = place(law, all_places[j], c)
@@ -487,7 +498,7 @@ def pop_pixels(
             valid_j = tl.load(valid_p + i * channels + j, ok, 0)
             some, valid = some | valid_j, valid + (valid_j,)
         from_p, base, prior = pixel_of(law, i, ok)
-        mass = prior.to(tl.float64)
+        mass = unseen(prior)
         c = lane * 0
         if law.drawn:
             word = top(size, tail, lane)
@@ -501,7 +512,7 @@ def pop_pixels(
             if law.drawn:
                 x_j, start, freq = bisected(law, place(law, at, c), u, curve_start)
             else:
-                mixed = shared(law, mass, prior, False, j), at[0], at[1]
+                mixed = shared(law, mass[0] / mass[1], prior, False, j), at[0], at[1]
                 x_j, start, freq = bisected(law, mixed, u, mixture_start)
             head, size, floor, faults = popped(
                 head, size, floor, faults, word, valid[j], u, start, freq, law.precision, small
@@ -511,7 +522,7 @@ def pop_pixels(
             x = x + (x_j,)
             mass = seen(law, mass, at, x_j, valid[j])
         if law.drawn:
-            start, freq = interval_weighted(law, (shared(law, mass, prior, True, channels),), c)
+            start, freq = interval_weighted(law, (shared(law, mass[0] / mass[1], prior, True, channels),), c)
             head, size = pushed(head, size, tail, lane, some, start, freq, 16)
             tl.debug_barrier()
         i += across
@@ -545,7 +556,9 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         return Table(which, starts, int(len(which) > 0), bins, precision, (bins - 1).bit_length())
     if name == "Weighted":
         return Weighted(tensors[0], len(tensors[0]), _width(len(tensors[0])), *numbers)
-    kind, *numbers = numbers
+    kind = 0
+    if name != "Pixels":
+        kind, *numbers = numbers
     device, curve = tensors[0].device, frequencies.KINDS[kind]
     axis = _cells(curve, device), frequencies.inverse_scales(device)
     shift, half = frequencies.shift_of(curve), frequencies.REACH[curve] << frequencies.CELLS[curve] + 16
@@ -554,7 +567,8 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
     if name == "Pixels":
         k, channels, lowest, highest, bins, precision, drawn = numbers
         shape = tl.constexpr(k), _width(k), tl.constexpr(channels), tl.constexpr(bool(drawn))
-        more = frequencies.exponentials(device), *shape, lowest, highest
+        tables = frequencies.exponentials(device), frequencies.cosines(device), frequencies.half_widths(device)
+        more = *tables, *shape, lowest, highest
     elif name == "Mixture":
         bins, precision = numbers
         more = len(tensors[0]), _width(len(tensors[0]))

@@ -79,7 +79,7 @@ class Weighted(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """Mixtures for pixels of c channels, whose component is shared by the channels of a pixel.
+    """Mixtures of logistics for pixels of c channels, whose component is shared by the channels of a pixel.
 
     Channel j's location moves linearly with the channels before it, and the weights become posterior weights after each
     channel (Salimans, Karpathy, Chen, Kingma 2017, arXiv:1701.05517).
@@ -94,7 +94,6 @@ class Pixels(NamedTuple):
 
     parameters: Tensor
     base: Tensor
-    kind: int  # number in `frequencies.KINDS`
     k: int
     channels: int
     lowest: int  # level of a scale
@@ -105,7 +104,7 @@ class Pixels(NamedTuple):
 
     def parts(self) -> tuple[list[Tensor], list[int]]:
         more = [self.k, self.channels, self.lowest, self.highest, self.bins, self.precision, int(self.drawn)]
-        return [self.parameters, self.base], [self.kind, *more]
+        return [self.parameters, self.base], more
 
     def at(self, here: Tensor | slice) -> Pixels:
         return self._replace(parameters=self.parameters[here], base=self.base[here])
@@ -126,15 +125,7 @@ class Pixels(NamedTuple):
             first = k * (1 + 2 * c + j * (j - 1) // 2 + i)
             shift += planes[first : first + k] * (x[:, i] * LOC_STEPS - self.base[:, i])
         loc = loc + shift // COUPLING_STEPS
-        return LocationScale(loc, scale, self.kind, self.bins, least, self.precision)
-
-    def mass(self, j: int, x: Tensor) -> Tensor:
-        """What each component gives to channel j: float64 [k, n], integers; 1 more than its part of 2**CDF_BITS."""
-        law = self.component(j, x)
-        low, high = (
-            frequencies.cdf(frequencies.KINDS[self.kind], x[:, j] + i, law.loc, law.scale, self.bins) for i in (0, 1)
-        )
-        return (high - low + 1).double()
+        return LocationScale(loc, scale, 0, self.bins, least, self.precision)
 
 
 class PixelsOf(NamedTuple):
@@ -177,24 +168,25 @@ class PixelsOf(NamedTuple):
         return Mixture(weight, part.loc, part.scale, part.kind, part.bins, part.precision)
 
     def posterior(self, x: Tensor, prior: Tensor) -> Tensor:
-        mass = prior.double()
-        for j in range(self.law.channels):
-            mass = mass * self.seen(j, x)
-        return frequencies.posterior(mass, prior)
+        return frequencies.posterior(self.masses(x, prior)[-1], prior)
 
     def weights(self, x: Tensor, channels: int | None = None) -> list[Tensor]:
         """Weights before each channel, given those before it."""
-        mass = self.law.prior().double()
-        found = []
-        for j in range(channels or self.law.channels):
-            found.append(frequencies.normalise(mass))
-            if j + 1 < (channels or self.law.channels):
-                mass = mass * self.seen(j, x)
-        return found
+        masses = self.masses(x, self.law.prior(), (channels or self.law.channels) - 1)
+        return [frequencies.normalise(mass) for mass in masses]
 
-    def seen(self, j: int, x: Tensor) -> Tensor:
-        # Without a symbol weights stay as they are.
-        return torch.where(self.valid[:, j], self.law.mass(j, x), 1)
+    def masses(self, x: Tensor, prior: Tensor, channels: int | None = None) -> list[Tensor]:
+        """What each component makes likely before each channel, and after the last: float64 [k, n]."""
+        above, below = prior.double(), torch.ones_like(prior, dtype=torch.float64)
+        found = [above / below]
+        for j in range(self.law.channels if channels is None else channels):
+            law = self.law.component(j, x)
+            top, bottom = frequencies.odds(x[:, j].expand_as(law.loc), law.loc, law.scale, law.bins)
+            # Without a symbol weights stay as they are.
+            above = torch.where(self.valid[:, j], above * top, above)
+            below = torch.where(self.valid[:, j], below * bottom, below)
+            found.append(above / below)
+        return found
 
 
 def _push(message: Message, law: kernels.Symbols, x: Tensor, valid: Tensor) -> None:
@@ -238,7 +230,7 @@ def weighted(weight: Tensor, valid: Tensor) -> Codec:
 
 
 def pixels(
-    kind: str, parameters: Tensor, k: int, bins: int, valid: Tensor, base: Tensor | None = None, drawn: bool = True,
+    parameters: Tensor, k: int, bins: int, valid: Tensor, base: Tensor | None = None, drawn: bool = True,
     precision: int = PRECISION, scales: tuple[int, int] = SCALE_RANGE, order: Order = Order.SIDE_BY_SIDE,
 ) -> Codec:  # fmt: skip
     """Codec of pixels int64 [n, c] in [0, bins) under `Pixels`; the last axis is the channels.
@@ -257,7 +249,7 @@ def pixels(
             f"{list(base.shape)}"
         )
     law = Pixels(
-        parameters.float().contiguous(), base.int().contiguous(), kind_number(kind), k, c, *scales, bins,
+        parameters.float().contiguous(), base.int().contiguous(), k, c, *scales, bins,
         precision, drawn,
     )  # fmt: skip
     valid = valid.contiguous()

@@ -133,7 +133,7 @@ class Mixture(nn.Module):
         # Not by `__call__`: its layers' time is the networks' in `head.NetworkClock`, and the rest is the coder's.
         alone = precision is not None
         codec = pixels(
-            "logistic", self.integers(self.by_pixel(features)), self.components, LEVELS, by_pixel(valid),
+            self.integers(self.by_pixel(features)), self.components, LEVELS, by_pixel(valid),
             None if base is None else by_pixel(self.base_of(base)), not alone, precision or PRECISION, self.scale_range,
             Order.LANE_BY_LANE if alone else Order.SIDE_BY_SIDE,
         )  # fmt: skip
