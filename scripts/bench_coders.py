@@ -8,8 +8,9 @@ For each kind of distribution: millions of symbols a second of push and of pop, 
 parameters to bytes, growth of the message and serialisation included) and decode (bytes to symbols, compared with what
 was encoded). Bits a symbol are those of the bytes; bytes a lane, how far these are above the
 information of the integer frequencies; grid, how far that is above the information under the exact distribution, whose
-samples the symbols are. Compiling is not timed: the first call of each is thrown away. Each figure is the best of
---repeat runs, because other programs only ever slow one down; x: how many times the best peer. Peers that are installed take part: pip install
+samples the symbols are; x: how many times as fast as the best peer. Compiling is not timed: the first call of each is
+thrown away. Each figure is the best of --repeat runs, because other programs only ever slow one down. Peers that are
+installed take part: pip install
 constriction compressai torchac ninja.
 """
 

@@ -701,8 +701,8 @@ def _law(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         kind, *numbers = numbers
         return LAWS[name](*arrays, *_curve(kind), frequencies.shift_of(frequencies.KINDS[kind]), *numbers)
     if name == "Pixels":
-        more = (table(torch.device("cpu")).numpy() for table in _OF_PIXELS)
-        return Pixels(*arrays, *_curve(0), *more, frequencies.shift_of("logistic"), *numbers)
+        more = [table(torch.device("cpu")).numpy() for table in _OF_PIXELS]
+        return LAWS[name](*arrays, *_curve(0), *more, frequencies.shift_of("logistic"), *numbers)
     return LAWS[name](*arrays, *numbers)
 
 

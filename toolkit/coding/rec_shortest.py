@@ -53,7 +53,8 @@ def shortest_shared(target: Target, seed: int, freqs: Tensor) -> Tensor:
     """
     latents, size = freqs.shape
     number = torch.arange(size, device=freqs.device).clamp(min=1)
-    keys = Keys.of(seed, torch.zeros((), dtype=torch.int64), torch.arange(latents, device=freqs.device)[:, None])
+    row = torch.zeros((), dtype=torch.int64, device=freqs.device)
+    keys = Keys.of(seed, row, torch.arange(latents, device=freqs.device)[:, None])
     wide = Keys(seed, keys.row.repeat_interleave(size), keys.latent.repeat_interleave(size))
     x = rebuild_dyadic(number.repeat(latents), wide).view(latents, size)
     bits = PRECISION - freqs.double().log2()
