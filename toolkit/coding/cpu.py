@@ -536,6 +536,21 @@ def _mix_start(law, x, weight, locs, inverses):
 
 
 @_jit
+def _known(x, valid, known, bins):
+    """Pixels as `pop` returns them, 0 where nothing is coded, since others' locations see it; whether all can be coded.
+
+    Looked at before anything is coded: what a push of pixels pops first could not be put back.
+    """
+    fine = True
+    for i in range(len(x)):
+        for j in range(x.shape[1]):
+            s = x[i, j] if valid[i, j] else 0
+            known[i, j] = s
+            fine &= 0 <= s < bins
+    return fine
+
+
+@_jit
 def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small, mass, scratch):
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     k, channels = law.k, law.channels
@@ -547,16 +562,10 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
                 i = step * across + lane * along
                 if i >= n:
                     continue
-                some, fine = False, True
+                some = False
                 for j in range(channels):
                     some |= valid[i, j]
-                    if not valid[i, j]:
-                        x[i, j] = 0  # as `pop` returns it, since others' locations see it
-                    fine &= 0 <= x[i, j] < law.bins
                 if not some:
-                    continue
-                if not fine:
-                    faults |= 2
                     continue
                 row, base, symbols = law.parameters[i], law.base[i], x[i]
                 _prior(law, row, mass, prior)
@@ -724,8 +733,11 @@ def push(
 ) -> Tensor:  # fmt: skip
     """`toolkit::push` on a CPU."""
     loop = _push if x.dim() == 1 else _push_pixels
-    if x.dim() == 2:  # it writes 0 where nothing is coded
-        x = x.clone()
+    if x.dim() == 2:
+        known = torch.empty_like(x)
+        if not _known(x.numpy(), valid.numpy(), known.numpy(), _law(law, tensors, numbers).bins):
+            return torch.tensor([2], dtype=torch.int32)
+        x = known
     faults = _run(loop, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return torch.tensor([faults], dtype=torch.int32)
 

@@ -80,10 +80,11 @@ def push(
     symbols, each = (1, law.precision) if x.dim() == 1 else (x.shape[1] + 1, law.precision * x.shape[1] + WORD // 2)
     words = min(per_lane * symbols, (per_lane * each + 62) // WORD + 1)
     before = None if torch.compiler.is_compiling() else (message.head.clone(), message.size.clone())
-    # What a law of several symbols pops before it pushes could not be put back.
-    if steps is not None and before is not None and not _in_range(law, x, valid):
+    loops = compiled(message.head.device.type)
+    # What a law of several symbols pops before it pushes could not be put back. The loops of a CPU look themselves.
+    if steps is not None and before is not None and not (loops and x.is_cpu) and not _in_range(law, x, valid):
         raise _no_frequency(law, x, valid)
-    if compiled(message.head.device.type):
+    if loops:
         message.reserve(words)
         message.bound += words
         tensors, numbers = law.parts()
