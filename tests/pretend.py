@@ -35,11 +35,13 @@ class Pretended(torch.Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, real: Tensor) -> Pretended:
-        found = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, real.size(), strides=real.stride(), storage_offset=real.storage_offset(), dtype=real.dtype, device=CUDA
-        )
-        found.held = real
+    def __new__(cls, held: Tensor) -> Pretended:
+        with torch.inference_mode(False):  # such tensors have no versions, which views of others want
+            found = torch.Tensor._make_wrapper_subclass(
+                cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+                device=CUDA,
+            )  # fmt: skip
+        found.held = held
         return found
 
     @classmethod

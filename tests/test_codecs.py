@@ -369,3 +369,11 @@ def test_a_pop_from_an_empty_message_is_refused() -> None:
     for codec in (uniform((40,), 8), thirds((40,))):
         with pytest.raises(EmptyMessage, match=r"lane 0 of 1 needs \d+ more words than it holds"):
             codec.pop(Message.empty(1))
+
+
+def test_numbers_of_tables_and_levels_beyond_their_range_are_refused() -> None:
+    zeros = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"levels of scales in \[0, 512\), got values from 0 to 512"):
+        location_scale("logistic", zeros, torch.tensor([0, 0, 512, 0]), 10, 1)
+    with pytest.raises(ValueError, match=r"numbers of tables in \[0, 1\), got values from -1 to 0"):
+        tabled(torch.tensor([[0, 8, 16]]), torch.tensor([0, -1, 0, 0]), zeros == 0, 4)

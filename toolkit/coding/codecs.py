@@ -125,6 +125,15 @@ class Given(NamedTuple):
         return torch.zeros_like(u), self.start, self.freq
 
 
+def check_numbers(what: str, x: Tensor, end: int) -> None:
+    """Raise ValueError unless all of int [...] lie in [0, end): loops index tables by them and look at nothing."""
+    if torch.compiler.is_compiling() or not x.numel():
+        return
+    low, high = map(int, x.aminmax())
+    if low < 0 or high >= end:
+        raise ValueError(f"expected {what} in [0, {end}), got values from {low} to {high}")
+
+
 def uniform(shape: Sequence[int], bits: int, device: torch.device | str = "cpu") -> Codec:
     """Codec of symbols in [0, 2**bits) that are all equally likely; exactly `bits` bits each."""
     valid = torch.ones(tuple(shape), dtype=torch.bool, device=device)

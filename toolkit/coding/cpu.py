@@ -181,7 +181,7 @@ def _popped(head, tail, size, floor, lane, u, start, freq, precision, small):
         elif not small:
             size[lane] = left - 1
             floor[lane] = min(floor[lane], left - 1)
-            head[lane] = np.uint64(1 << 31)
+            head[lane] = (h | np.uint64(1)) << np.uint64(32)  # as if there had been one, so that all are counted
             return False
     head[lane] = h
     return True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.codecs import PRECISION, Codec, coded
+from toolkit.coding.codecs import PRECISION, Codec, check_numbers, coded
 
 
 class LocationScale(NamedTuple):
@@ -81,6 +81,7 @@ def location_scale(
     """
     valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
     check_bins(bins, least, precision)
+    check_numbers("levels of scales", scale, frequencies.SCALE_LEVELS)
     loc, scale = (p.flatten().int().contiguous() for p in (loc, scale))
     law = LocationScale(loc, scale, kind_number(kind), bins, least, precision)
     return coded(law, valid)

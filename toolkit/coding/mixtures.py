@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies, kernels
-from toolkit.coding.codecs import PRECISION, Codec, coded
+from toolkit.coding.codecs import PRECISION, Codec, check_numbers, coded
 from toolkit.coding.distributions import LocationScale, bisect, check_bins, kind_number
 from toolkit.coding.frequencies import COUPLING_STEPS, LOC_LIMIT, LOC_STEPS, LOGIT_MOST, SCALE_LEVELS, WEIGHT_BITS
 from toolkit.coding.kernels import Order
@@ -220,6 +220,7 @@ def mixture(
     """
     valid = torch.ones_like(loc[0], dtype=torch.bool) if valid is None else valid
     check_bins(bins, 1, precision)
+    check_numbers("levels of scales", scale, SCALE_LEVELS)
     weight, loc, scale = (p.flatten(1).int().contiguous() for p in (weight, loc, scale))
     return coded(Mixture(weight, loc, scale, kind_number(kind), bins, precision), valid)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit.coding.codecs import Codec, coded
+from toolkit.coding.codecs import Codec, check_numbers, coded
 from toolkit.coding.kernels import Order
 
 MOST_CELLS = 1 << 16  # of the indices of all tables together, which a processor's caches should hold
@@ -68,6 +68,8 @@ class Tables(NamedTuple):
         which: int, the same shape, the table of each; None: the first for all. Where a table has no count for a symbol,
         pushing it raises ValueError.
         """
+        if which is not None:
+            check_numbers("numbers of tables", which, len(self.starts))
         numbers = torch.zeros(0, dtype=torch.int32, device=valid.device) if which is None else which.flatten().int()
         return coded(Table(numbers.contiguous(), *self), valid, order)
 

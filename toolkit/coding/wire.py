@@ -100,8 +100,6 @@ def unpack(data: bytes, first: int = 0, last: int | None = None, where: Index | 
     some = np.frombuffer(data, np.uint8, -(-end // 8) - begin // 8, begin // 8)
     flags = np.unpackbits(some, bitorder="little")[begin % 8 :][: end - begin]
     head = _numbers(flags, stored) + np.where(bits > 0, np.int64(1) << stored, 0)
-    if (bits > 63).any():
-        raise ValueError("message: expected heads below 2**63; the data are damaged")
     words = np.zeros((lanes, longest), "<i4")
     at = where.words_at + 4 * (int(where.word_ends[here][0] - size[0]) if lanes else 0)
     words[np.arange(longest) < size[:, None]] = np.frombuffer(data, "<i4", total, at)
