@@ -254,7 +254,10 @@ class Message:
 
     @staticmethod
     def from_bytes(data: bytes, device: torch.device | str = "cpu", first: int = LOW) -> Message:
-        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message."""
+        """The message that `to_bytes` wrote. Raises ValueError if the bytes are not exactly one message.
+
+        Its words count as seed bits, which `to_bytes` leaves out until they were popped: it is for decoding.
+        """
         return Message.of(wire.unpack(data), device, first)
 
     @staticmethod

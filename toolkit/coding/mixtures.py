@@ -250,7 +250,7 @@ def pixels(
             f"{list(base.shape)}"
         )
     law = Pixels(
-        parameters.float().contiguous(), base.int().contiguous(), k, c, *scales, bins,
+        parameters.detach().float().contiguous(), base.detach().int().contiguous(), k, c, *scales, bins,
         precision, drawn,
     )  # fmt: skip
     valid = valid.contiguous()
