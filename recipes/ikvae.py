@@ -156,7 +156,8 @@ class IKVAE(LightningModule):
             self.block_depths.zero_()
             for i, sampler in enumerate(BLOCK_SAMPLERS):
                 for _ in range(rounds if sampler == "shortest_blocks" else 1):
-                    found = rec.count_depths(self.options(target, torch.arange(count), sampler)[0].T)
+                    number = torch.arange(count, device=self.device)
+                    found = rec.count_depths(self.options(target, number, sampler)[0].T)
                     self.block_depths[i, : len(found)] = found.to(self.block_depths)
         self.train(training)
 

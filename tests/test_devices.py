@@ -1,8 +1,9 @@
-"""What codes rows makes each tensor where it is needed: on a pretended GPU (`tests.pretend`) bytes are those of the CPU."""
+"""What codes rows makes each tensor where it is needed: on a pretended GPU (`tests.pretend`) bytes are the CPU's."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from recipes import bitswap, ikvae, vae_lossless
 from tests import test_ikvae, test_vae_lossless, tiny
@@ -27,14 +29,11 @@ from toolkit.head import Coder, Settings
 from toolkit.nets.exact import exactly
 
 PROGRAMS = {"kernels": contextlib.nullcontext, "tensors": kernels.reference}
-SETTINGS = Settings(8, 16, 0)
-SAMPLERS = [
-    ("ad_star", "learned"), ("ad_star", "zeta"), ("dad_star", "learned"), ("dad_star", "fixed"), ("greedy", "learned"),
-    ("shortest", "learned"), ("shortest", "zeta"), ("codebook", "learned"), ("blocks", "learned"), ("blocks", "zeta"),
-    ("shortest_blocks", "learned"),
+SETTINGS = Settings(4, 8, 0)
+SAMPLERS = [  # whether the decoder is exact, which no search sees
+    ("ad_star", "zeta", True), ("dad_star", "fixed", True), ("greedy", "learned", False), ("shortest", "learned", True),
+    ("codebook", "learned", False), ("blocks", "learned", False), ("shortest_blocks", "learned", True),
 ]  # fmt: skip
-LIKELIHOODS = ["interlaced", "mixture", "logistic"]
-FRESH = torch.Generator()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +42,7 @@ def device() -> Iterator[torch.device]:
         yield found
 
 
-def rows_of(channels: int = 1, count: int = 11) -> tuple[Tensor, Tensor]:
+def rows_of(channels: int = 1, count: int = 7) -> tuple[Tensor, Tensor]:
     """Rows, and which of their values are coded: all but a row, and a value."""
     rows = tiny.images(count, (channels, 8, 8))
     valid = tiny.everything(rows)
@@ -51,12 +50,12 @@ def rows_of(channels: int = 1, count: int = 11) -> tuple[Tensor, Tensor]:
     return rows, valid
 
 
-def check(kind: type[Coder], module: Any, head: Any, rows: Tensor, valid: Tensor, **options: Any) -> None:
+def check(kind: type[Coder], module: Any, head: Any, rows: Tensor, valid: Tensor) -> None:
     """That rows are coded as the same bytes on both devices, and that each device reads them."""
-    one = kind(module, head, SETTINGS)
+    with _disable_current_modes():  # faster
+        payload, account = kind(module, head, SETTINGS).encode(rows, valid, trace=True)
     other = kind(on_device(module), head, SETTINGS)
     assert other.module.device.type == "cuda"
-    payload, account = one.encode(rows, valid, trace=True)
     again, counted = other.encode(rows, valid, trace=True)
     assert again == payload
     assert (counted.net, counted.initial, counted.file) == (account.net, account.initial, account.file)
@@ -65,7 +64,7 @@ def check(kind: type[Coder], module: Any, head: Any, rows: Tensor, valid: Tensor
     decoded = other.decode(payload, valid)
     assert torch.equal(decoded[valid], rows[valid]) and decoded.is_cpu
     if isinstance(other, AloneCoder):
-        assert torch.equal(other.decode_range(payload, valid[9:11], 9, len(rows)), rows[9:11])
+        assert torch.equal(other.decode_range(payload, valid[5:], 5, len(rows))[1], rows[6])
 
 
 # Recipes
@@ -78,17 +77,16 @@ def bitswap_of(likelihood: str, channels: int) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_a_chain_of_latents_codes_the_same_bytes(likelihood: str, channels: int, exact: bool) -> None:
-    module = bitswap_of(likelihood, channels)[exact]
-    for scheme in ("bitswap", "bbans"):
-        head = functools.partial(bitswap.head, scheme=scheme)
-        check(Coder, module, exactly(head) if exact else head, *rows_of(channels))
+@pytest.mark.parametrize(
+    ("likelihood", "channels", "scheme"),
+    [("interlaced", 1, "bitswap"), ("mixture", 3, "bbans"), ("logistic", 1, "bitswap")],
+)
+def test_a_chain_of_latents_codes_the_same_bytes(likelihood: str, channels: int, scheme: str, exact: bool) -> None:
+    head = functools.partial(bitswap.head, scheme=scheme)
+    check(Coder, bitswap_of(likelihood, channels)[exact], exactly(head) if exact else head, *rows_of(channels))
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS[:2])
+@pytest.mark.parametrize(("likelihood", "exact"), [("interlaced", True), ("mixture", False)])
 def test_a_lossless_vae_codes_the_same_bytes(likelihood: str, exact: bool) -> None:
     rows, valid = rows_of()
     module: Any = test_vae_lossless.model(likelihood=likelihood)
@@ -107,16 +105,14 @@ def check_alone(model: tuple[Any, Any], exact: bool, sampler: str, code: str, tr
     check(AloneCoder, model[exact], exactly(head) if exact else head, *rows_of())
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize(("sampler", "code"), SAMPLERS)
+@pytest.mark.parametrize(("sampler", "code", "exact"), SAMPLERS)
 def test_rows_alone_are_coded_as_the_same_bytes_by_each_sampler(sampler: str, code: str, exact: bool) -> None:
     check_alone(alone_of("logistic", "isokl" if sampler == "dad_star" else "gaussian"), exact, sampler, code)
 
 
-@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize(
-    ("likelihood", "network"),
-    [("mixture", "conv"), ("mixture", "dense"), ("interlaced", "conv"), ("beta_binomial", "conv")],
+    ("likelihood", "network", "exact"),
+    [("mixture", "dense", False), ("interlaced", "conv", True), ("beta_binomial", "conv", False)],
 )
 def test_rows_alone_are_coded_as_the_same_bytes_under_each_likelihood(
     likelihood: str, network: str, exact: bool
@@ -129,14 +125,10 @@ def test_nodes_that_are_tried_on_the_pixels_are_the_same() -> None:
 
 
 def test_tables_of_nodes_are_learned_on_the_device() -> None:
-    module = alone_of("logistic", "gaussian")[0]
-    other, rows = on_device(module), tiny.images(12, seed=2)
-    module = on_device(module)  # another copy
-    for name, value in module.named_buffers():
-        assert isinstance(value, Pretended), name
-    host = test_ikvae.model(likelihood="logistic", block_bits=4.0)
-    host.learn_tables(rows, 8)
-    other.learn_tables(rows, 8)
+    host, rows = copy.deepcopy(alone_of("logistic", "gaussian")[0]), tiny.images(4, seed=2)
+    other = on_device(host)
+    host.learn_tables(rows, 8, rounds=1)
+    other.learn_tables(rows, 8, rounds=1)
     for name, value in host.named_buffers():
         assert torch.equal(other.get_buffer(name).cpu(), value), name
 
@@ -160,17 +152,16 @@ def test_models_draw_images_on_the_device(model: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("name", NAMES)
 def test_laws_write_the_same_words(name: str, program: str, device: torch.device) -> None:
-    one = law(name, 40, bins=19, k=3)
-    for order, first in ((Order.SIDE_BY_SIDE, LOW), (Order.LANE_BY_LANE, 0)):
-        wanted = list(histories(one, 40, 7, order, first))
-        with PROGRAMS[program]():
-            assert list(histories(one, 40, 7, order, first, device)) == wanted
+    one = law(name, 20, bins=19, k=3)
+    order, first = (Order.SIDE_BY_SIDE, LOW) if program == "kernels" else (Order.LANE_BY_LANE, 0)
+    wanted = list(histories(one, 20, 7, order, first))
+    with PROGRAMS[program]():
+        assert list(histories(one, 20, 7, order, first, device)) == wanted
 
 
 def node_parts() -> tuple[Tensor, Tensor, Tensor]:
     """Frequencies of depths, the table of each of 12 nodes, and which nodes are coded."""
-    counts = torch.arange(3 * rec.DEPTHS).view(3, -1) % 7
-    return rec.learned(counts), torch.arange(12) % 3, torch.arange(12) != 4
+    return rec.zeta(4.0, 3).contiguous(), torch.arange(12) % 3, torch.arange(12) != 4
 
 
 def a_binomial(device: Any) -> Codec:
@@ -224,18 +215,18 @@ CODECS: dict[str, Callable[[Any], Codec]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("name", CODECS)
-def test_codecs_write_the_same_bytes(name: str, program: str, device: torch.device) -> None:
+def test_codecs_write_the_same_bytes(name: str, device: torch.device) -> None:
     found = []
     for where in ("cpu", device):
-        with PROGRAMS[program]():
-            codec, message = CODECS[name](where), Message.random(5, 40, 1, where)
-            x = codec.pop(message)
-            assert x.device == message.head.device
-            found.append((x.tolist(), message.to_bytes()))
-            codec.push(message, x)
-        assert message.is_random(1)
+        codec, message = CODECS[name](where), Message.random(5, 40, 1, where)
+        if name in ("codebook", "fixed_length"):  # which may pop a node 0, and refuse to push that
+            codec.push(message, torch.where(torch.arange(12, device=where) == 4, 1, 15))
+        x = codec.pop(message)
+        assert x.device == message.head.device
+        codec.push(message, x)
+        found.append((x.tolist(), message.to_bytes()))
+        assert torch.equal(codec.pop(message), x)
     assert found[0] == found[1]
 
 
@@ -262,7 +253,7 @@ def in_partitions(device: Any) -> list[Tensor]:
     target, keys = targets(device)
     mine, splits = rec.Keys.of(0, keys.row[:1] * 0, keys.latent[:3]), torch.tensor([1, 0, 2], device=device)
     found = rec.partitioned(target, mine, splits, 6)
-    nothing = rec.partitioned(targets(device, rows=0)[0], mine, splits, 6)
+    nothing = rec.partitioned(target.take(splits[:0]), mine, splits, 6)
     return [*found, *nothing, rec.rebuild_partitioned(found.rank, found.bin, mine, splits)]
 
 

@@ -152,7 +152,7 @@ def partitioned(target: Target, keys: Keys, splits: Tensor, bits: int) -> Partit
         score = arrivals - (mine.log_ratio(x) - correction).sum(1)
         found.append(score.argmin())
         found[-1] = torch.stack([rank[found[-1]], name[found[-1]]])
-    rank, name = torch.stack(found, 1) if found else torch.zeros(2, 0, dtype=torch.int64)
+    rank, name = torch.stack(found, 1) if found else numbers.new_zeros(2, 0)
     return Partitioned(rank, name, torch.full_like(rank, count))
 
 

@@ -46,7 +46,7 @@ def empirical(values: Tensor) -> Quantile:
     n = ordered.shape[-1]
 
     def quantile(xi: Tensor) -> Tensor:
-        place = (xi * n - 0.5).clamp(0, n - 1)
+        place = (xi.to(ordered.device) * n - 0.5).clamp(0, n - 1)
         low = place.floor().long()
         below, above = ordered[..., low], ordered[..., (low + 1).clamp(max=n - 1)]
         return below + (above - below) * (place - low)
@@ -62,7 +62,7 @@ def dyadic_grid(quantile: Quantile, depth: int = DEPTH) -> Tensor:
     """
     levels = [(2 * torch.arange(1 << n, dtype=torch.float64) + 1) / (2 << n) for n in range(depth + 1)]
     points = quantile(torch.cat(levels)).float()
-    ordered = points[..., torch.cat(levels).argsort()]
+    ordered = points[..., torch.cat(levels).argsort().to(points.device)]
     if not bool(points.isfinite().all()) or bool((ordered.diff(dim=-1) < 0).any()):
         raise ValueError("expected a quantile function with finite, non-decreasing values, got another; check its data")
     return points
@@ -159,9 +159,9 @@ def plain(mu: Tensor, sigma: Tensor, lam: float) -> tuple[Codebook, Tensor]:
 
     Returns the codebook and int64 [n, d] symbols. Section 4.2 of the paper: std = sqrt(mean(mu^2)).
     """
-    grid = dyadic_grid(gaussian(float(mu.double().square().mean().sqrt())))
+    grid = dyadic_grid(gaussian(float(mu.double().square().mean().sqrt()))).to(mu.device)
     points, symbols = used(grid, search(mu, sigma, grid, lam))
-    context = torch.zeros(mu.shape[1], dtype=torch.int64)
+    context = torch.zeros(mu.shape[1], dtype=torch.int64, device=mu.device)
     return Codebook(points, context, tables(count(symbols, len(points))[None])), symbols
 
 
@@ -213,7 +213,7 @@ def evenly(mu: Tensor, sigma: Tensor, lam: float) -> tuple[Tensor, Tensor]:
         return used(grid, search(mu, sigma, grid, lam))
     symbols = (mu / step).round().long()
     first, last = int(symbols.min()), int(symbols.max())
-    return _drop_unused(torch.arange(first, last + 1) * step, symbols - first)
+    return _drop_unused(torch.arange(first, last + 1, device=mu.device) * step, symbols - first)
 
 
 def used(grid: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,13 +239,13 @@ def count(symbols: Tensor, m: int) -> Tensor:
 def _histograms(symbols: Tensor, m: int) -> Tensor:
     """How often each dimension uses each of m points: int64 [d, m]."""
     d = symbols.shape[1]
-    return count(symbols + m * torch.arange(d), d * m).view(d, m)
+    return count(symbols + m * torch.arange(d, device=symbols.device), d * m).view(d, m)
 
 
 def _centroids(mu: Tensor, weight: Tensor, symbols: Tensor, points: Tensor) -> Tensor:
     """The weighted mean of the values of each point; float32 [m]; points without values stay."""
     flat = symbols.flatten()
-    mass = torch.zeros(len(points), dtype=torch.float64).index_add(0, flat, weight.double().flatten())
+    mass = torch.zeros_like(points, dtype=torch.float64).index_add(0, flat, weight.double().flatten())
     moment = torch.zeros_like(mass).index_add(0, flat, (weight.double() * mu).flatten())
     return torch.where(mass > 0, moment / mass.clamp(min=1e-300), points.double()).float()
 
@@ -258,11 +258,11 @@ def _share(histogram: Tensor, contexts: int) -> Tensor:
     """
     p = histogram.double()
     order = -(p * (p / p.sum(1, keepdim=True)).clamp(min=1e-12).log2()).sum(1)
-    best, least = torch.zeros(len(p), dtype=torch.int64), math.inf
+    best, least = order.new_zeros(len(p), dtype=torch.int64), math.inf
     k = min(contexts, len(p))
     while k:
-        context = torch.empty(len(p), dtype=torch.int64)
-        context[order.argsort()] = torch.arange(len(p)) * k // len(p)
+        context = torch.empty_like(best)
+        context[order.argsort()] = torch.arange(len(p), device=p.device) * k // len(p)
         for _ in range(4):
             counts = _pool(p, context)
             smooth = counts + 0.5 * p.sum(0) / p.sum()  # a point new to a table is dear, not impossible
@@ -285,7 +285,7 @@ def _pool(histogram: Tensor, context: Tensor) -> Tensor:
 
 def _nearest(mu: Tensor, weight: Tensor, points: Tensor, context: Tensor, counts: Tensor, lam: float) -> Tensor:
     """The point of least weight (point - mu)^2 + lam (-log2 p) for each value, among those its table knows."""
-    symbols = torch.empty(mu.shape, dtype=torch.int64)
+    symbols = torch.empty(mu.shape, dtype=torch.int64, device=mu.device)
     for t in range(len(counts)):
         columns = (context == t).nonzero()[:, 0]
         alive = counts[t].nonzero()[:, 0]
