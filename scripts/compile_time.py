@@ -33,6 +33,7 @@ def codecs() -> dict[str, Codec]:
         "bits": raw(torch.full((SYMBOLS,), 8), valid, 16),
         "bit": bernoulli(torch.full((SYMBOLS,), 1000), 16),
         "logistic, Gaussian": location_scale("logistic", loc[0], scale[0], 256, 1),
+        "the same on many lanes": location_scale("logistic", loc[0], scale[0], 256, 1),
         "mixture": mixture("logistic", weight, loc, scale, 256),
         "components": weighted(weight, valid),
         "pixels": pixels(parameters, COMPONENTS, 256, valid[:, None].expand(-1, 3)),
@@ -45,7 +46,7 @@ def child() -> None:
 
     print(f"import {time.perf_counter() - began:.2f}")
     for name, codec in codecs().items():
-        message = Message.random(2, 4096, 0)
+        message = Message.random(64 if "many" in name else 2, 4096, 0)
         began = time.perf_counter()
         codec.push(message, codec.pop(message))
         print(f"{name} {time.perf_counter() - began:.2f}")

@@ -349,8 +349,11 @@ def way(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("lanes", [3, 20])  # few, and as many as take the loops that look at several at once
 @pytest.mark.parametrize("name", LAWS)
-def test_a_symbol_out_of_range_is_refused_and_the_message_kept_bit_for_bit(name: str, order: Order, way: bool) -> None:
+def test_a_symbol_out_of_range_is_refused_and_the_message_kept_bit_for_bit(
+    name: str, lanes: int, order: Order, way: bool
+) -> None:
     case = LAWS[name](31, 0)
     valid = torch.ones(case.x.shape, dtype=torch.bool)
     valid.view(-1)[0] = False
@@ -360,7 +363,7 @@ def test_a_symbol_out_of_range_is_refused_and_the_message_kept_bit_for_bit(name:
         for at in (1, 17, case.x.numel() - 1):
             x = case.x.clone()
             x.view(-1)[at] = wrong
-            message = Message.random(3, 80, 1)
+            message = Message.random(lanes, 80, 1)
             before = state(message)
             low, high = int(x[valid].min()), int(x[valid].max())
             expected = rf"push: expected symbols in \[0, {law_bins}\), got values from {low} to {high}"
@@ -403,14 +406,15 @@ def test_a_symbol_that_no_table_counts_is_refused(way: bool) -> None:
         assert state(message) == before
 
 
+@pytest.mark.parametrize("lanes", [5, 20])
 @pytest.mark.parametrize("name", LAWS)
-def test_a_pop_from_an_empty_message_is_refused(name: str, way: bool) -> None:
+def test_a_pop_from_an_empty_message_is_refused(name: str, lanes: int, way: bool) -> None:
     case = LAWS[name](2000, 0)
     valid = torch.ones(case.x.shape, dtype=torch.bool)
     with pytest.raises(
-        EmptyMessage, match=r"lane \d of 5 needs \d+ more words than it holds; start from Message.random"
+        EmptyMessage, match=rf"lane \d+ of {lanes} needs \d+ more words than it holds; start from Message.random"
     ):
-        case.codec(valid, Order.SIDE_BY_SIDE).pop(Message.empty(5))
+        case.codec(valid, Order.SIDE_BY_SIDE).pop(Message.empty(lanes))
 
 
 def test_a_push_that_draws_from_an_empty_message_is_refused(way: bool) -> None:

@@ -4,7 +4,7 @@ No fast mathematics: sums and products are computed as they stand, so words are 
 two functions, `interval` of a symbol and `find` of a place; `overload` picks them when a loop is compiled for the law's
 tuple. All is in one file, as Numba's cache on disk is renewed when the file that holds a loop changes.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, var-annotated, call-arg"
 # Numba's functions have the types that they are called with.
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
-from numba.extending import overload
+from numba.core import cgutils, types
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from toolkit.coding import frequencies
 
 GROUP = 256  # lanes that a thread takes through a step before the next: their heads stay in the first cache
+MANY = 16  # lanes of a thread from which on several are worth looking at together
 FEW = 8  # likewise, where each lane's symbols lie one after the other
 ALONE = 8192  # symbols that are not worth a second thread
 
@@ -160,7 +162,7 @@ def _pushed(head, tail, size, lane, start, freq, precision):
     h, f, p = head[lane], np.uint64(freq), np.uint64(precision)
     if h >> (np.uint64(63) - p) >= f:
         if size[lane] >= 0:  # below after a pop that found no word, whose fault is raised when all is done
-            tail[lane, size[lane]] = np.uint32(h & np.uint64(0xFFFFFFFF))
+            tail[lane, np.uint64(size[lane])] = np.uint32(h & np.uint64(0xFFFFFFFF))
         size[lane] += 1
         h >>= np.uint64(32)
     quotient = h // f
@@ -174,7 +176,7 @@ def _popped(head, tail, size, floor, lane, u, start, freq, precision, small):
     if h < np.uint64(1 << 31):
         left = size[lane]
         if left > 0:
-            h = (h << np.uint64(32)) | np.uint64(tail[lane, left - 1])
+            h = (h << np.uint64(32)) | np.uint64(tail[lane, np.uint64(left - 1)])
             size[lane] = left - 1
             if left - 1 < floor[lane]:
                 floor[lane] = left - 1
@@ -194,8 +196,9 @@ def _push(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, 
         end = min(begin + group, hi)
         for step in range(steps - 1, -1, -1):
             for lane in range(begin, end):
-                i = step * across + lane * along
-                if i >= n or not valid[i]:
+                at = step * across + lane * along
+                i = np.uint64(at)
+                if at >= n or not valid[i]:
                     continue
                 s = x[i]
                 if s < 0 or s >= law.bins:
@@ -205,7 +208,7 @@ def _push(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, 
                 if freq < 1:
                     faults |= 2
                     continue
-                _pushed(head, tail, size, lane, start, freq, law.precision)
+                _pushed(head, tail, size, np.uint64(lane), start, freq, law.precision)
     return faults
 
 
@@ -216,9 +219,10 @@ def _pop(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, s
     for begin in range(lo, hi, group):
         end = min(begin + group, hi)
         for step in range(steps):
-            for lane in range(begin, end):
-                i = step * across + lane * along
-                if i >= n:
+            for place in range(begin, end):
+                at = step * across + place * along
+                i, lane = np.uint64(at), np.uint64(place)
+                if at >= n:
                     continue
                 if not valid[i]:
                     x[i] = 0
@@ -271,23 +275,22 @@ def _find_bit(law, u, i):
 
 @_of(interval, "Table")
 def _table(law, x, i):
-    row = law.which[i] if len(law.which) else 0
-    low = np.int64(law.starts[row, x])
-    return low, np.int64(law.starts[row, x + 1]) - low
+    row, place = np.uint64(law.which[i] if len(law.which) else 0), np.uint64(x)
+    low = np.int64(law.starts[row, place])
+    return low, np.int64(law.starts[row, place + np.uint64(1)]) - low
 
 
 @_of(find, "Table")
 def _find_in_table(law, u, i):
-    row = law.which[i] if len(law.which) else 0
-    cell = u >> law.shift
+    row, cell = np.uint64(law.which[i] if len(law.which) else 0), np.uint64(u >> law.shift)
     low = np.int64(law.first[row, cell])
-    left = np.int64(law.first[row, cell + 1]) - low + 1
+    left = np.int64(law.first[row, cell + np.uint64(1)]) - low + 1
     while left > 1:  # without branches on what is found, so that the next lanes' searches begin before this one ends
         half = left >> 1
-        low += half * np.int64(law.starts[row, low + half] <= u)
+        low += half * np.int64(law.starts[row, np.uint64(low + half)] <= u)
         left -= half
-    start = np.int64(law.starts[row, low])
-    return low, start, np.int64(law.starts[row, low + 1]) - start
+    start = np.int64(law.starts[row, np.uint64(low)])
+    return low, start, np.int64(law.starts[row, np.uint64(low + 1)]) - start
 
 
 @_of(interval, "Weighted")
@@ -336,17 +339,27 @@ def _start(law, x, loc, inverse, least):
 @_inline
 def _quantile(law, u):
     bits = law.precision - 14
-    return law.quantiles[u >> bits if bits >= 0 else u << -bits]
+    return law.quantiles[np.uint64(u >> bits if bits >= 0 else u << -bits)]
 
 
 @_inline
 def _find_place(law, u, loc, level, least):
     """A guess in floats, from which integers go on: the result is theirs alone."""
-    inverse = law.inverse[level]
-    guess = np.float32(loc) * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
-    at = np.int64(min(max(guess, np.float32(0)), np.float32(law.bins - 1)))
+    inverse, at = law.inverse[level], _guess(law, u, loc, level)
     start = _start(law, at, loc, inverse, least)
     end = _start(law, at + 1, loc, inverse, least)
+    return _corrected(law, u, loc, inverse, least, at, start, end)
+
+
+@_inline
+def _guess(law, u, loc, level):
+    guess = np.float32(loc) * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
+    return np.int64(min(max(guess, np.float32(0)), np.float32(law.bins - 1)))
+
+
+@_inline
+def _corrected(law, u, loc, inverse, least, at, start, end):
+    """The symbol whose interval holds u, near `at`, whose interval is [start, end)."""
     tries = 3
     while end <= u and tries:
         at, start, tries = at + 1, end, tries - 1
@@ -376,14 +389,14 @@ def _bisected(law, u, loc, inverse, least):
 
 @_of(interval, "LocationScale")
 def _location_scale(law, x, i):
-    loc, inverse = np.int64(law.loc[i]), law.inverse[law.scale[i]]
+    loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
     start = _start(law, x, loc, inverse, law.least)
     return start, _start(law, x + 1, loc, inverse, law.least) - start
 
 
 @_of(find, "LocationScale")
 def _find_location_scale(law, u, i):
-    return _find_place(law, u, np.int64(law.loc[i]), law.scale[i], law.least)
+    return _find_place(law, u, np.int64(law.loc[i]), np.uint64(law.scale[i]), law.least)
 
 
 @_inline
@@ -431,6 +444,79 @@ def _find_in_mixture(law, u, i):
             if at <= low or at >= high:
                 at = (low + high) >> 1
     return low, start, end - start
+
+
+# --- locations and scales, side by side on many lanes: a step's intervals first, several at once by vector instructions
+
+
+@intrinsic  # type: ignore[misc]
+def _scratch_on_stack(typing, number):
+    """GROUP int64 that no array overlaps: else the compiler has to expect so, and takes one symbol after the other."""
+
+    def generate(context, builder, signature, arguments):
+        return cgutils.alloca_once(builder, context.get_value_type(types.int64), GROUP)
+
+    return types.CPointer(types.int64)(number), generate
+
+
+@_jit
+def _push_together(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
+    starts, freqs = _scratch_on_stack(0), _scratch_on_stack(1)
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    for begin in range(lo, hi, group):
+        for step in range(steps - 1, -1, -1):
+            first = step * across + begin
+            count = min(min(group, hi - begin), n - first)
+            for place in range(count):
+                i, here = np.uint64(first + place), np.uint64(place)
+                s = min(max(x[i], 0), law.bins - 1)
+                loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
+                start = _start(law, s, loc, inverse, law.least)
+                freq = _start(law, s + 1, loc, inverse, law.least) - start
+                starts[here], freqs[here] = start, freq if s == x[i] else 0
+            for place in range(count):
+                here = np.uint64(place)
+                if not valid[np.uint64(first + place)]:
+                    continue
+                if freqs[here] < 1:
+                    faults |= 2
+                    continue
+                _pushed(head, tail, size, np.uint64(begin + place), starts[here], freqs[here], law.precision)
+    return faults
+
+
+@_jit
+def _pop_together(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
+    guesses, starts, ends = _scratch_on_stack(0), _scratch_on_stack(1), _scratch_on_stack(2)
+    n, steps, faults = len(x), -(-len(x) // len(head)), 0
+    mask = np.uint64((1 << law.precision) - 1)
+    for begin in range(lo, hi, group):
+        for step in range(steps):
+            first = step * across + begin
+            count = min(min(group, hi - begin), n - first)
+            for place in range(count):
+                i, here = np.uint64(first + place), np.uint64(place)
+                u = np.int64(head[np.uint64(begin + place)] & mask)
+                loc, level = np.int64(law.loc[i]), np.uint64(law.scale[i])
+                s, inverse = _guess(law, u, loc, level), law.inverse[level]
+                guesses[here] = s
+                starts[here] = _start(law, s, loc, inverse, law.least)
+                ends[here] = _start(law, s + 1, loc, inverse, law.least)
+            for place in range(count):
+                i, here, lane = np.uint64(first + place), np.uint64(place), np.uint64(begin + place)
+                if not valid[i]:
+                    x[i] = 0
+                    continue
+                u = np.int64(head[lane] & mask)
+                s, start, end = guesses[here], starts[here], ends[here]
+                freq = end - start
+                if u < start or u >= end:
+                    loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
+                    s, start, freq = _corrected(law, u, loc, inverse, law.least, s, start, end)
+                x[i] = s
+                if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
+                    faults |= 1
+    return faults
 
 
 # --- pixels of several channels: see `mixtures.Pixels`
@@ -558,20 +644,21 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
     for begin in range(lo, hi, group):
         end = min(begin + group, hi)
         for step in range(steps - 1, -1, -1):
-            for lane in range(begin, end):
-                i = step * across + lane * along
-                if i >= n:
+            for place in range(begin, end):
+                at = step * across + place * along
+                i, lane = np.uint64(at), np.uint64(place)
+                if at >= n:
                     continue
                 some = False
                 for j in range(channels):
-                    some |= valid[i, j]
+                    some |= valid[i, np.uint64(j)]
                 if not some:
                     continue
                 row, base, symbols = law.parameters[i], law.base[i], x[i]
                 _prior(law, row, mass, prior)
                 if law.drawn:
                     for j in range(channels):
-                        if valid[i, j]:
+                        if valid[i, np.uint64(j)]:
                             _see(law, row, base, symbols, j, mass)
                     _weigh(law, mass, prior, True, weight[0])
                     u = np.int64(head[lane] & np.uint64(0xFFFF))
@@ -579,25 +666,25 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
                     if not _popped(head, tail, size, floor, lane, u, low, weight[0, c], 16, small):
                         faults |= 1
                     for j in range(channels - 1, -1, -1):
-                        if valid[i, j]:
+                        if valid[i, np.uint64(j)]:
                             loc, level = _place(law, row, base, symbols, j, c)
                             inverse = law.inverse[level]
-                            start = _start(law, x[i, j], loc, inverse, 1)
-                            freq = _start(law, x[i, j] + 1, loc, inverse, 1) - start
+                            start = _start(law, x[i, np.uint64(j)], loc, inverse, 1)
+                            freq = _start(law, x[i, np.uint64(j)] + 1, loc, inverse, 1) - start
                             _pushed(head, tail, size, lane, start, freq, law.precision)
                     _pushed(head, tail, size, lane, _below(prior, c), prior[c], 16)
                     continue
                 for j in range(channels):
                     _weigh(law, mass, prior, False, weight[j])
-                    if valid[i, j] and j + 1 < channels:
+                    if valid[i, np.uint64(j)] and j + 1 < channels:
                         _see(law, row, base, symbols, j, mass)
                 for j in range(channels - 1, -1, -1):
-                    if valid[i, j]:
+                    if valid[i, np.uint64(j)]:
                         for c in range(k):
                             locs[c], level = _place(law, row, base, symbols, j, c)
                             inverses[c] = law.inverse[level]
-                        start = _mix_start(law, x[i, j], weight[j], locs, inverses)
-                        freq = _mix_start(law, x[i, j] + 1, weight[j], locs, inverses) - start
+                        start = _mix_start(law, x[i, np.uint64(j)], weight[j], locs, inverses)
+                        freq = _mix_start(law, x[i, np.uint64(j)] + 1, weight[j], locs, inverses) - start
                         _pushed(head, tail, size, lane, start, freq, law.precision)
     return faults
 
@@ -611,14 +698,15 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
     for begin in range(lo, hi, group):
         end = min(begin + group, hi)
         for step in range(steps):
-            for lane in range(begin, end):
-                i = step * across + lane * along
-                if i >= n:
+            for place in range(begin, end):
+                at = step * across + place * along
+                i, lane = np.uint64(at), np.uint64(place)
+                if at >= n:
                     continue
                 some = False
                 for j in range(channels):
-                    some |= valid[i, j]
-                    x[i, j] = 0
+                    some |= valid[i, np.uint64(j)]
+                    x[i, np.uint64(j)] = 0
                 if not some:
                     continue
                 row, base, symbols = law.parameters[i], law.base[i], x[i]
@@ -630,7 +718,7 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
                     if not _popped(head, tail, size, floor, lane, u, low, prior[c], 16, small):
                         faults |= 1
                 for j in range(channels):
-                    if not valid[i, j]:
+                    if not valid[i, np.uint64(j)]:
                         continue
                     u = np.int64(head[lane] & mask)
                     if law.drawn:
@@ -651,7 +739,7 @@ def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo
                             else:
                                 high, above = middle, found
                         freq = above - start
-                    x[i, j] = s
+                    x[i, np.uint64(j)] = s
                     if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
                         faults |= 1
                     if law.drawn or j + 1 < channels:
@@ -674,8 +762,8 @@ if hasattr(os, "register_at_fork"):  # a fork has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _run(loop: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int) -> int:
-    """All lanes, in as many parts as there are threads; the faults of all."""
+def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int) -> int:
+    """All lanes, in as many parts as there are threads; the faults of all. loops: for any law, locations, pixels."""
     head, tail, size, floor = (part.numpy() for part in state)
     lanes, n = len(head), len(x)
     steps = -(-n // max(lanes, 1))
@@ -686,6 +774,8 @@ def _run(loop: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: An
     given = (head, tail, size, floor, x.numpy(), valid.numpy(), law, across, along, group)
     threads = max(min(torch.get_num_threads(), lanes), 1) if x.numel() >= ALONE else 1
     edges = [lanes * i // threads for i in range(threads + 1)]
+    together = isinstance(law, LocationScale) and not order and lanes >= MANY * threads
+    loop = loops[2 if x.ndim == 2 else together]
 
     def part(i: int) -> int:
         return int(loop(*given, edges[i], edges[i + 1], first < 1 << 31, *_scratch(law)))
@@ -732,13 +822,13 @@ def push(
     numbers: list[int], law: str, first: int, order: int,
 ) -> Tensor:  # fmt: skip
     """`toolkit::push` on a CPU."""
-    loop = _push if x.dim() == 1 else _push_pixels
     if x.dim() == 2:
         known = torch.empty_like(x)
         if not _known(x.numpy(), valid.numpy(), known.numpy(), _law(law, tensors, numbers).bins):
             return torch.tensor([2], dtype=torch.int32)
         x = known
-    faults = _run(loop, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
+    loops = _push, _push_together, _push_pixels
+    faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return torch.tensor([faults], dtype=torch.int32)
 
 
@@ -748,8 +838,8 @@ def pop(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`toolkit::pop` on a CPU."""
     x = torch.empty(valid.shape, dtype=torch.int64)
-    loop = _pop if x.dim() == 1 else _pop_pixels
-    faults = _run(loop, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
+    loops = _pop, _pop_together, _pop_pixels
+    faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return x, torch.tensor([faults], dtype=torch.int32)
 
 
