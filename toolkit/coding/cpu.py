@@ -24,7 +24,7 @@ from torch import Tensor
 
 from toolkit.coding import frequencies
 
-GROUP = 256  # lanes that a thread takes through a step before the next: their heads stay in the first cache
+GROUP = 512  # lanes that a thread takes through a step before the next: their heads stay in the first cache
 MANY = 16  # lanes of a thread from which on several are worth looking at together
 FEW = 8  # likewise, where each lane's symbols lie one after the other
 ALONE = 8192  # symbols that are not worth a second thread
@@ -139,11 +139,19 @@ def find(law: Any, u: Any, i: Any) -> Any:
     """The i-th symbol, whose interval holds u, its start and its frequency: int64 each."""
 
 
+def explore(law: Any, heads: Any, first: Any, count: Any, found: Any, starts: Any, ends: Any) -> Any:
+    """Guess the symbols first, first + 1, ... of lanes with such heads: of each, what its interval is."""
+
+
+def amend(law: Any, u: Any, i: Any, s: Any, start: Any, end: Any) -> Any:
+    """What `find` returns, from a guess and its interval."""
+
+
 def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Make a function the one that loops call for an operation of the law of this name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        def choose(law: Any, x: Any, i: Any) -> Any:
+        def choose(law: Any, *arguments: Any) -> Any:
             return function if getattr(law, "instance_class", None) is LAWS[name] else None
 
         options: Any = {**_OPTIONS, "forceinline": True}
@@ -487,7 +495,7 @@ def _push_together(head, tail, size, floor, x, valid, law, across, along, group,
 
 @_jit
 def _pop_together(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
-    guesses, starts, ends = _scratch_on_stack(0), _scratch_on_stack(1), _scratch_on_stack(2)
+    found, starts, ends, slots = _scratch_on_stack(0), _scratch_on_stack(1), _scratch_on_stack(2), _scratch_on_stack(3)
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     mask = np.uint64((1 << law.precision) - 1)
     for begin in range(lo, hi, group):
@@ -495,28 +503,68 @@ def _pop_together(head, tail, size, floor, x, valid, law, across, along, group, 
             first = step * across + begin
             count = min(min(group, hi - begin), n - first)
             for place in range(count):
-                i, here = np.uint64(first + place), np.uint64(place)
-                u = np.int64(head[np.uint64(begin + place)] & mask)
-                loc, level = np.int64(law.loc[i]), np.uint64(law.scale[i])
-                s, inverse = _guess(law, u, loc, level), law.inverse[level]
-                guesses[here] = s
-                starts[here] = _start(law, s, loc, inverse, law.least)
-                ends[here] = _start(law, s + 1, loc, inverse, law.least)
+                slots[np.uint64(place)] = np.int64(head[np.uint64(begin + place)] & mask)
+            explore(law, slots, first, count, found, starts, ends)
             for place in range(count):
                 i, here, lane = np.uint64(first + place), np.uint64(place), np.uint64(begin + place)
                 if not valid[i]:
                     x[i] = 0
                     continue
-                u = np.int64(head[lane] & mask)
-                s, start, end = guesses[here], starts[here], ends[here]
-                freq = end - start
-                if u < start or u >= end:
-                    loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
-                    s, start, freq = _corrected(law, u, loc, inverse, law.least, s, start, end)
+                u = slots[here]
+                s, start, freq = amend(law, u, i, found[here], starts[here], ends[here])
                 x[i] = s
                 if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
                     faults |= 1
     return faults
+
+
+@_of(explore, "LocationScale")
+def _explore_location_scale(law, slots, first, count, found, starts, ends):
+    for place in range(count):
+        i, here = np.uint64(first + place), np.uint64(place)
+        loc, level = np.int64(law.loc[i]), np.uint64(law.scale[i])
+        s, inverse = _guess(law, slots[here], loc, level), law.inverse[level]
+        found[here] = s
+        starts[here] = _start(law, s, loc, inverse, law.least)
+        ends[here] = _start(law, s + 1, loc, inverse, law.least)
+
+
+@_of(amend, "LocationScale")
+def _amend_location_scale(law, u, i, s, start, end):
+    if start <= u < end:
+        return s, start, end - start
+    loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
+    return _corrected(law, u, loc, inverse, law.least, s, start, end)
+
+
+@_of(explore, "Table")
+def _explore_tables(law, slots, first, count, found, starts, ends):
+    """Bisections step by step for all lanes, so that memory is asked for many tables at once."""
+    most = np.int64(0)
+    for place in range(count):
+        here = np.uint64(place)
+        row, cell = np.uint64(law.which[np.uint64(first + place)]), np.uint64(slots[here] >> law.shift)
+        low = np.int64(law.first[row, cell])
+        found[here], starts[here] = low, np.int64(row)
+        ends[here] = np.int64(law.first[row, cell + np.uint64(1)]) - low + 1
+        most = max(most, ends[here])
+    while most > 1:
+        for place in range(count):
+            here = np.uint64(place)
+            half, row = ends[here] >> 1, np.uint64(starts[here])
+            found[here] += half * np.int64(law.starts[row, np.uint64(found[here] + half)] <= slots[here])
+            ends[here] -= half
+        most -= most >> 1
+    for place in range(count):
+        here = np.uint64(place)
+        row, s = np.uint64(starts[here]), np.uint64(found[here])
+        starts[here] = law.starts[row, s]
+        ends[here] = law.starts[row, s + np.uint64(1)]
+
+
+@_of(amend, "Table")
+def _amend_table(law, u, i, s, start, end):
+    return s, start, end - start
 
 
 # --- pixels of several channels: see `mixtures.Pixels`
@@ -763,7 +811,7 @@ if hasattr(os, "register_at_fork"):  # a fork has none of its parent's threads
 
 
 def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int) -> int:
-    """All lanes, in as many parts as there are threads; the faults of all. loops: for any law, locations, pixels."""
+    """All lanes, in as many parts as there are threads; the faults of all. loops: for few lanes, many, pixels."""
     head, tail, size, floor = (part.numpy() for part in state)
     lanes, n = len(head), len(x)
     steps = -(-n // max(lanes, 1))
@@ -774,8 +822,7 @@ def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: A
     given = (head, tail, size, floor, x.numpy(), valid.numpy(), law, across, along, group)
     threads = max(min(torch.get_num_threads(), lanes), 1) if x.numel() >= ALONE else 1
     edges = [lanes * i // threads for i in range(threads + 1)]
-    together = isinstance(law, LocationScale) and not order and lanes >= MANY * threads
-    loop = loops[2 if x.ndim == 2 else together]
+    loop = loops[2 if x.dim() == 2 else not order and lanes >= MANY * threads]
 
     def part(i: int) -> int:
         return int(loop(*given, edges[i], edges[i + 1], first < 1 << 31, *_scratch(law)))
@@ -827,7 +874,7 @@ def push(
         if not _known(x.numpy(), valid.numpy(), known.numpy(), _law(law, tensors, numbers).bins):
             return torch.tensor([2], dtype=torch.int32)
         x = known
-    loops = _push, _push_together, _push_pixels
+    loops = _push, _push_together if law == "LocationScale" else _push, _push_pixels
     faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return torch.tensor([faults], dtype=torch.int32)
 
@@ -838,7 +885,8 @@ def pop(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`toolkit::pop` on a CPU."""
     x = torch.empty(valid.shape, dtype=torch.int64)
-    loops = _pop, _pop_together, _pop_pixels
+    together = law == "LocationScale" or (law == "Table" and len(tensors[0]) > 0)
+    loops = _pop, _pop_together if together else _pop, _pop_pixels
     faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return x, torch.tensor([faults], dtype=torch.int32)
 
