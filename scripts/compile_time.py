@@ -16,7 +16,7 @@ from toolkit.coding.codecs import Codec, bernoulli, raw
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
 from toolkit.coding.mixtures import mixture, pixels, weighted
-from toolkit.coding.tables import categorical
+from toolkit.coding.tables import categorical, of_starts
 
 SYMBOLS, COMPONENTS = 64, 5
 
@@ -33,7 +33,10 @@ def codecs() -> dict[str, Codec]:
         "bits": raw(torch.full((SYMBOLS,), 8), valid, 16),
         "bit": bernoulli(torch.full((SYMBOLS,), 1000), 16),
         "logistic, Gaussian": location_scale("logistic", loc[0], scale[0], 256, 1),
-        "the same on many lanes": location_scale("logistic", loc[0], scale[0], 256, 1),
+        "logistic, Gaussian on many lanes": location_scale("logistic", loc[0], scale[0], 256, 1),
+        "tables on many lanes": of_starts(torch.tensor([[0, 3, 16]] * 2), 4).codec(
+            torch.zeros_like(valid).int(), valid
+        ),
         "mixture": mixture("logistic", weight, loc, scale, 256),
         "components": weighted(weight, valid),
         "pixels": pixels(parameters, COMPONENTS, 256, valid[:, None].expand(-1, 3)),

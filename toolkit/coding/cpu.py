@@ -10,6 +10,7 @@ tuple. All is in one file, as Numba's cache on disk is renewed when the file tha
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from toolkit.coding import frequencies
 GROUP = 512  # lanes that a thread takes through a step before the next: their heads stay in the first cache
 MANY = 16  # lanes of a thread from which on several are worth looking at together
 FEW = 8  # likewise, where each lane's symbols lie one after the other
+PART = 1 << 15  # symbols that are worth a part of their own
 ALONE = 8192  # symbols that are not worth a second thread
 
 Array = Any  # numpy arrays, in NamedTuples that Numba types
@@ -821,14 +823,20 @@ def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: A
     tail = tail.view(np.uint32)
     given = (head, tail, size, floor, x.numpy(), valid.numpy(), law, across, along, group)
     threads = max(min(torch.get_num_threads(), lanes), 1) if x.numel() >= ALONE else 1
-    edges = [lanes * i // threads for i in range(threads + 1)]
     loop = loops[2 if x.dim() == 2 else not order and lanes >= MANY * threads]
+    # More parts than threads, where they are long enough: beside other programs one thread may stand still for a while.
+    parts = max(min(x.numel() // PART, 4 * threads, lanes // MANY), threads) if threads > 1 else 1
+    edges = [lanes * i // parts for i in range(parts + 1)]
+    numbers = itertools.count()
 
-    def part(i: int) -> int:
-        return int(loop(*given, edges[i], edges[i + 1], first < 1 << 31, *_scratch(law)))
+    def work() -> int:
+        faults, scratch = 0, _scratch(law)
+        while (i := next(numbers)) < parts:
+            faults |= int(loop(*given, edges[i], edges[i + 1], first < 1 << 31, *scratch))
+        return faults
 
-    others = [_pool().submit(part, i) for i in range(1, threads)]
-    faults = part(0)
+    others = [_pool().submit(work) for _ in range(1, threads)]
+    faults = work()
     for other in others:
         faults |= other.result()
     return faults
