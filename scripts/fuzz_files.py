@@ -19,7 +19,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
 
 from tests import fuzz  # the folder above is on the path by now
 
@@ -56,7 +55,6 @@ def main() -> int:
     verdicts: collections.Counter[tuple[str, str]] = collections.Counter()
     bad: list[str] = []
     fork = multiprocessing.get_context("fork")
-    torch.set_num_threads(1)  # forks of a process whose threads have run can wait for them for ever
     with tempfile.TemporaryDirectory() as folder:
         subjects = fuzz.subjects(Path(folder))
         for number in range(arguments.first // SHARD, -(-arguments.cases // SHARD)):

@@ -1,6 +1,5 @@
 """Loops that Numba compiles: the words of the tensor program under every law, on any machine, and what they refuse."""
 
-import functools
 import os
 import shutil
 import subprocess
@@ -215,7 +214,6 @@ def test_symbols_lie_on_lanes_as_their_order_says() -> None:
 # Threads, processes, machines.
 
 
-@functools.cache  # made once: a forked child cannot use what torch's own threads compute, as tables are made
 def three_codecs() -> list[Codec]:
     n = 300
     loc, scale, all_pixels = locations(0, BINS, n), scales(1, n), torch.ones(n, 3, dtype=torch.bool)
@@ -264,6 +262,7 @@ torch.set_num_threads(2)
 
 def run():
     before = words()
+    torch.ones(1_000_000).exp()  # by threads that a fork will not have
     child = os.fork()
     if not child:
         signal.alarm(60)

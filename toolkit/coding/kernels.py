@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import enum
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -20,6 +21,10 @@ from torch import Tensor
 from toolkit.coding.message import WORD, Message, NoFrequency
 
 EMPTY, NO_FREQUENCY = 1, 2  # bits of faults
+
+if hasattr(os, "register_at_fork"):
+    # OpenMP, which torch computes with, has no threads in a forked child and would wait for them for ever.
+    os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 _reference = contextvars.ContextVar("reference", default=False)
 
