@@ -9,13 +9,13 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
+from toolkit.model import Model
 from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -213,8 +213,8 @@ class Chain(nn.Module):
         return self.latent_codec(prior, alive, 1), [layer(i) for i in range(len(self.infer))]
 
 
-class BitSwap(LightningModule):
-    """The model as a LightningModule: minimises the negative ELBO with free bits; `bits` is what its codec costs.
+class BitSwap(Model):
+    """The model: minimises the negative ELBO with free bits; `bits` is what its codec costs.
 
     shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture or interlaced; components:
     of the mixture; levels, refinements: of interlacing, and residual blocks of each of its passes; latent_channels,

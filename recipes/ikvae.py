@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from toolkit.coding import rec
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
+from toolkit.model import Model
 from toolkit.nets.exact import converted
 from toolkit.nets.grey_vae import Net
 from toolkit.nets.isokl import index_overhead
@@ -28,8 +28,8 @@ MOST_TRIES = 32
 BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
 
 
-class IKVAE(LightningModule):
-    """The model as a LightningModule: minimises the negative ELBO; `bits` is what coding would cost without overhead.
+class IKVAE(Model):
+    """The model: minimises the negative ELBO; `bits` is what coding would cost without overhead.
 
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
     likelihood: mixture of `components` logistics, one logistic, or a beta-binomial, for each pixel; latents: how many;

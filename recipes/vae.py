@@ -6,22 +6,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from toolkit import picture_coder, rate_distortion
 from toolkit.coding import lattice, lattice_fit
 from toolkit.data.embedded import held_out
 from toolkit.data.files import find, read_image
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
+from toolkit.model import Model, Watcher
 from toolkit.nets import transform
 from toolkit.nets.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
 from toolkit.rate_distortion import Curve
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from torch.utils.tensorboard import SummaryWriter
 
 BANDS = [len(band) for band in bands()]
 DEEP = 2  # bands of averages, whose means are predicted
@@ -100,8 +102,8 @@ class Net(nn.Module):
         return error / (self.noise * heat).square(), torch.where(rounded, 0.0, kl)
 
 
-class VAE(LightningModule):
-    """The model as a LightningModule, and what `toolkit.lossy` asks of one.
+class VAE(Model):
+    """The model, and what `toolkit.lossy` asks of one.
 
     shape: (3, h, w), sides multiples of 8; width: channels of the networks; noise: standard deviation of the
     likelihood, grey levels; lambdas: least and largest lambda of training; learning_rate: at its peak; warmup: steps.
@@ -204,7 +206,7 @@ class VAE(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
 
-class Evaluation(Callback):
+class Evaluation(Watcher):
     """Each n epochs, and at the end: rate-distortion curves of real files, decoded, beside other codecs.
 
     run: folder of the files; pictures: folder of whole held-out pictures, or None for two photographs that no training
@@ -229,7 +231,7 @@ class Evaluation(Callback):
             return held_out()
         return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: Model) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self.step = trainer.global_step
@@ -246,6 +248,8 @@ class Evaluation(Callback):
     def report(self, module: VAE, train: Tensor) -> str:
         """Fit the tables of the trained model; the table that a training ends with."""
         module.fit_tables(spread(train, self.final_fit[0]), self.final_fit[1])
+        from torch.utils.tensorboard import SummaryWriter
+
         with SummaryWriter(str(self.run)) as board:
             return rate_distortion.table(self.curves(module, board))
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, bits_back, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
+from toolkit.model import Model
 from toolkit.nets.exact import Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -124,8 +124,8 @@ class Net(nn.Module):
         return found
 
 
-class LosslessVAE(LightningModule):
-    """The model as a LightningModule: minimises the negative ELBO; `bits` is what its codec costs.
+class LosslessVAE(Model):
+    """The model: minimises the negative ELBO; `bits` is what its codec costs.
 
     shape: (channels, height, width) of the rows; likelihood: interlaced or mixture; components: of the mixture; levels,
     refinements: of interlacing, and residual blocks of each of its passes; latents: channels of them; width: of the

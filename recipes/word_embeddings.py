@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from toolkit import embeddings, pictures, vector_baselines, word_tests
 from toolkit.data.text import Tokens
 from toolkit.data.vectors import VOCABULARY
+from toolkit.model import Model, Watcher
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 NOISE_POWER = 0.75  # of counts, in the distribution of negatives (Mikolov et al. 2013, arXiv:1310.4546)
 TABLE = 1 << 22  # places of the table that negatives are drawn from
@@ -112,8 +114,8 @@ class SkipGram(nn.Module):
         return loss, first @ both, second @ both.square(), back_first @ u, back_second @ u.square()
 
 
-class WordEmbeddings(LightningModule):
-    """The model as a LightningModule: stochastic variational inference with sparse steps; no autograd.
+class WordEmbeddings(Model):
+    """The model: stochastic variational inference with sparse steps; no autograd.
 
     shape: (words,); dimensions: of a vector; window: largest distance of a pair, as gensim's; negatives: for each pair;
     shared_negatives: drawn for each block of `block` words; step_tokens: tokens of one step; prior_std: of each
@@ -246,7 +248,7 @@ def _fold(x: Tensor, block: int, window: int) -> Tensor:
     return torch.cat([total[window : window + n], x[:, block + 2 * window :].reshape(-1, d)])
 
 
-class Evaluation(Callback):
+class Evaluation(Watcher):
     """Each n epochs, real files of several sizes, decoded, and their analogy scores on the TensorBoard.
 
     lambdas: of the files; questions: at most so many; every_n_epochs; projected: words that the projector shows. Writes
@@ -261,12 +263,12 @@ class Evaluation(Callback):
         self.run, self.lambdas, self.questions = run, lambdas, questions
         self.every_n_epochs, self.projected = every_n_epochs, projected
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: Model) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         lines = [f"{word} {count}\n" for word, count in zip(data.words, data.counts.tolist(), strict=True)]
         (self.run / VOCABULARY).write_text("".join(lines), encoding="utf-8")
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: Model) -> None:
         if trainer.sanity_checking or ((trainer.current_epoch + 1) % self.every_n_epochs and not trainer.should_stop):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from toolkit.coding.message import Message
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.recipe import Recipe, build_data, load
 
 LANES = 16

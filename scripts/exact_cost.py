@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 
 from toolkit import head
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.recipe import build_data, coder, load
 
 

@@ -17,7 +17,7 @@ import torch
 
 from toolkit.alone import AloneCoder
 from toolkit.coding import wire
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.head import Settings
 from toolkit.recipe import build_data, has_exact, load
 

@@ -17,7 +17,7 @@ from recipes.ikvae import BLOCK_SAMPLERS, SAMPLERS, head, naming
 from toolkit.alone import AloneCoder
 from toolkit.callbacks import evaluate
 from toolkit.coding.message import Message
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.head import Settings
 from toolkit.recipe import build_data, load
 

@@ -107,7 +107,7 @@ def test_the_new_switch_of_cudnn_is_neither_read_by_its_old_name_nor_changed(con
         use("cudnn.conv.fp32_precision", before)()
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(list(PROGRAMS)[1:], 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(list(PROGRAMS)[1:], 2)))
 def test_a_program_may_use_both_families(first: str, second: str) -> None:
     PROGRAMS[first]()
     PROGRAMS[second]()

@@ -1,6 +1,8 @@
 """Who may import whom: the table of the design, held against the imports that stand in the files."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,8 @@ TABLE: dict[str, set[str]] = {
     "toolkit.cli": set(),
     "toolkit.data": {"toolkit.data"},
     "toolkit.nets": {"toolkit.nets", "toolkit.coding"},
-    "toolkit.head": {"toolkit.coding", "toolkit.container"},
+    "toolkit.model": set(),
+    "toolkit.head": {"toolkit.coding", "toolkit.container", "toolkit.model"},
     "toolkit.archive": {"toolkit.head", "toolkit.container", "toolkit.data"},
     "toolkit.restore": {"toolkit.archive", "toolkit.head", "toolkit.alone", "toolkit.container", "toolkit.data"},
     "toolkit.picture_coder": {"toolkit.coding", "toolkit.data"},
@@ -72,13 +75,14 @@ TABLE: dict[str, set[str]] = {
     "toolkit.callbacks": {"toolkit.head", "toolkit.container", "toolkit.pictures"},
     "toolkit.alone": {"toolkit.head", "toolkit.coding", "toolkit.container"},
     "toolkit.recipe": {
+        "toolkit.model",
         "toolkit.head", "toolkit.alone", "toolkit.callbacks", "toolkit.nets.exact", "toolkit.picture_coder",
     },
     **{command: TOOLS for command in COMMANDS},
     "recipes": {
         "toolkit.coding", "toolkit.nets", "toolkit.data", "toolkit.head", "toolkit.callbacks", "toolkit.container",
         "toolkit.pictures", "toolkit.embeddings", "toolkit.word_tests", "toolkit.vector_baselines",
-        "toolkit.picture_coder", "toolkit.rate_distortion",
+        "toolkit.picture_coder", "toolkit.rate_distortion", "toolkit.model",
     },
 }  # fmt: skip
 
@@ -135,6 +139,16 @@ def forbidden(module: str, imported: set[str]) -> list[str]:
     allowed = TABLE[max(rows, key=len)]
     ours = {name for name in imported if name.split(".")[0] in ("toolkit", "recipes", "tests", "scripts", "configs")}
     return sorted(name for name in ours if not any(within(name, folder) for folder in allowed))
+
+
+@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae"])
+def test_compressing_waits_for_no_library_that_only_training_needs(recipe: str) -> None:
+    slow = "lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard", "gensim", "scipy", "torch._dynamo"
+    program = (
+        f"import sys, toolkit.compress, toolkit.decompress, recipes.{recipe}; print(*{set(slow)} & {{*sys.modules}})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py"], ids=module_of)

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit import baselines, cli, rate_distortion
 from toolkit.callbacks import evaluate
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.pictures import rate_bars, rate_table
 from toolkit.recipe import Recipe, build_data, coder, evaluation, has_exact, load, lossy_coder
 

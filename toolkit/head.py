@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import EmptyMessage, Message
+from toolkit.model import Model
 
 # (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
 CompressionHead = Callable[..., Codec]
@@ -121,7 +121,7 @@ class Coder:
     ValueError for settings out of range.
     """
 
-    def __init__(self, module: LightningModule, head: CompressionHead, settings: Settings) -> None:
+    def __init__(self, module: Model, head: CompressionHead, settings: Settings) -> None:
         self.module, self.head, self.settings = module, head, settings.check()
         self._began, self._networks = 0.0, NetworkClock(module.device)
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
@@ -270,7 +270,7 @@ class Coder:
         return growth / 1000, list(struct.unpack_from(f"<{count}I", payload, PREAMBLE.size)), end
 
 
-def fingerprint(module: LightningModule, settings: dict[str, Any]) -> str:
+def fingerprint(module: Model, settings: dict[str, Any]) -> str:
     """Identity of a model: SHA-256, in hex, over its weights (names, dtypes, shapes, values) and its configuration."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(module.state_dict().items()):

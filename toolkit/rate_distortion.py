@@ -8,13 +8,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from PIL import Image, features
 from torch import Tensor
 
@@ -22,6 +19,9 @@ from toolkit import lossy
 from toolkit.container import Reader
 from toolkit.data.files import item_of
 from toolkit.picture_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
@@ -283,6 +283,8 @@ def differences(curves: dict[str, Curve], axis: str = "psnr") -> dict[str, float
 
 def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
     """PSNR and MS-SSIM (in dB) over bits a pixel."""
+    from matplotlib.figure import Figure  # half a second, for those who draw
+
     plot = Figure((11, 5), layout="constrained")
     left, right = plot.subplots(1, 2)
     for i, (name, curve) in enumerate(curves.items()):
@@ -308,6 +310,10 @@ def channel_figure(bits: Tensor, names: Sequence[tuple[int, int, int]], pixels: 
     squares = np.zeros((3, side, side))
     for (component, down, across), value in zip(names, (bits / pixels).tolist(), strict=True):
         squares[component, down, across] = value
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
     plot = Figure((11, 4), layout="constrained")
     most = max(float(squares.max()), 1e-9)
     for axes, square, name in zip(plot.subplots(1, 3), squares, ("luma", "chroma 1", "chroma 2"), strict=True):

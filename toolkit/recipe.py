@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.alone import AloneCoder
 from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+from toolkit.model import Model, trainable
 from toolkit.nets.exact import exactly, prove
 from toolkit.picture_coder import PictureCoder
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule
 
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
@@ -28,7 +32,7 @@ CALIBRATION = 256  # training rows that show an exact network how large its acti
 class Recipe(NamedTuple):
     """What one configuration makes: `module.bits(x)` is the bound that `head` codes `data`'s rows near to."""
 
-    module: LightningModule
+    module: Model  # a LightningModule where it was made to train, see `toolkit.model`
     head: CompressionHead | None  # None where it is the model itself that is compressed: see `evaluation`
     data: LightningDataModule | None  # None where only a trained model was loaded
     exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
@@ -46,7 +50,7 @@ def build(cfg: DictConfig) -> Recipe:
     """
     data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
-    module, head = _module_and_head(cfg)
+    module, head = _module_and_head(cfg, train=True)
     return Recipe(module, head, data)
 
 
@@ -60,10 +64,10 @@ def build_data(cfg: DictConfig) -> Any:
 
 def evaluation(cfg: DictConfig, run: Path) -> Any:
     """The callback of a recipe without a head, which evaluates in the folder `run` what is compressed instead."""
-    return _instantiate(cfg.recipe.evaluation, ["recipes"])(run=run)
+    return _instantiate(cfg.recipe.evaluation, ["recipes"], train=True)(run=run)
 
 
-def save(run: Path, cfg: DictConfig, module: LightningModule) -> None:
+def save(run: Path, cfg: DictConfig, module: Model) -> None:
     """Write a run, as `load` reads it: config.yaml and model.pt."""
     save_config(run, cfg)
     save_weights(run, module)
@@ -74,7 +78,7 @@ def save_config(run: Path, cfg: DictConfig) -> None:
     OmegaConf.save(cfg, run / CONFIG, resolve=True)
 
 
-def save_weights(run: Path, module: LightningModule) -> None:
+def save_weights(run: Path, module: Model) -> None:
     """Write the weights of a run: tensors only, no pickled code. An exact network of other weights goes."""
     (run / EXACT).unlink(missing_ok=True)
     _save_state(run / WEIGHTS, module)
@@ -102,7 +106,7 @@ def _check_convertible(module: Any) -> None:
         raise ValueError(f"expected a recipe with an exact form, got {type(module).__name__}; code with exact=false")
 
 
-def _save_state(file: Path, module: LightningModule) -> None:
+def _save_state(file: Path, module: Model) -> None:
     part = file.with_name(file.name + ".part")
     torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, part)
     part.replace(file)  # never a half-written file under the final name
@@ -124,7 +128,7 @@ def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Re
     cfg = read_config(run / CONFIG)
     try:
         module, head = _module_and_head(cfg)
-        if not isinstance(module, LightningModule) or not (head is None or callable(head)):
+        if not isinstance(module, nn.Module) or not (head is None or callable(head)):
             raise ValueError(f"expected a module and its head, got {type(module).__name__}, {type(head).__name__}")
         for key in ("name", "module.shape"):
             OmegaConf.select(cfg.recipe, key, throw_on_missing=True)
@@ -225,15 +229,15 @@ def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
     return fingerprint(recipe.module, {str(key): value for key, value in settings.items()})
 
 
-def _module_and_head(cfg: DictConfig) -> tuple[LightningModule, CompressionHead | None]:
+def _module_and_head(cfg: DictConfig, train: bool = False) -> tuple[Model, CompressionHead | None]:
     return (
-        _instantiate(cfg.recipe.module, ["recipes"]),
+        _instantiate(cfg.recipe.module, ["recipes"], train),
         _instantiate(cfg.recipe.head, ["recipes"]) if "head" in cfg.recipe else None,
     )
 
 
-def _instantiate(cfg: DictConfig, packages: Sequence[str]) -> Any:
-    """hydra's instantiate, for what is defined in some packages only.
+def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) -> Any:
+    """hydra's instantiate, for what is defined in some packages only; train: joined with Lightning's classes.
 
     A run folder must be able to call neither os.system nor a command of ours, which writes where it is told to.
     """
@@ -247,10 +251,14 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str]) -> Any:
         if target is not None and not (ours(str(target)) and ours(getattr(get_object(target), "__module__", ""))):
             raise ValueError(f"expected _target_ to name something in {', '.join(packages)}, got {target!r}")
     try:
-        return instantiate(cfg)
+        if not train:
+            return instantiate(cfg)
+        plain = instantiate(cfg, _partial_=True)
     except InstantiationException as error:
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
+    joined: Callable[[], Any] = functools.partial(trainable(plain.func), *plain.args, **plain.keywords)
+    return joined if cfg.get("_partial_") else joined()
 
 
 def _nodes(cfg: Any) -> list[DictConfig]:

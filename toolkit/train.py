@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from toolkit import baselines, cli, embeddings, precision
 from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
-from toolkit.data.images import spread
+from toolkit.data.splits import spread
 from toolkit.data.vectors import of_run
 from toolkit.pictures import rate_table
 from toolkit.recipe import (

@@ -12,7 +12,7 @@ from torch import Tensor
 from toolkit.data.embedded import digits, photos
 from toolkit.data.own import array, folder
 from toolkit.data.published import cifar10, fashion_mnist, imagenet32, mnist
-from toolkit.data.splits import Splits, check, spread
+from toolkit.data.splits import Splits, check
 
 __all__ = [
     "Batches",
@@ -26,7 +26,6 @@ __all__ = [
     "imagenet32",
     "mnist",
     "photos",
-    "spread",
 ]
 
 
