@@ -257,7 +257,8 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
     except InstantiationException as error:
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
-    joined: Callable[[], Any] = functools.partial(trainable(plain.func), *plain.args, **plain.keywords)
+    make: Callable[..., Any] = trainable(plain.func)
+    joined = functools.partial(make, *plain.args, **plain.keywords)
     return joined if cfg.get("_partial_") else joined()
 
 
