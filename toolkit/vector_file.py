@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from toolkit import word_list
-from toolkit.coding import vbq, wire
+from toolkit.coding import kernels, vbq, wire
+from toolkit.coding.codecs import check_numbers
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import Message
+from toolkit.coding.tables import Table
 from toolkit.coding.tables import tables as ready
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 
@@ -204,7 +206,9 @@ class _Group:
             raise ValueError(f"{len(self.where.size)} lanes instead of {lanes}")
         self._tables = ready(self.book.freqs, vbq.PRECISION)
         self._context = self.book.context[self.coded].int().repeat(self.lane_rows)
-        self._points = self.book.points.numpy()
+        check_numbers("numbers of tables", self._context, len(self.book.freqs))
+        self._law, self._whole = Table(self._context, *self._tables), torch.ones(len(self._context), dtype=torch.bool)
+        self._points, self._places = self.book.points.numpy(), self.coded.numpy()
         # A vector that is right where nothing is coded.
         self._fixed = self.book.points[self.book.freqs.argmax(1)[self.book.context]]
 
@@ -233,10 +237,11 @@ class _Group:
         lane, place = divmod(row, self.lane_rows)
         k = len(self.coded)
         message = Message.of(wire.unpack(self.body, lane, lane + 1, self.where), first=0)
-        which = self._context[: (place + 1) * k]
-        symbols = self._tables.codec(which, torch.ones(len(which), dtype=torch.bool)).pop(message)
+        # Without the checks of `Tables.codec`, which were made for the whole lane and take as long as the decoding.
+        coded = slice(0, (place + 1) * k)
+        symbols = kernels.pop(message, self._law.at(coded), self._whole[coded])
         vector = self._fixed.numpy().copy()
-        vector[self.coded.numpy()] = self._points[symbols[place * k :].numpy()]
+        vector[self._places] = self._points[symbols[place * k :].numpy()]
         return vector
 
 

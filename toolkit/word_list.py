@@ -39,10 +39,8 @@ def unpack(payload: bytes, count: int) -> list[str]:
         raise ValueError(f"{len(shared)} prefixes and {len(rest)} words")
     # Words that share much with the one before may be many times as long as what is stored.
     check_size(count, sum(shared) + size, len(payload))
-    words, word = [], b""
-    for n, end in zip(shared, rest, strict=True):
-        word = word[:n] + end
-        words.append(word)
+    word = b""
+    words = [word := word[:n] + end for n, end in zip(shared, rest, strict=True)]
     found = b"\n".join(words).decode().split("\n")  # all at once, which is several times as fast
     if len(found) != count:
         raise ValueError(f"{len(found)} words instead of {count}")
