@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import embeddings, pictures, vector_baselines, word_tests
+from toolkit import embeddings
 from toolkit.data.text import Tokens
-from toolkit.data.vectors import VOCABULARY
+from toolkit.embeddings import baselines as vector_baselines
+from toolkit.embeddings import scores as word_scores
+from toolkit.embeddings.sources import VOCABULARY
 from toolkit.model import Model, Watcher
+from toolkit.training import plots
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -281,17 +284,17 @@ class Evaluation(Watcher):
             return
         for score in ("full/top10/all", "excluding/top1/all"):
             lines = {name: [(bits, scores[score]) for bits, scores in points] for name, points in curves.items()}
-            board.add_figure(f"rate_accuracy/{score}", pictures.accuracy_figure(lines, score), trainer.global_step)
+            board.add_figure(f"rate_accuracy/{score}", plots.accuracy_figure(lines, score), trainer.global_step)
         n = min(self.projected, len(data.words))
         board.add_embedding(module.posterior()[0][:n], data.words[:n], global_step=trainer.global_step, tag="words")
 
     def curves(self, words: list[str], mu: Tensor, sigma: Tensor) -> dict[str, list[tuple[float, dict[str, float]]]]:
         """(bits per dimension without vocabulary, scores) of VBQ files and of what else people do, by method."""
-        asked = word_tests.questions(words, self.questions)
+        asked = word_scores.questions(words, self.questions)
         n = mu.numel()
 
         def scores(vectors: Tensor) -> dict[str, float]:
-            return {**word_tests.analogies(vectors, asked), "similarity": word_tests.similarity(words, vectors)}
+            return {**word_scores.analogies(vectors, asked), "similarity": word_scores.similarity(words, vectors)}
 
         def small(made: vector_baselines.Small) -> tuple[float, dict[str, float]]:
             return 8 * made.size / n, scores(made.vectors)

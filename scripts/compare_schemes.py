@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolkit.coding.message import Message
 from toolkit.data.splits import spread
-from toolkit.recipe import Recipe, build_data, load
+from toolkit.runs import Recipe, build_data, load
 
 LANES = 16
 SCHEMES = ("bitswap", "bbans")

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import torch
 
-from toolkit import head
+from toolkit.chunks import chained
 from toolkit.data.splits import spread
-from toolkit.recipe import build_data, coder, load
+from toolkit.runs import build_data, coder, load
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    head.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined,assignment]  # of its clocks
+    chained.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined,assignment]  # of its clocks
     print("| run | net, float | net, exact | more, % | file, float | file, exact | more, % |", end="")
     print(" speed of networks, exact / float | of encoding |\n|---|---|---|---|---|---|---|---|---|")
     for run in arguments.runs:

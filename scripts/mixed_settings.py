@@ -37,11 +37,11 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mixed import SETTINGS, Setting, code_picture, decode, encode, picture_differs  # noqa: E402  # of the repository, which is no package
 from toolkit import embeddings  # noqa: E402
+from toolkit.chunks.chained import Settings, fingerprint  # noqa: E402
 from toolkit.coding import kernels  # noqa: E402
-from toolkit.data.files import read_image  # noqa: E402
-from toolkit.head import Settings, fingerprint  # noqa: E402
+from toolkit.images.files import read_image  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
-from toolkit.recipe import build_data, load  # noqa: E402
+from toolkit.runs import build_data, load  # noqa: E402
 
 CODING = Settings(4096, 4096, 0)  # whole batches and many lanes: for the tensor program rows are cheap, steps are not
 FEW = 128  # rows that each setting writes

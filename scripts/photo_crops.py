@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import torch
 
-from toolkit.data.files import find, read_image
 from toolkit.data.splits import downsample, random_crops
+from toolkit.images.files import find, read_image
 
 
 def main(output: str, size: int, specifications: list[str]) -> None:

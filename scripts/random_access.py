@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toolkit.alone import AloneCoder
+from toolkit.chunks.chained import Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import wire
 from toolkit.data.splits import spread
-from toolkit.head import Settings
-from toolkit.recipe import build_data, has_exact, load
+from toolkit.runs import build_data, has_exact, load
 
 
 def main() -> None:

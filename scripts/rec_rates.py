@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from recipes.ikvae import BLOCK_SAMPLERS, SAMPLERS, head, naming
-from toolkit.alone import AloneCoder
-from toolkit.callbacks import evaluate
+from toolkit.chunks.chained import Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding.message import Message
 from toolkit.data.splits import spread
-from toolkit.head import Settings
-from toolkit.recipe import build_data, load
+from toolkit.runs import build_data, load
+from toolkit.training.evaluation import evaluate
 
 
 @torch.inference_mode()

@@ -18,10 +18,12 @@ import torch
 import zstandard
 from torch import Tensor
 
-from toolkit import embeddings, vector_baselines, word_tests
+from toolkit import embeddings
 from toolkit.coding import vbq
-from toolkit.data.vectors import of_run
-from toolkit.vector_file import pack_book
+from toolkit.embeddings import baselines as vector_baselines
+from toolkit.embeddings import scores as word_scores
+from toolkit.embeddings.file import pack_book
+from toolkit.embeddings.sources import of_run
 
 SCORES = ("full/top10/all", "full/top1/all", "excluding/top1/all", "excluding/top10/all")
 LAMBDAS = {"default": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "vbq": (0.1, 0.3, 1.0, 3.0, 10.0)}
@@ -125,21 +127,21 @@ def main() -> None:
     found = of_run(sys.argv[1])
     assert found.sigma is not None
     mu, sigma = found.vectors, found.sigma
-    asked = word_tests.questions(found.words, int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    asked = word_scores.questions(found.words, int(sys.argv[2]) if len(sys.argv) > 2 else None)
     print(f"{len(found.words)} words, {mu.shape[1]} dimensions, {len(asked.rows)} questions", flush=True)
     vocabulary = embeddings.vocabulary_size(found.words)
     print(f"vocabulary {vocabulary} bytes, {8 * vocabulary / mu.numel():.3f} bits per dimension")
-    whole = word_tests.analogies(mu, asked)
+    whole = word_scores.analogies(mu, asked)
     print("uncompressed", {name: round(value, 4) for name, value in whole.items()}, flush=True)
-    print("similarity", round(word_tests.similarity(found.words, mu), 4))
+    print("similarity", round(word_scores.similarity(found.words, mu), 4))
     curves: dict[str, list[tuple[float, dict[str, float]]]] = {}
     for method, setting, bits, vectors in points(found.words, mu, sigma):
-        scores = word_tests.analogies(vectors, asked)
+        scores = word_scores.analogies(vectors, asked)
         scores["nats"] = float(((vectors - mu) / sigma).double().square().mean() / 2)
         curves.setdefault(method, []).append((bits, scores))
         shown = " ".join(f"{scores[name]:.4f} ({scores[name] / whole[name]:.3f})" for name in SCORES)
         parts = " ".join(f"{scores[f'full/top10/{part}']:.4f}" for part in ("semantic", "syntactic"))
-        similar = word_tests.similarity(found.words, vectors)
+        similar = word_scores.similarity(found.words, vectors)
         print(
             f"{method}; {setting}; {bits:.4f} bits; {shown}; {parts}; {similar:.4f}; {scores['nats']:.4f} nats",
             flush=True,

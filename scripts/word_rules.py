@@ -11,8 +11,9 @@ import sys
 import torch
 from torch import Tensor
 
-from toolkit import embeddings, word_tests
-from toolkit.data.vectors import of_run
+from toolkit import embeddings
+from toolkit.embeddings import scores as word_scores
+from toolkit.embeddings.sources import of_run
 
 BITS = (0.66, 1.1)  # of a coordinate, in files without their vocabulary
 SAMPLE = 1e-3  # gensim's threshold of subsampling
@@ -51,9 +52,9 @@ def main() -> None:
     found = of_run(sys.argv[1])
     assert found.sigma is not None and found.counts is not None
     mu, posterior = found.vectors, found.sigma
-    asked = word_tests.questions(found.words)
+    asked = word_scores.questions(found.words)
     vocabulary = embeddings.vocabulary_size(found.words)
-    whole = word_tests.analogies(mu, asked)
+    whole = word_scores.analogies(mu, asked)
     known = rules(mu, found.counts, posterior)
     for name in sys.argv[2:] or known:
         sigma = known[name].expand_as(mu)
@@ -63,12 +64,12 @@ def main() -> None:
             lam, quantised = embeddings.fit(found.words, mu, sigma, target)
             vectors = quantised.vectors()
             nats = float(((vectors - mu) / posterior).double().square().mean() / 2)
-            scores = word_tests.analogies(vectors, asked)
+            scores = word_scores.analogies(vectors, asked)
             shown = " ".join(
                 f"{scores[key]:.4f} ({scores[key] / whole[key]:.3f})"
                 for key in ("full/top10/all", "full/top1/all", "excluding/top1/all")
             )
-            similar = word_tests.similarity(found.words, vectors)
+            similar = word_scores.similarity(found.words, vectors)
             rate = f"lambda={lam:.4g}; {quantised.bits / mu.numel():.4f} bits; {nats:.4f} nats"
             print(f"{name}; {rate}; {shown}; {similar:.4f}", flush=True)
 

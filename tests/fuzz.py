@@ -28,7 +28,8 @@ from torch import Tensor
 
 from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
-from toolkit import archive, embeddings, lossy, picture_coder, recipe, restore, vector_file
+from toolkit import embeddings, runs
+from toolkit.chunks.chained import Coder, Settings
 from toolkit.coding import wire
 from toolkit.container import (
     END,
@@ -44,9 +45,10 @@ from toolkit.container import (
     _chunk_header,
     _sealed,
 )
-from toolkit.head import Coder, Settings
-from toolkit.recipe import CONFIG, WEIGHTS, build, compression, load, save
-from toolkit.vector_file import BOOK
+from toolkit.embeddings import file as vector_file
+from toolkit.embeddings.file import BOOK
+from toolkit.images import archive, rate_archive, rate_coder, restore
+from toolkit.runs import CONFIG, WEIGHTS, build, compression, load, save
 
 SECONDS = 20.0  # of processor time, the most that a reader may take: a hang takes longer
 MEMORY = 1 << 30  # most bytes more than the process had when it began
@@ -118,30 +120,32 @@ def subjects(folder: Path) -> list[Subject]:
     return [*found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1)]
 
 
-def lossy_of(folder: Path, pictures: Path, name: str, tile: int = picture_coder.TILE) -> Subject:
+def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TILE) -> Subject:
     """Pictures at a chosen rate; tile: blocks a side of a tile, so that small pictures have several."""
     torch.manual_seed(0)
     module = VAE((3, 16, 16), 4, 1, 1, 3, 2.0, [0.7, 500], 1e-3, 1, 0.0).eval()
     module.fit_tables(images(4, (3, 16, 16)), steps=2)
-    source, coder = archive.source(pictures), picture_coder.PictureCoder(module)
+    source, coder = archive.source(pictures), rate_coder.PictureCoder(module)
     remember(coder, ["read", "restore"])
-    file, target = folder / f"{name}.tkc", picture_coder.Target("lambda", 4.0)
+    file, target = folder / f"{name}.tkc", rate_coder.Target("lambda", 4.0)
     # As many tiles in the largest picture that a header can declare as there are in those of the usual tiles.
-    most = lossy.MOST_PIXELS // picture_coder.TILE**2 * tile**2
+    most = rate_archive.MOST_PIXELS // rate_coder.TILE**2 * tile**2
 
     @contextlib.contextmanager
     def tiled() -> Iterator[None]:
-        with mock.patch.object(picture_coder, "TILE", tile), mock.patch.object(lossy, "MOST_PIXELS", most):
+        with mock.patch.object(rate_coder, "TILE", tile), mock.patch.object(rate_archive, "MOST_PIXELS", most):
             yield
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
         only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
         with tiled():
-            report = lossy.decompress(file, output, coder, only, on_damage, progress=False)
+            report = rate_archive.decompress(file, output, coder, only, on_damage, progress=False)
         return pictures_in(output, report)
 
     with tiled():
-        lossy.compress(coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False)
+        rate_archive.compress(
+            coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False
+        )
     rows = read(file, folder / "out", "error")[0]
     remove(folder / "out")
     return Subject(name, file.read_bytes(), read, rows, ("error", "skip", "only"))
@@ -232,7 +236,7 @@ def loaded(file: Path, output: Path, mode: str, run: Path) -> tuple[Rows, bool]:
     folder.mkdir(exist_ok=True)
     shutil.copy(run / CONFIG, folder)
     shutil.copy(file, folder / WEIGHTS)
-    with mock.patch.multiple(recipe, read_config=lambda _: built(run)[0], _module_and_head=lambda _: built(run)[1]):
+    with mock.patch.multiple(runs, read_config=lambda _: built(run)[0], _module_and_head=lambda _: built(run)[1]):
         load(folder, "cpu")
     return {}, False
 
@@ -240,8 +244,8 @@ def loaded(file: Path, output: Path, mode: str, run: Path) -> tuple[Rows, bool]:
 @functools.cache
 def built(run: Path) -> tuple[Any, Any]:
     """The configuration of a run and its module and head, which take longer to make than weights to load."""
-    cfg = recipe.read_config(run / CONFIG)
-    return cfg, recipe._module_and_head(cfg)
+    cfg = runs.read_config(run / CONFIG)
+    return cfg, runs._module_and_head(cfg)
 
 
 # Mutations. Each takes a subject and a random generator.

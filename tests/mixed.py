@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit.alone import AloneCoder
+from recipes.vae.transform import CHANNELS
+from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import kernels
-from toolkit.data.files import item_of
-from toolkit.head import Coder, Settings
+from toolkit.images.files import item_of
+from toolkit.images.rate_coder import STRIDE, PictureCoder, Target, checksum, tiles
 from toolkit.nets.exact import ExactLayer, Table, exactly
-from toolkit.nets.transform import CHANNELS
-from toolkit.picture_coder import STRIDE, PictureCoder, Target, checksum, tiles
 
 FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLayer, nn.Conv2d, nn.Linear)}
 

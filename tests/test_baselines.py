@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toolkit import baselines
-from toolkit.baselines import lossless, mosaics
+from toolkit.images import baselines
+from toolkit.images.baselines import lossless, mosaics
 
 
 def smooth(n: int, c: int, h: int, w: int) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 import recipes.bitswap
 from recipes.bitswap import head
 from tests.tiny import bitswap, configure, images
-from toolkit.callbacks import CodecEvaluation, RoundTripError, Schedule, evaluate
+from toolkit.chunks.chained import Coder, Settings
 from toolkit.coding.codecs import Codec
 from toolkit.container import Reader
-from toolkit.head import Coder, Settings
 from toolkit.train import train
+from toolkit.training.evaluation import CodecEvaluation, RoundTripError, Schedule, evaluate
 
 PEAK = 0.5
 

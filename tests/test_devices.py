@@ -17,7 +17,8 @@ from recipes import bitswap, ikvae, vae_lossless
 from tests import test_ikvae, test_vae_lossless, tiny
 from tests.on_gpu import NAMES, histories, law
 from tests.pretend import Pretended, on_device, pretended
-from toolkit.alone import AloneCoder
+from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import kernels, rec, vbq
 from toolkit.coding.beta_binomial import beta_binomial, snap
 from toolkit.coding.codecs import Codec, bernoulli, interval_codec, uniform
@@ -25,7 +26,6 @@ from toolkit.coding.kernels import Order
 from toolkit.coding.message import EmptyMessage, Message
 from toolkit.coding.tables import categorical, tabled
 from toolkit.coding.wire import LOW
-from toolkit.head import Coder, Settings
 from toolkit.nets.exact import exactly
 
 PROGRAMS = {"kernels": contextlib.nullcontext, "tensors": kernels.reference}

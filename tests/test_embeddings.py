@@ -10,10 +10,11 @@ import torch
 from gensim.models import KeyedVectors
 from torch import Tensor
 
-from toolkit import embeddings, vector_file
+from toolkit import embeddings
 from toolkit.container import ContainerError, Reader, Writer
-from toolkit.vector_file import BOOK
-from toolkit.word_list import VOCABULARY
+from toolkit.embeddings import file as vector_file
+from toolkit.embeddings.file import BOOK
+from toolkit.embeddings.vocabulary import VOCABULARY
 
 
 def posterior(words: int = 1500, d: int = 12, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from recipes.bitswap import head
 from tests import test_ikvae, tiny
 from tests.mixed import Setting, decode, encode
-from toolkit import compress, decompress, restore
-from toolkit.alone import AloneCoder
+from toolkit import compress, decompress
+from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import frequencies
 from toolkit.coding.exactness import exact_products
 from toolkit.container import DamagedFile, Reader
-from toolkit.head import Coder, Settings
+from toolkit.images import restore
 from toolkit.nets import exact as exact_nets
 from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
-from toolkit.recipe import EXACT, WEIGHTS, compression, load, save_exact
+from toolkit.runs import EXACT, WEIGHTS, compression, load, save_exact
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of switching oneDNN off and on
 HEAD = functools.partial(head, scheme="bitswap")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from toolkit.data import arrays, files
-from toolkit.data.arrays import Array, axes_of, load_array, restore_array, writer
-from toolkit.data.files import Item, check_name, count_tiles, find, output_names, read_image, tiles, untile, valid_of
+from toolkit.images import arrays, files
+from toolkit.images.arrays import Array, axes_of, load_array, restore_array, writer
+from toolkit.images.files import Item, check_name, count_tiles, find, output_names, read_image, tiles, untile, valid_of
 
 RNG = np.random.default_rng(0)
 

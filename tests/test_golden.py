@@ -23,12 +23,12 @@ from PIL import Image
 from recipes.vae import VAE
 from tests.tiny import configure, images, run_folder
 from toolkit import compress, decompress, embeddings, inspect
-from toolkit.coding import lattice
+from toolkit.coding.lattice import codec as lattice
 from toolkit.container import PREAMBLE, VERSION, Reader, UnknownVersion, _sealed
-from toolkit.data.files import read_image
-from toolkit.picture_coder import rate_index
-from toolkit.recipe import build, load, lossy_coder, save, save_exact
-from toolkit.vector_file import Quantised
+from toolkit.embeddings.file import Quantised
+from toolkit.images.files import read_image
+from toolkit.images.rate_coder import rate_index
+from toolkit.runs import build, load, lossy_coder, save, save_exact
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"width": 4, "encoder_blocks": 1, "decoder_blocks": 1}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.tiny import bitswap, coder, everything, images
+from toolkit.chunks.chained import FIRST_LANES, Account, blocks, choose_lanes
 from toolkit.coding import kernels
 from toolkit.coding.message import Message
-from toolkit.head import FIRST_LANES, Account, blocks, choose_lanes
 
 BATCH = 16
 

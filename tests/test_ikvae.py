@@ -12,15 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.ikvae import BLOCK_SAMPLERS, IKVAE, SAMPLERS, head, least
+from recipes.ikvae.isokl import IsoKL, index_overhead, kl_bits
 from tests.archives import rewritten
 from tests.test_rec_search import channel
 from tests.tiny import configure, images
-from toolkit import compress, restore
-from toolkit.alone import AloneCoder
+from toolkit import compress
+from toolkit.chunks.chained import Settings
+from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import rec, wire
-from toolkit.head import Settings
-from toolkit.nets.isokl import IsoKL, index_overhead, kl_bits
-from toolkit.recipe import build, compression, load, save
+from toolkit.images import restore
+from toolkit.runs import build, compression, load, save
 
 SMALL: dict[str, Any] = {
     "posterior": "gaussian", "likelihood": "mixture", "components": 2, "latents": 5, "network": "conv", "width": 8,

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.coding import kernels, lattice, lattice_fit
+from toolkit.coding import kernels
 from toolkit.coding.exactness import TRUSTED
-from toolkit.coding.lattice_context import EXACT, THRESHOLDS, Predictor, State, classes
+from toolkit.coding.lattice import codec as lattice
+from toolkit.coding.lattice import fit as lattice_fit
+from toolkit.coding.lattice.context import EXACT, THRESHOLDS, Predictor, State, classes
 from toolkit.coding.message import Message
 
 BANDS, DEEP = [1, 2, 3], 2

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import toolkit.head
+import toolkit.chunks.chained
 from recipes.bitswap import head
 from tests.tiny import bitswap, coder, everything, images
+from toolkit.chunks.chained import Coder, Settings, fingerprint, rows_crc
 from toolkit.coding import kernels
 from toolkit.coding.codecs import uniform
 from toolkit.coding.message import EmptyMessage, Message
-from toolkit.head import Coder, Settings, fingerprint, rows_crc
 
 BATCH = 16
 
@@ -88,7 +88,7 @@ def test_a_codec_that_never_has_enough_ends_in_an_error(monkeypatch: pytest.Monk
         raise EmptyMessage("pop: never enough")
 
     monkeypatch.setattr(kernels, "pop", fail)
-    monkeypatch.setattr(toolkit.head, "MOST_WORDS", 1 << 10)
+    monkeypatch.setattr(toolkit.chunks.chained, "MOST_WORDS", 1 << 10)
     with pytest.raises(ValueError, match="never enough"):
         coder().encode(images(2), everything(images(2)))
 

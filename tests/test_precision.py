@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit import precision
+from toolkit.training import precision
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, bf16: float) -> None:

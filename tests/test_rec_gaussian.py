@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import special, stats
 
-from toolkit.coding import rec_gaussian
-from toolkit.coding.rec_gaussian import REACH, Target, mass, quantile, target
+from toolkit.coding.rec import gaussian as rec_gaussian
+from toolkit.coding.rec.gaussian import REACH, Target, mass, quantile, target
 
 
 def test_the_quantile_is_that_of_the_normal_distribution_in_both_tails() -> None:

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf, open_dict
 
 from tests.tiny import configure, run_folder
 from toolkit import compress, decompress
+from toolkit.chunks.chained import Coder
 from toolkit.data.images import digits
-from toolkit.head import Coder
-from toolkit.recipe import CONFIG, WEIGHTS, build, coder, has_exact, identity_of, load, save, save_exact
+from toolkit.runs import CONFIG, WEIGHTS, build, coder, has_exact, identity_of, load, save, save_exact
 from toolkit.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the resumed training

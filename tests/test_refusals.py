@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.archives import noise, pack, refused, rewritten, unpack
-from toolkit import archive, compress
+from toolkit import compress
 from toolkit.container import PREAMBLE, Reader, Writer
+from toolkit.images import archive
 
 
 def flip(data: bytes, at: int) -> bytes:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.archives import files_of, noise, pack, pixels, refused, unpack
 from tests.tiny import run_folder
+from toolkit.chunks.chained import Coder
 from toolkit.container import Reader
-from toolkit.head import Coder
 
 SIZES = {"a.png": (8, 8), "b.png": (20, 8), "c.png": (8, 8), "deep/d.png": (16, 16), "e.png": (9, 17)}
 

@@ -16,15 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from recipes.vae import VAE, Prior, step_of
+from recipes.vae.transform import CHANNELS, bands, block_transform
 from tests.mixed import Setting, code_picture, picture_differs
 from tests.tiny import images
-from toolkit import compress, decompress, evaluate, inspect, lossy, picture_coder, rate_distortion
+from toolkit import compress, decompress, evaluate, inspect
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.data.files import item_of, read_image
-from toolkit.nets.transform import CHANNELS, bands, block_transform
-from toolkit.picture_coder import PictureCoder, Target
-from toolkit.rate_distortion import Point, bd_rate
-from toolkit.recipe import load, save
+from toolkit.images import rate_archive, rate_coder, rate_distortion
+from toolkit.images.files import item_of, read_image
+from toolkit.images.rate_coder import PictureCoder, Target
+from toolkit.images.rate_distortion import Point, bd_rate
+from toolkit.runs import load, save
 from toolkit.train import train
 
 SMALL = [
@@ -75,10 +76,10 @@ def coder(run: Path) -> PictureCoder:
 
 def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
     item = item_of("a.png", picture)
-    size = lossy.compress(coder, [item], lambda i: picture, path, Target(way, value), {}, progress=False)
+    size = rate_archive.compress(coder, [item], lambda i: picture, path, Target(way, value), {}, progress=False)
     with Reader(path) as reader:
-        [found], [level] = lossy.described(reader)
-        return size, lossy.picture_of(reader, coder, found, level, 0)
+        [found], [level] = rate_archive.described(reader)
+        return size, rate_archive.picture_of(reader, coder, found, level, 0)
 
 
 def test_the_transform_starts_as_an_orthonormal_one_whose_first_channel_is_the_mean() -> None:
@@ -164,14 +165,14 @@ def test_files_of_other_choices_of_code_points_decode_alike(coder: PictureCoder,
     file_of(coder, picture, tmp_path / "b.tkc", "lambda", 16)
     assert (tmp_path / "a.tkc").read_bytes() != (tmp_path / "b.tkc").read_bytes()
     with Reader(tmp_path / "a.tkc") as reader:
-        [item], [level] = lossy.described(reader)
-        assert torch.equal(lossy.picture_of(reader, coder, item, level, 0), restored)
+        [item], [level] = rate_archive.described(reader)
+        assert torch.equal(rate_archive.picture_of(reader, coder, item, level, 0), restored)
 
 
 def test_bits_of_channels_are_those_of_the_picture(coder: PictureCoder) -> None:
-    picture, level = photo(72, 90), picture_coder.level_of(16)
+    picture, level = photo(72, 90), rate_coder.level_of(16)
     bits = coder.channel_bits(picture, level)
-    coded = coder.quantise(coder.latents(picture, picture_coder.tiles(72, 90, 0)[0]), level)
+    coded = coder.quantise(coder.latents(picture, rate_coder.tiles(72, 90, 0)[0]), level)
     assert float(bits.sum()) == pytest.approx(float(coded.bits.sum()))
     assert bits.shape == (CHANNELS,) and bool((bits >= 0).all())
 
@@ -211,10 +212,10 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
     """Latents and pixels are those of the whole picture; only what the contexts of the coder know ends at a border."""
     picture = photo(70, 64)
     _, whole = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
-    mu = coder.latents(picture, picture_coder.tiles(70, 64, coder.model.latents_halo)[0])[0]
-    monkeypatch.setattr(picture_coder, "TILE", 5)
-    monkeypatch.setattr(picture_coder, "WINDOW", 5)
-    grid = picture_coder.tiles(70, 64, coder.model.latents_halo)
+    mu = coder.latents(picture, rate_coder.tiles(70, 64, coder.model.latents_halo)[0])[0]
+    monkeypatch.setattr(rate_coder, "TILE", 5)
+    monkeypatch.setattr(rate_coder, "WINDOW", 5)
+    grid = rate_coder.tiles(70, 64, coder.model.latents_halo)
     assert len(grid) == 4
     for tile in grid:
         expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
@@ -223,7 +224,7 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
     assert rate_distortion.psnr(whole, tiled) > 40
     k = torch.randint(-3, 4, (1, CHANNELS, 9, 8))
     together = coder.restore(k, item_of("", picture), 300)
-    monkeypatch.setattr(picture_coder, "WINDOW", 256)
+    monkeypatch.setattr(rate_coder, "WINDOW", 256)
     assert int((coder.restore(k, item_of("", picture), 300).int() - together.int()).abs().max()) <= 1
 
 
@@ -241,8 +242,8 @@ def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_lev
 
 def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: PictureCoder) -> None:
     picture = photo(96, 120)
-    latents = coder.latents(picture, picture_coder.tiles(96, 120, 0)[0])
-    level = picture_coder.level_of(32)
+    latents = coder.latents(picture, rate_coder.tiles(96, 120, 0)[0])
+    level = rate_coder.level_of(32)
     step = coder.model.step(32.0)
     scores = []
     for choice in ("search", "rounding"):
@@ -359,11 +360,11 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_pat
         with Writer(path, {**header, **changed}) as writer:
             writer.write(found, 1, crc)
         with pytest.raises(DamagedFile, match="chunk 0 does not decode"):
-            lossy.decompress(path, tmp_path / "out", coder, progress=False)
+            rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
     with Writer(path, header) as writer:
         writer.write(payload, 1, crc ^ 1)
     with pytest.raises(DamagedFile, match="decodes to other numbers"):
-        lossy.decompress(path, tmp_path / "out", coder, progress=False)
+        rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
     huge = 2**30
     for changes in (
         {"levels": [9999]}, {"levels": []}, {"items": [["a", "RGB", 0, 4]]}, {"items": 3}, {"levels": ["4"]},
@@ -373,11 +374,11 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_pat
         with Writer(path, {**header, **changes}) as writer:
             writer.write(payload, 1, crc)
         with pytest.raises(DamagedFile, match="expected items and levels that fit the file"):
-            lossy.decompress(path, tmp_path / "out", coder, progress=False)
+            rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
     with Writer(path, header):
         pass
     with pytest.raises(DamagedFile, match="1 tiles in 0 chunks"):
-        lossy.decompress(path, tmp_path / "out", coder, progress=False)
+        rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -456,6 +457,6 @@ def test_kmeans_gives_a_curve_of_the_same_latents(coder: PictureCoder) -> None:
     assert coarse.psnr + 5 < fine.psnr
     # A fine codebook comes near what the latents themselves give.
     [item] = [item_of("a", pictures[0])]
-    level, latents = picture_coder.level_of(0.25), coder.latents(pictures[0], picture_coder.tiles(80, 100, 4)[0])[0]
+    level, latents = rate_coder.level_of(0.25), coder.latents(pictures[0], rate_coder.tiles(80, 100, 4)[0])[0]
     best = rate_distortion.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
     assert fine.psnr < best + 1

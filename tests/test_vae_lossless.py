@@ -9,10 +9,10 @@ from PIL import Image
 from recipes.vae_lossless import LosslessVAE, centres, head, location, scale, snap_location, snap_scale
 from tests.tiny import configure, images
 from toolkit import compress, decompress
+from toolkit.chunks.chained import Coder, Settings
 from toolkit.coding import frequencies
-from toolkit.head import Coder, Settings
 from toolkit.nets.exact import exactly
-from toolkit.recipe import build, save
+from toolkit.runs import build, save
 
 SMALL = {
     "likelihood": "interlaced", "components": 2, "levels": 1, "refinements": 1, "latents": 3, "width": 8, "blocks": 1,

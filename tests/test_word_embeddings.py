@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recipes.word_embeddings import Posterior, SkipGram, WordEmbeddings, _fold
 from toolkit import embeddings, export_embeddings
-from toolkit.data.vectors import VOCABULARY, of_run
-from toolkit.recipe import coder, load
+from toolkit.embeddings.sources import VOCABULARY, of_run
+from toolkit.runs import coder, load
 from toolkit.train import train
 
 TOPICS, WORDS = 6, 30

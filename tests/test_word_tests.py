@@ -8,7 +8,8 @@ from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 from torch import Tensor
 
-from toolkit import vector_baselines, word_tests
+from toolkit.embeddings import baselines as vector_baselines
+from toolkit.embeddings import scores as word_scores
 
 
 def vectors(d: int = 20) -> tuple[list[str], Tensor]:
@@ -33,7 +34,7 @@ def test_the_protocol_without_the_question_is_that_of_gensim() -> None:
     keyed = KeyedVectors(x.shape[1])
     keyed.add_vectors(words, x.numpy())
     score, sections = keyed.evaluate_word_analogies(datapath("questions-words.txt"))
-    mine = word_tests.analogies(x, word_tests.questions(words))
+    mine = word_scores.analogies(x, word_scores.questions(words))
     assert mine["excluding/top1/all"] == pytest.approx(score, abs=1e-3)
     parts = {True: [0, 0], False: [0, 0]}
     for section in sections[:-1]:
@@ -47,22 +48,22 @@ def test_the_protocol_without_the_question_is_that_of_gensim() -> None:
 
 def test_vectors_that_are_all_equal_answer_nothing() -> None:
     words, x = vectors()
-    asked = word_tests.questions(words, at_most=50)
+    asked = word_scores.questions(words, at_most=50)
     for same in (torch.zeros_like(x), torch.ones_like(x)):
-        assert set(word_tests.analogies(same, asked).values()) == {0.0}
+        assert set(word_scores.analogies(same, asked).values()) == {0.0}
 
 
 def test_a_random_choice_of_questions_is_always_the_same() -> None:
     words, _ = vectors()
-    first, again = (word_tests.questions(words, at_most=100) for _ in range(2))
+    first, again = (word_scores.questions(words, at_most=100) for _ in range(2))
     assert len(first.rows) == 100 and torch.equal(first.rows, again.rows)
     assert 0 < int(first.semantic.sum()) < 100
 
 
 def test_without_questions_scores_are_undefined() -> None:
-    asked = word_tests.questions(["one", "two"])
-    assert all(map(math.isnan, word_tests.analogies(torch.randn(2, 3), asked).values()))
-    assert math.isnan(word_tests.similarity(["one", "two"], torch.randn(2, 3)))
+    asked = word_scores.questions(["one", "two"])
+    assert all(map(math.isnan, word_scores.analogies(torch.randn(2, 3), asked).values()))
+    assert math.isnan(word_scores.similarity(["one", "two"], torch.randn(2, 3)))
 
 
 def test_similarity_is_that_of_gensim() -> None:
@@ -74,7 +75,7 @@ def test_similarity_is_that_of_gensim() -> None:
     keyed = KeyedVectors(8)
     keyed.add_vectors(words, x.numpy())
     theirs = keyed.evaluate_word_pairs(datapath("wordsim353.tsv"))[1].statistic
-    assert word_tests.similarity(words, x) == pytest.approx(float(theirs), abs=1e-6)
+    assert word_scores.similarity(words, x) == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_baselines_lose_little_when_large_and_more_when_small() -> None:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from recipes.bitswap import BitSwap, head
-from toolkit.head import Coder, Settings
-from toolkit.recipe import save
+from toolkit.chunks.chained import Coder, Settings
+from toolkit.runs import save
 
 BITSWAP: dict[str, Any] = {
     "likelihood": "interlaced", "components": 2, "levels": 1, "refinements": 1, "latent_channels": [2, 2],

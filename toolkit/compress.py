@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from toolkit import archive, cli, lossy, picture_coder
-from toolkit.data.files import CHANNELS, left_out
-from toolkit.recipe import Recipe, compression, has_exact, load, lossy_coder
+from toolkit import cli
+from toolkit.images import archive, rate_archive, rate_coder
+from toolkit.images.files import CHANNELS, left_out
+from toolkit.runs import Recipe, compression, has_exact, load, lossy_coder
 
 USAGE = """usage: python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chunk_rows = cli.positive(values, "chunk_rows", 16384)
     exact = cli.boolean(values, "exact") if "exact" in values else has_exact(values["run"])
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
-    ways = [way for way in picture_coder.WAYS if way in values]
+    ways = [way for way in rate_coder.WAYS if way in values]
     origin = archive.source(values["input"])
     if recipe.lossy:
         return _compress_lossy(recipe, origin, values, ways)
@@ -71,10 +72,10 @@ def _compress_lossy(recipe: Recipe, origin: archive.Source, values: dict[str, st
         raise ValueError(
             f"expected pictures for a lossy model, got the array {values['input']}; save them as PNG files"
         )
-    target = picture_coder.Target(ways[0], cli.number(values, ways[0]))
-    picture_coder.check(target)
+    target = rate_coder.Target(ways[0], cli.number(values, ways[0]))
+    rate_coder.check(target)
     coder, identity = lossy_coder(recipe)
-    size = lossy.compress(coder, origin.items, origin.read, values["output"], target, identity)
+    size = rate_archive.compress(coder, origin.items, origin.read, values["output"], target, identity)
     _name_left_out(origin, values)
     pixels = sum(item.height * item.width for item in origin.items)
     print(

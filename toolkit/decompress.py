@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-from toolkit import cli, lossy, restore
+from toolkit import cli
 from toolkit.container import Reader
-from toolkit.recipe import compression, load, lossy_coder
+from toolkit.images import rate_archive, restore
+from toolkit.runs import compression, load, lossy_coder
 
 USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
 
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
     if recipe.lossy:
         coder, identity = lossy_coder(recipe)
-        lossy.check_model(values["input"], identity, on_damage == "skip")
-        report = lossy.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
+        rate_archive.check_model(values["input"], identity, on_damage == "skip")
+        report = rate_archive.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
     else:
         make_coder, identity = compression(recipe, cfg)
         report = restore.decompress(

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit import baselines, cli, rate_distortion
-from toolkit.callbacks import evaluate
+from toolkit import cli
 from toolkit.data.splits import spread
-from toolkit.pictures import rate_bars, rate_table
-from toolkit.recipe import Recipe, build_data, coder, evaluation, has_exact, load, lossy_coder
+from toolkit.images import baselines, rate_distortion
+from toolkit.runs import Recipe, build_data, coder, evaluation, has_exact, load, lossy_coder
+from toolkit.training.evaluation import evaluate
+from toolkit.training.plots import rate_bars, rate_table
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit import cli, embeddings
 from toolkit.container import atomic_path
-from toolkit.data.vectors import WRITTEN, of_run, read, save, sigma_of
+from toolkit.embeddings.sources import WRITTEN, of_run, read, save, sigma_of
 
 USAGE = """\
 usage: python -m toolkit.export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit import cli
-from toolkit.recipe import EXACT, build_data, load, save_exact
+from toolkit.runs import EXACT, build_data, load, save_exact
 
 USAGE = """usage: python -m toolkit.make_exact run=RUN
 

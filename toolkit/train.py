@@ -21,12 +21,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from toolkit import baselines, cli, embeddings, precision
-from toolkit.callbacks import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
+from toolkit import cli, embeddings
 from toolkit.data.splits import spread
-from toolkit.data.vectors import of_run
-from toolkit.pictures import rate_table
-from toolkit.recipe import (
+from toolkit.embeddings.sources import of_run
+from toolkit.images import baselines
+from toolkit.runs import (
     Recipe,
     build,
     coder,
@@ -38,6 +37,9 @@ from toolkit.recipe import (
     save_exact,
     save_weights,
 )  # fmt: skip
+from toolkit.training import precision
+from toolkit.training.evaluation import CodecEvaluation, Progress, RoundTripError, Schedule, evaluate
+from toolkit.training.plots import rate_table
 
 # Said by libraries to their own developers, or about things that this program does on purpose.
 QUIET = (

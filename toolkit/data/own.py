@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toolkit.data.arrays import to_images
-from toolkit.data.files import find, read_image
 from toolkit.data.splits import Splits, downsample, grid_crops, hold_out, random_crops, shares
+from toolkit.images.arrays import to_images
+from toolkit.images.files import find, read_image
 
 
 def array(

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from recipes.ikvae.isokl import index_overhead
+from recipes.ikvae.net import Net
 from toolkit.coding import rec
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
 from toolkit.model import Model
 from toolkit.nets.exact import converted
-from toolkit.nets.grey_vae import Net
-from toolkit.nets.isokl import index_overhead
 from toolkit.nets.observation import complete
 
 SAMPLERS = ("ad_star", "dad_star", "greedy", "shortest", "codebook")
@@ -230,7 +230,7 @@ class IKVAE(Model):
     def diagnose(self, rows: Tensor, result: dict[str, float]) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Figures and histograms of relative entropy coding for TensorBoard, given those of the files.
 
-        rows: uint8 [rows, 1, h, w]; result: of `toolkit.callbacks.evaluate`, in bits/dim and MB/s.
+        rows: uint8 [rows, 1, h, w]; result: of `toolkit.training.evaluation.evaluate`, in bits/dim and MB/s.
         """
         target = self.targets(self.net.encode(rows.to(self.device)))
         keys, _ = self.keys(torch.arange(len(rows), device=self.device))

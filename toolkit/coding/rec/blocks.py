@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_gaussian import Target, mass, quantile
-from toolkit.coding.rec_search import Choice, checked, fast_quantile
+from toolkit.coding.rec.gaussian import Target, mass, quantile
+from toolkit.coding.rec.search import Choice, checked, fast_quantile
 
 MAX_BITS = 24  # log2 of the candidates of a block
 _NOISE, _COINS = 2, 3  # streams

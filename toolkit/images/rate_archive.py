@@ -1,4 +1,4 @@
-"""Pictures in a .tkc file at any rate, each coded by `toolkit.picture_coder`.
+"""Pictures in a .tkc file at any rate, each coded by `toolkit.images.rate_coder`.
 
 docs/format.md, section "Pictures at a chosen rate", is the specification.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.data.files import CHANNELS, Item
-from toolkit.data.files import described as described_item
-from toolkit.picture_coder import (
+from toolkit.images.files import CHANNELS, Item
+from toolkit.images.files import described as described_item
+from toolkit.images.rate_coder import (
     LEVELS,
     STRIDE,
     PictureCoder,
@@ -31,7 +31,7 @@ from toolkit.picture_coder import (
     tile_count,
     tiles,
 )
-from toolkit.restore import GREY, ON_DAMAGE, Report, new_folder, pictures, work
+from toolkit.images.restore import GREY, ON_DAMAGE, Report, new_folder, pictures, work
 
 KIND = "lossy"
 EMPTY = 64  # bytes of a file without header and chunks

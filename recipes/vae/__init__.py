@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolkit import picture_coder, rate_distortion
-from toolkit.coding import lattice, lattice_fit
+from recipes.vae import transform
+from recipes.vae.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
+from toolkit.coding.lattice import codec as lattice
+from toolkit.coding.lattice import fit as lattice_fit
 from toolkit.data.embedded import held_out
-from toolkit.data.files import find, read_image
 from toolkit.data.splits import spread
+from toolkit.images import rate_coder, rate_distortion
+from toolkit.images.files import find, read_image
+from toolkit.images.rate_distortion import Curve
 from toolkit.model import Model, Watcher
-from toolkit.nets import transform
-from toolkit.nets.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
-from toolkit.rate_distortion import Curve
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -103,7 +104,7 @@ class Net(nn.Module):
 
 
 class VAE(Model):
-    """The model, and what `toolkit.lossy` asks of one.
+    """The model, and what `toolkit.images.rate_archive` asks of one.
 
     shape: (3, h, w), sides multiples of 8; width: channels of the networks; noise: standard deviation of the
     likelihood, grey levels; lambdas: least and largest lambda of training; learning_rate: at its peak; warmup: steps.
@@ -185,10 +186,10 @@ class VAE(Model):
         steps: of the fit of each predictor; rounds: of search with the tables and fitting them anew.
         """
         generator = torch.Generator().manual_seed(seed)
-        low, high = picture_coder.level_of(self.lambdas[0]), picture_coder.level_of(self.lambdas[1])
+        low, high = rate_coder.level_of(self.lambdas[0]), rate_coder.level_of(self.lambdas[1])
         levels = low + (torch.rand(len(rows), generator=generator) * (high - low)).long()
-        lam = torch.tensor([picture_coder.lambda_of(level) for level in levels.tolist()])
-        rate = torch.tensor([picture_coder.rate_index(level) for level in levels.tolist()])
+        lam = torch.tensor([rate_coder.lambda_of(level) for level in levels.tolist()])
+        rate = torch.tensor([rate_coder.rate_index(level) for level in levels.tolist()])
         parts = [self.latents(part.to(self.device).float() / 255) for part in rows.split(16)]
         mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
         step = step_of(lam, self.net.noise)[:, None, None, None]
@@ -262,16 +263,16 @@ class Evaluation(Watcher):
         self.run.mkdir(parents=True, exist_ok=True)
 
         def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = picture_coder.PictureCoder(module, module.device, choice)
+            coder = rate_coder.PictureCoder(module, module.device, choice)
             return rate_distortion.of_files(coder, pictures, lambdas, self.run, {"recipe": "vae"})
 
         mine, restored = files("search", self.lambdas)
         # Of larger lambdas, at which rounding makes files of about the same sizes.
-        most = picture_coder.lambda_of(picture_coder.LEVELS)
+        most = rate_coder.lambda_of(rate_coder.LEVELS)
         ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
         if blind:
             ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
-        coder = picture_coder.PictureCoder(module, module.device)
+        coder = rate_coder.PictureCoder(module, module.device)
         ways["its latents, k-means"] = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
         self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
         curves = {"this model": mine, **ways, **self.codecs}
@@ -295,7 +296,7 @@ class Evaluation(Watcher):
         middle = lambdas[len(lambdas) // 2]
         for lam in {lambdas[0], middle, lambdas[-1]}:
             board.add_image(f"images/lambda_{lam:g}", restored[lam], self.step)
-        bits = picture_coder.PictureCoder(module, module.device).channel_bits(picture, picture_coder.level_of(middle))
+        bits = rate_coder.PictureCoder(module, module.device).channel_bits(picture, rate_coder.level_of(middle))
         channels = [channel for band in transform.bands() for channel in band]
         plot = rate_distortion.channel_figure(bits, channels, picture[0].numel())
         board.add_figure("validation/bits_of_channels", plot, self.step)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.files import Item
+from toolkit.images.files import Item
 
 # What the axes of an array mean; the channel axis has length 1 or 3.
 AXES = ("hw", "nhw", "hwc", "nhwc", "nchw")

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit import word_list
 from toolkit.coding import kernels, vbq, wire
 from toolkit.coding.codecs import check_numbers
 from toolkit.coding.kernels import Order
@@ -25,6 +24,7 @@ from toolkit.coding.message import Message
 from toolkit.coding.tables import Table
 from toolkit.coding.tables import tables as ready
 from toolkit.container import DamagedFile, Reader, Writer, inflate
+from toolkit.embeddings import vocabulary as word_list
 
 KIND = "embeddings"
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes

@@ -1,4 +1,4 @@
-"""Fit the tables of `toolkit.coding.lattice` to coefficients: predictors of magnitudes, then frequencies."""
+"""Fit the tables of `toolkit.coding.lattice.codec` to coefficients: predictors of magnitudes, then frequencies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.coding import lattice
 from toolkit.coding.frequencies import of_counts
-from toolkit.coding.lattice import PRECISION, TOKENS, Tables
-from toolkit.coding.lattice_context import CLASSES, FRACTION, State, classes, passes
+from toolkit.coding.lattice import codec as lattice
+from toolkit.coding.lattice.codec import PRECISION, TOKENS, Tables
+from toolkit.coding.lattice.context import CLASSES, FRACTION, State, classes, passes
 
 SAMPLES = 24_576  # places that a predictor is fitted to
 FLOOR = 1e-4  # least predicted magnitude

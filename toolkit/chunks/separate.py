@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolkit.chunks.chained import Account, Coder, NetworkClock
 from toolkit.coding import wire
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
-from toolkit.head import Account, Coder, NetworkClock
 
 FIRST = 1  # head of a lane that holds nothing: a row costs as many bits as its lane has
 

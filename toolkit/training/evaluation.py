@@ -13,8 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
+from toolkit.chunks.chained import Account, Coder, rows_crc
 from toolkit.container import Reader, Writer
-from toolkit.head import Account, Coder, rows_crc
 
 
 class RoundTripError(RuntimeError):
@@ -130,15 +130,15 @@ class CodecEvaluation(Callback):
                 board.add_histogram(name, values.cpu(), trainer.global_step)
 
     def _pictures(self, board: Any, step: int, module: Any) -> None:
-        from toolkit import pictures  # matplotlib takes a second to import
+        from toolkit.training import plots  # matplotlib takes a second to import
 
-        board.add_figure(f"{self.stage}/rate", pictures.rate_figure(self.history, self.baselines), step)
+        board.add_figure(f"{self.stage}/rate", plots.rate_figure(self.history, self.baselines), step)
         shown = self.rows[:32].to(module.device)
-        board.add_image("images/originals", pictures.grid(shown), step)
+        board.add_image("images/originals", plots.grid(shown), step)
         if hasattr(module, "reconstruct"):
-            board.add_image("images/through_the_latents", pictures.grid(module.reconstruct(shown)), step)
+            board.add_image("images/through_the_latents", plots.grid(module.reconstruct(shown)), step)
         if hasattr(module, "sample"):
-            board.add_image("images/samples", pictures.grid(module.sample(32)), step)
+            board.add_image("images/samples", plots.grid(module.sample(32)), step)
 
 
 def evaluate(module: Any, coder: Coder, rows: Tensor, file: Path) -> dict[str, float]:

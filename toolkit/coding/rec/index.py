@@ -15,7 +15,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, bernoulli, raw
 from toolkit.coding.hashing import Keys
 from toolkit.coding.message import Message
-from toolkit.coding.rec_search import MAX_DEPTH, depth_of, walk
+from toolkit.coding.rec.search import MAX_DEPTH, depth_of, walk
 from toolkit.coding.tables import tables
 
 DEPTHS = MAX_DEPTH + 1

@@ -57,7 +57,7 @@ def accuracy_figure(curves: dict[str, list[tuple[float, float]]], score: str) ->
 
 
 def rate_table(title: str, result: dict[str, float], others: dict[str, float]) -> str:
-    """The table that people read: rates of `toolkit.callbacks.evaluate` beside those of `toolkit.baselines`."""
+    """The table that people read: rates of `evaluation.evaluate` beside those of `images.baselines`."""
     rates = {**others, "this model, file": result["file_bpd"]}
     width = max(map(len, rates))
     lines = [f"{title}, decoded equal; bits per dimension of file bytes:"]

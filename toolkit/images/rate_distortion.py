@@ -15,10 +15,10 @@ import torch
 from PIL import Image, features
 from torch import Tensor
 
-from toolkit import lossy
 from toolkit.container import Reader
-from toolkit.data.files import item_of
-from toolkit.picture_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
+from toolkit.images import rate_archive
+from toolkit.images.files import item_of
+from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,10 +95,10 @@ def of_files(
             file = folder / "evaluation.tkc"
             item = item_of("picture", picture)
             read, target = functools.partial(_same, picture), Target("lambda", lam)
-            size = lossy.compress(coder, [item], read, file, target, identity, progress=False)
+            size = rate_archive.compress(coder, [item], read, file, target, identity, progress=False)
             with Reader(file) as reader:
-                [item], [level] = lossy.described(reader)
-                restored = lossy.picture_of(reader, coder, item, level, 0)
+                [item], [level] = rate_archive.described(reader)
+                restored = rate_archive.picture_of(reader, coder, item, level, 0)
             shown.setdefault(lam, restored)
             points.append((8 * size / picture[0].numel(), *quality(picture, restored)))
         found.append(mean(points))

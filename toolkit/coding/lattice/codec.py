@@ -2,7 +2,7 @@
 
 Channels are coded band by band, each band in passes over finer and finer lattices. An integer network of one layer
 predicts each coefficient's magnitude from those of its neighbours, in its own and all earlier bands
-(`toolkit.coding.lattice_context`); the prediction picks a table (context coding by magnitudes: Wu 1997,
+(`toolkit.coding.lattice.context`); the prediction picks a table (context coding by magnitudes: Wu 1997,
 doi:10.1109/ACSSC.1997.680622). Everything that a decoder computes is an integer, so that files decode alike everywhere.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from toolkit.coding.codecs import Codec
 from toolkit.coding.codecs import raw as raw_codec
 from toolkit.coding.exactness import exact_products
-from toolkit.coding.lattice_context import CLASSES, LEAST, Pass, Predictor, State, classes, passes
+from toolkit.coding.lattice.context import CLASSES, LEAST, Pass, Predictor, State, classes, passes
 from toolkit.coding.message import Message
 from toolkit.coding.tables import tables as ready
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_gaussian import Target, mass
-from toolkit.coding.rec_search import MAX_DEPTH, Cell, Choice, between, fast_quantile
+from toolkit.coding.rec.gaussian import Target, mass
+from toolkit.coding.rec.search import MAX_DEPTH, Cell, Choice, between, fast_quantile
 
 _POINTS = 512  # of the table of `stretch`
 _COINS = 1  # the stream of the coins

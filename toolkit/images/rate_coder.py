@@ -1,6 +1,7 @@
 """One picture at any rate: tiles of quantised latents, found for a lambda, a file size or a PSNR.
 
-docs/format.md, section "Pictures at a chosen rate", is the specification; `toolkit.lossy` writes and reads the files.
+docs/format.md, section "Pictures at a chosen rate", is the specification; `rate_archive` writes and reads
+the files.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.coding import lattice
-from toolkit.coding.lattice_context import RATE_STEPS
+from toolkit.coding.lattice import codec as lattice
+from toolkit.coding.lattice.context import RATE_STEPS
 from toolkit.coding.message import Message
-from toolkit.data.files import CHANNELS, Item
+from toolkit.images.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
 TILE = 128  # blocks a side of a tile, which is coded by itself

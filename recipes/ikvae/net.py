@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.ikvae.isokl import IsoKL, kl_bits
 from toolkit.coding import beta_binomial, frequencies
 from toolkit.coding.codecs import Codec
 from toolkit.coding.distributions import location_scale
 from toolkit.nets.exact import Conversion, real
 from toolkit.nets.exact_observation import LEVEL_RANGE, LOC_RANGE, LOCATION, SCALE, observation, scale_shift
-from toolkit.nets.isokl import IsoKL, kl_bits
 from toolkit.nets.observation import (
     HALF,
     LEVELS,

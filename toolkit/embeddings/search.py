@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import vbq
-from toolkit.vector_file import Quantised, pack_book, write
+from toolkit.embeddings.file import Quantised, pack_book, write
 
 FIRST_GROUP, GROWTH, LAST_GROUP = 512, 1.5, 16384  # rows of the first group of ranks; of each next, at most
 SAMPLE_VALUES = 250_000  # of the rows that a search for lambda begins with

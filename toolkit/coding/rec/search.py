@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_gaussian import REACH, Target, quantile
+from toolkit.coding.rec.gaussian import REACH, Target, quantile
 
 MAX_DEPTH = 56  # of a tree; targets of at most MAX_KL bits end long before
 MAX_STEPS = 1 << 26  # of the global search, whose mean is 2**D_inf

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from toolkit import word_list
-from toolkit.vector_file import Embeddings, Quantised, write
-from toolkit.vector_search import METHODS, about_file, fit, groups, quantise
+from toolkit.embeddings import vocabulary as word_list
+from toolkit.embeddings.file import Embeddings, Quantised, write
+from toolkit.embeddings.search import METHODS, about_file, fit, groups, quantise
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors

@@ -1,6 +1,6 @@
 """Image files in a .tkc container: pictures or arrays -> tiles -> chunks of coded rows, and what a header says of them.
 
-`toolkit.restore` is the way back. The header's keys are described in docs/format.md.
+`toolkit.images.restore` is the way back. The header's keys are described in docs/format.md.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit.chunks.chained import Coder, Settings, rows_crc
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.data import arrays, files
-from toolkit.data.files import CHANNELS, Item
-from toolkit.head import Coder, Settings, rows_crc
+from toolkit.images import arrays, files
+from toolkit.images.files import CHANNELS, Item
 
 ARRAYS = (".npy", ".pt")
 MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory

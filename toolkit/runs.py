@@ -16,11 +16,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from toolkit.alone import AloneCoder
-from toolkit.head import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+from toolkit.chunks.chained import Coder, CompressionHead, Settings, choose_lanes, fingerprint
+from toolkit.chunks.separate import AloneCoder
+from toolkit.images.rate_coder import PictureCoder
 from toolkit.model import Model, trainable
 from toolkit.nets.exact import exactly, prove
-from toolkit.picture_coder import PictureCoder
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
 
     @property
     def lossy(self) -> bool:
-        """Whether the module codes pictures at any rate: see `toolkit.picture_coder.LossyModel`."""
+        """Whether the module codes pictures at any rate: see `toolkit.images.rate_coder.LossyModel`."""
         return self.head is None and hasattr(self.module, "latents")
 
 
@@ -206,7 +206,7 @@ def coder(recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None 
 
 
 def compression(recipe: Recipe, cfg: DictConfig) -> tuple[Callable[[int, Settings | None], Coder], dict[str, Any]]:
-    """What `toolkit.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
+    """What `images.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
     identity = {
         "recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": recipe.exact, "versions": versions,
@@ -223,7 +223,7 @@ def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
 
 
 def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
-    """The fingerprint of the model that a file's header names; see `toolkit.head.fingerprint`."""
+    """The fingerprint of the model that a file's header names; see `toolkit.chunks.chained.fingerprint`."""
     settings = OmegaConf.to_container(cfg.recipe, resolve=True)
     assert isinstance(settings, dict)
     return fingerprint(recipe.module, {str(key): value for key, value in settings.items()})
@@ -247,7 +247,7 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
 
     for node in _nodes(cfg):
         target = node.get("_target_")
-        # Where it is defined counts too: toolkit.data.files.os.system begins as our own names do.
+        # Where it is defined counts too: toolkit.images.files.os.system begins as our own names do.
         if target is not None and not (ours(str(target)) and ours(getattr(get_object(target), "__module__", ""))):
             raise ValueError(f"expected _target_ to name something in {', '.join(packages)}, got {target!r}")
     try:

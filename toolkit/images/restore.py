@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.alone import AloneCoder
-from toolkit.archive import Contents, MakeCoder, contents
+from toolkit.chunks.chained import Coder, rows_crc
+from toolkit.chunks.separate import AloneCoder
 from toolkit.container import ContainerError, DamagedFile, Reader
-from toolkit.data import arrays, files
-from toolkit.data.files import CHANNELS, Item
-from toolkit.head import Coder, rows_crc
+from toolkit.images import arrays, files
+from toolkit.images.archive import Contents, MakeCoder, contents
+from toolkit.images.files import CHANNELS, Item
 
 ON_DAMAGE = ("error", "skip")
 GREY = 128  # of the tiles that are lost in a picture that is not

@@ -25,10 +25,10 @@ counts: `shortest`, `shortest_block`, and `shortest_shared` with `codebook`. Wha
 """
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_blocks import Blocks, blocks, ordered_random, partitioned, rebuild_block, rebuild_partitioned
-from toolkit.coding.rec_gaussian import MAX_KL, REACH, Target, quantile, target
-from toolkit.coding.rec_greedy import gprs_path, greedy_dyadic, greedy_path
-from toolkit.coding.rec_index import (
+from toolkit.coding.rec.blocks import Blocks, blocks, ordered_random, partitioned, rebuild_block, rebuild_partitioned
+from toolkit.coding.rec.gaussian import MAX_KL, REACH, Target, quantile, target
+from toolkit.coding.rec.greedy import gprs_path, greedy_dyadic, greedy_path
+from toolkit.coding.rec.index import (
     DEPTHS,
     codebook,
     count_depths,
@@ -41,7 +41,7 @@ from toolkit.coding.rec_index import (
     path_codec,
     zeta,
 )
-from toolkit.coding.rec_search import (
+from toolkit.coding.rec.search import (
     MAX_DEPTH,
     Choice,
     ad_star,
@@ -52,7 +52,7 @@ from toolkit.coding.rec_search import (
     rebuild_path,
     rebuild_rank,
 )
-from toolkit.coding.rec_shortest import shortest, shortest_block, shortest_shared
+from toolkit.coding.rec.shortest import shortest, shortest_block, shortest_shared
 
 __all__ = [
     "DEPTHS", "MAX_DEPTH", "MAX_KL", "REACH", "Blocks", "Choice", "Keys", "Target", "ad_star", "as_star", "blocks",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.hashing import Keys
-from toolkit.coding.rec_blocks import rebuild_block
-from toolkit.coding.rec_gaussian import Target
-from toolkit.coding.rec_index import PRECISION
-from toolkit.coding.rec_search import MAX_DEPTH, between, depth_of, rebuild_dyadic
+from toolkit.coding.rec.blocks import rebuild_block
+from toolkit.coding.rec.gaussian import Target
+from toolkit.coding.rec.index import PRECISION
+from toolkit.coding.rec.search import MAX_DEPTH, between, depth_of, rebuild_dyadic
 
 _BELOW, _BESIDE = 5, 1  # what `shortest` tries: levels below the KL, cells on each side of the mean's
 _ROWS = 64  # searched at a time

@@ -1,0 +1,1 @@
+"""What a training has around it: schedule, evaluation with real files, plots."""
