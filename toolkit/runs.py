@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +27,7 @@ from toolkit.nets.exact import exactly, prove
 if TYPE_CHECKING:
     from lightning import LightningDataModule
 
+ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
@@ -241,6 +244,7 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
 
     A run folder must be able to call neither os.system nor a command of ours, which writes where it is told to.
     """
+    find_recipes()
 
     def ours(name: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in packages)
@@ -260,6 +264,27 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
     make: Callable[..., Any] = trainable(plain.func)
     joined = functools.partial(make, *plain.args, **plain.keywords)
     return joined if cfg.get("_partial_") else joined()
+
+
+def find_recipes() -> None:
+    """Import our own `recipes`, and not a folder of that name in the working directory.
+
+    Raises ValueError if the program has imported another package of that name.
+    """
+    folder = ROOT / "recipes"
+    if "recipes" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "recipes", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules["recipes"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["recipes"])
+    found = list(sys.modules["recipes"].__path__)
+    if str(folder) not in found:
+        raise ValueError(
+            f"expected the package recipes to be that of {folder}, got {', '.join(found)}, which this program "
+            "imported; give it another name"
+        )
 
 
 def _nodes(cfg: Any) -> list[DictConfig]:

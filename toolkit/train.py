@@ -26,6 +26,7 @@ from toolkit.data.splits import spread
 from toolkit.embeddings.sources import of_run
 from toolkit.images import baselines
 from toolkit.runs import (
+    ROOT,
     Recipe,
     build,
     coder,
@@ -216,7 +217,7 @@ def _resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     return saved, run
 
 
-@hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
 def _main(cfg: DictConfig) -> None:
     run = Path(HydraConfig.get().runtime.output_dir)
     run = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run  # as a person would type it

@@ -1,0 +1,60 @@
+"""toolkit COMMAND: the commands by name; and our own packages wherever a program is started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+
+
+def toolkit(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "toolkit", *arguments]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(asked: list[str]) -> None:
+    done = toolkit(*asked)
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_gets_the_arguments_that_follow_its_name(name: str) -> None:
+    done = toolkit(name, "--help")
+    assert done.returncode == 0
+    assert name in done.stdout
+
+
+def test_the_exit_status_is_that_of_the_command() -> None:
+    done = toolkit("inspect", "input=absent.tkc")
+    assert (done.returncode, done.stderr.splitlines()) == (1, ["error: absent.tkc: No such file or directory"])
+
+
+def test_a_command_that_there_is_not_is_refused() -> None:
+    done = toolkit("compres")
+    assert done.returncode == 1
+    assert done.stderr.endswith("got 'compres'; did you mean compress?\n")
+
+
+def test_folders_of_the_same_names_in_the_working_directory_are_not_ours(tmp_path: Path) -> None:
+    for name in ("configs", "recipes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('not this one')\n")
+    done = toolkit("train", "recipe=bitswap", "--cfg", "job", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "_target_: recipes.bitswap.BitSwap" in done.stdout
+    program = "from toolkit import runs; runs.find_recipes(); import recipes.bitswap; print(recipes.bitswap.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(ROOT / "recipes/bitswap.py"), done.stderr
+
+
+def test_another_package_of_that_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipes.py").write_text("__path__ = ['/elsewhere']\n")
+    program = "import recipes; from toolkit import runs; runs.find_recipes()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "got /elsewhere, which this program imported; give it another name" in done.stderr
