@@ -16,7 +16,7 @@ from toolkit.data.text import Tokens
 from toolkit.embeddings import baselines as vector_baselines
 from toolkit.embeddings import scores as word_scores
 from toolkit.embeddings.sources import VOCABULARY
-from toolkit.model import Model, Watcher
+from toolkit.model import Model, RecipeCallback
 from toolkit.training import plots
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _fold(x: Tensor, block: int, window: int) -> Tensor:
     return torch.cat([total[window : window + n], x[:, block + 2 * window :].reshape(-1, d)])
 
 
-class Evaluation(Watcher):
+class Evaluation(RecipeCallback):
     """Each n epochs, real files of several sizes, decoded, and their analogy scores on the TensorBoard.
 
     lambdas: of the files; questions: at most so many; every_n_epochs; projected: words that the projector shows. Writes

@@ -144,6 +144,7 @@ def test_kernels_write_and_read_what_the_tensor_program_does(
     name: str, order: Order, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "ALONE", 50)  # so that the larger ones run on all threads
+    monkeypatch.setattr(cpu, "PART", 100)  # and in more parts than threads
     for lanes, n in SIZES if first == LOW else SIZES[:2]:
         case = LAWS[name](n, lanes)
         valid = torch.ones(case.x.shape, dtype=torch.bool) if lanes == 1 else masks(case.x)
@@ -371,8 +372,11 @@ def test_a_symbol_out_of_range_is_refused_and_the_message_kept_bit_for_bit(
             assert state(message) == before
 
 
+@pytest.mark.parametrize("lanes", [3, 20])
 @pytest.mark.parametrize("order", list(Order))
-def test_a_symbol_without_frequency_is_refused_and_the_message_kept_bit_for_bit(order: Order, way: bool) -> None:
+def test_a_symbol_without_frequency_is_refused_and_the_message_kept_bit_for_bit(
+    lanes: int, order: Order, way: bool
+) -> None:
     n, ones = 23, torch.ones(23, dtype=torch.bool)
     loc, scale = torch.full((n,), 100 * 64, dtype=torch.int32), torch.full((n,), 128, dtype=torch.int32)
     never = torch.tensor([[0], [65536]], dtype=torch.int32).expand(2, n).contiguous()
@@ -384,7 +388,7 @@ def test_a_symbol_without_frequency_is_refused_and_the_message_kept_bit_for_bit(
     }
     for law, (right, wrong) in cases.items():
         for at in (0, 11, 22):
-            message, x = Message.random(3, 9, 1), torch.full((n,), right)
+            message, x = Message.random(lanes, 9, 1), torch.full((n,), right)
             before = state(message)
             x[at] = wrong
             with pytest.raises(NoFrequency, match=rf"push: symbol {wrong} at position {at} has no frequency .* popped"):
@@ -497,7 +501,8 @@ def test_compiled_code_says_afterwards_what_it_could_not_code() -> None:
         message.to_bytes()
 
 
-def test_tensors_of_any_layout_are_taken_by_loops_that_are_compiled_once() -> None:
+@pytest.mark.parametrize("lanes", [3, 20])
+def test_tensors_of_any_layout_are_taken_by_loops_that_are_compiled_once(lanes: int) -> None:
     n = 30
     weight, loc, scale = weights(0, 3, n), locations(1, BINS, n, 3).T, scales(2, 1).expand(3, n)
 
@@ -513,7 +518,7 @@ def test_tensors_of_any_layout_are_taken_by_loops_that_are_compiled_once() -> No
                 holes(2 * n)[::2],
             )
         )
-        message = Message.random(3, 90, 0)
+        message = Message.random(lanes, 90, 0)
         mixture("logistic", w, at, level, BINS).push(message, x)
         location_scale("gaussian", at[0], level[0], BINS, 1).push(message, y)
         location_scale("gaussian", at[0], level[0], BINS, 1, valid=valid).pop(message)
@@ -521,7 +526,7 @@ def test_tensors_of_any_layout_are_taken_by_loops_that_are_compiled_once() -> No
         return state(message)
 
     wanted = run(lambda part: part.contiguous())
-    compiled: list[Any] = [cpu._push, cpu._pop]
+    compiled: list[Any] = [cpu._push, cpu._pop, cpu._push_together, cpu._pop_together]
     before = [len(loop.signatures) for loop in compiled]
     assert run(lambda part: part) == wanted
     assert [len(loop.signatures) for loop in compiled] == before

@@ -1,4 +1,4 @@
-"""What a recipe's model is: an nn.Module with the hooks of a LightningModule, joined with one only to be trained.
+"""Base classes of recipes: plain classes where a run is loaded, Lightning's where it is trained.
 
 Importing Lightning takes longer than compressing a picture, and a model that was loaded has no use for it.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning import Callback, LightningModule
 
     Model = LightningModule
-    Watcher = Callback
+    RecipeCallback = Callback
 else:
 
     class Model(nn.Module):
@@ -29,18 +29,29 @@ else:
         @property
         def device(self) -> torch.device:
             """Where the parameters and buffers are."""
-            return next(itertools.chain(self.parameters(), self.buffers())).device
+            tensors = itertools.chain(self.parameters(), self.buffers())
+            return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    class Watcher:
+    class RecipeCallback:
         """Base of a recipe's callback: write it as a lightning.Callback. In training it is one (see `trainable`)."""
 
 
 @functools.cache
 def trainable(kind: type[Any]) -> type[Any]:
-    """The class of a model or watcher joined with Lightning's: same name, same arguments, same names of weights."""
+    """A class of the same name that also derives from LightningModule, or from Callback if it is no nn.Module."""
     from lightning import Callback, LightningModule
 
     if issubclass(kind, (LightningModule, Callback)):
         return kind
     base = LightningModule if issubclass(kind, nn.Module) else Callback
-    return type(kind.__name__, (kind, base), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+    def reduce(self: Any, protocol: Any) -> Any:  # pickle would look for the class under its name, and find `kind`
+        return _remade, (kind,), self.__getstate__()
+
+    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": reduce}
+    return type(kind.__name__, (kind, base), names)
+
+
+def _remade(kind: type[Any]) -> Any:
+    made: Any = trainable(kind)  # type: ignore[arg-type]  # classes can be hashed
+    return object.__new__(made)

@@ -240,8 +240,9 @@ def _module_and_head(cfg: DictConfig, train: bool = False) -> tuple[Model, Compr
 
 
 def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) -> Any:
-    """hydra's instantiate, for what is defined in some packages only; train: joined with Lightning's classes.
+    """hydra's instantiate, for what is defined in some packages only.
 
+    train: derived from Lightning's classes, see `trainable`.
     A run folder must be able to call neither os.system nor a command of ours, which writes where it is told to.
     """
     find_recipes()
@@ -258,12 +259,17 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
         if not train:
             return instantiate(cfg)
         plain = instantiate(cfg, _partial_=True)
+        if not isinstance(getattr(plain, "func", None), type):
+            target = cfg.get("_target_", "none")
+            raise ValueError(
+                f"expected _target_ to name a class, got {cfg.get('_target_', 'none')!r}; see configs/recipe"
+            )
     except InstantiationException as error:
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
-    make: Callable[..., Any] = trainable(plain.func)
-    joined = functools.partial(make, *plain.args, **plain.keywords)
-    return joined if cfg.get("_partial_") else joined()
+    kind: Any = trainable(plain.func)
+    make: Callable[..., Any] = functools.partial(kind, *plain.args, **plain.keywords)
+    return make if cfg.get("_partial_") else make()
 
 
 def find_recipes() -> None:

@@ -20,7 +20,7 @@ from toolkit.data.splits import spread
 from toolkit.images import rate_coder, rate_distortion
 from toolkit.images.files import find, read_image
 from toolkit.images.rate_distortion import Curve
-from toolkit.model import Model, Watcher
+from toolkit.model import Model, RecipeCallback
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -207,7 +207,7 @@ class VAE(Model):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
 
-class Evaluation(Watcher):
+class Evaluation(RecipeCallback):
     """Each n epochs, and at the end: rate-distortion curves of real files, decoded, beside other codecs.
 
     run: folder of the files; pictures: folder of whole held-out pictures, or None for two photographs that no training

@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numba
@@ -26,10 +26,10 @@ from torch import Tensor
 from toolkit.coding import frequencies
 
 GROUP = 512  # lanes that a thread takes through a step before the next: their heads stay in the first cache
-MANY = 16  # lanes of a thread from which on several are worth looking at together
+MANY = 16  # lanes that a thread needs before the vectorised loops pay off
 FEW = 8  # likewise, where each lane's symbols lie one after the other
-PART = 1 << 15  # symbols that are worth a part of their own
-ALONE = 8192  # symbols that are not worth a second thread
+PART = 1 << 15  # least symbols of a work item
+ALONE = 8192  # below so many symbols, one thread
 
 Array = Any  # numpy arrays, in NamedTuples that Numba types
 
@@ -141,11 +141,11 @@ def find(law: Any, u: Any, i: Any) -> Any:
     """The i-th symbol, whose interval holds u, its start and its frequency: int64 each."""
 
 
-def explore(law: Any, heads: Any, first: Any, count: Any, found: Any, starts: Any, ends: Any) -> Any:
-    """Guess the symbols first, first + 1, ... of lanes with such heads: of each, what its interval is."""
+def guess_many(law: Any, slots: Any, first: Any, count: Any, found: Any, starts: Any, ends: Any) -> Any:
+    """For `count` lanes, guess each symbol from its slot; write it, and the start and end of its interval."""
 
 
-def amend(law: Any, u: Any, i: Any, s: Any, start: Any, end: Any) -> Any:
+def correct(law: Any, u: Any, i: Any, s: Any, start: Any, end: Any) -> Any:
     """What `find` returns, from a guess and its interval."""
 
 
@@ -456,17 +456,23 @@ def _find_in_mixture(law, u, i):
     return low, start, end - start
 
 
-# --- locations and scales, side by side on many lanes: a step's intervals first, several at once by vector instructions
+# --- vectorised over lanes: first the intervals of a step, which need no stack, then the stacks
 
 
 @intrinsic  # type: ignore[misc]
 def _scratch_on_stack(typing, number):
-    """GROUP int64 that no array overlaps: else the compiler has to expect so, and takes one symbol after the other."""
+    """GROUP int64 on the stack. LLVM then knows that no array aliases them, and can vectorise the loop."""
 
     def generate(context, builder, signature, arguments):
         return cgutils.alloca_once(builder, context.get_value_type(types.int64), GROUP)
 
     return types.CPointer(types.int64)(number), generate
+
+
+@_inline
+def _level(law, i):
+    """Level of a scale; within the table, of 2**n levels, also where nothing is coded and it may be anything."""
+    return np.uint64(law.scale[i]) & np.uint64(len(law.inverse) - 1)
 
 
 @_jit
@@ -480,7 +486,7 @@ def _push_together(head, tail, size, floor, x, valid, law, across, along, group,
             for place in range(count):
                 i, here = np.uint64(first + place), np.uint64(place)
                 s = min(max(x[i], 0), law.bins - 1)
-                loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
+                loc, inverse = np.int64(law.loc[i]), law.inverse[_level(law, i)]
                 start = _start(law, s, loc, inverse, law.least)
                 freq = _start(law, s + 1, loc, inverse, law.least) - start
                 starts[here], freqs[here] = start, freq if s == x[i] else 0
@@ -506,46 +512,47 @@ def _pop_together(head, tail, size, floor, x, valid, law, across, along, group, 
             count = min(min(group, hi - begin), n - first)
             for place in range(count):
                 slots[np.uint64(place)] = np.int64(head[np.uint64(begin + place)] & mask)
-            explore(law, slots, first, count, found, starts, ends)
+            guess_many(law, slots, first, count, found, starts, ends)
             for place in range(count):
                 i, here, lane = np.uint64(first + place), np.uint64(place), np.uint64(begin + place)
                 if not valid[i]:
                     x[i] = 0
                     continue
                 u = slots[here]
-                s, start, freq = amend(law, u, i, found[here], starts[here], ends[here])
+                s, start, freq = correct(law, u, i, found[here], starts[here], ends[here])
                 x[i] = s
                 if not _popped(head, tail, size, floor, lane, u, start, freq, law.precision, small):
                     faults |= 1
     return faults
 
 
-@_of(explore, "LocationScale")
-def _explore_location_scale(law, slots, first, count, found, starts, ends):
+@_of(guess_many, "LocationScale")
+def _guess_location_scales(law, slots, first, count, found, starts, ends):
     for place in range(count):
         i, here = np.uint64(first + place), np.uint64(place)
-        loc, level = np.int64(law.loc[i]), np.uint64(law.scale[i])
+        loc, level = np.int64(law.loc[i]), _level(law, i)
         s, inverse = _guess(law, slots[here], loc, level), law.inverse[level]
         found[here] = s
         starts[here] = _start(law, s, loc, inverse, law.least)
         ends[here] = _start(law, s + 1, loc, inverse, law.least)
 
 
-@_of(amend, "LocationScale")
-def _amend_location_scale(law, u, i, s, start, end):
+@_of(correct, "LocationScale")
+def _correct_location_scale(law, u, i, s, start, end):
     if start <= u < end:
         return s, start, end - start
     loc, inverse = np.int64(law.loc[i]), law.inverse[np.uint64(law.scale[i])]
     return _corrected(law, u, loc, inverse, law.least, s, start, end)
 
 
-@_of(explore, "Table")
-def _explore_tables(law, slots, first, count, found, starts, ends):
+@_of(guess_many, "Table")
+def _guess_in_tables(law, slots, first, count, found, starts, ends):
     """Bisections step by step for all lanes, so that memory is asked for many tables at once."""
     most = np.int64(0)
     for place in range(count):
         here = np.uint64(place)
-        row, cell = np.uint64(law.which[np.uint64(first + place)]), np.uint64(slots[here] >> law.shift)
+        row = np.uint64(min(max(law.which[np.uint64(first + place)], 0), len(law.starts) - 1))  # of a hole: any
+        cell = np.uint64(slots[here] >> law.shift)
         low = np.int64(law.first[row, cell])
         found[here], starts[here] = low, np.int64(row)
         ends[here] = np.int64(law.first[row, cell + np.uint64(1)]) - low + 1
@@ -564,8 +571,8 @@ def _explore_tables(law, slots, first, count, found, starts, ends):
         ends[here] = law.starts[row, s + np.uint64(1)]
 
 
-@_of(amend, "Table")
-def _amend_table(law, u, i, s, start, end):
+@_of(correct, "Table")
+def _correct_table(law, u, i, s, start, end):
     return s, start, end - start
 
 
@@ -812,8 +819,10 @@ if hasattr(os, "register_at_fork"):  # a fork has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int) -> int:
-    """All lanes, in as many parts as there are threads; the faults of all. loops: for few lanes, many, pixels."""
+def _run(
+    loops: tuple[Any, Any], state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: Any, first: int, order: int
+) -> int:
+    """All lanes, on as many threads as torch has; the faults of all. loops: scalar, and vectorised over lanes."""
     head, tail, size, floor = (part.numpy() for part in state)
     lanes, n = len(head), len(x)
     steps = -(-n // max(lanes, 1))
@@ -823,8 +832,9 @@ def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: A
     tail = tail.view(np.uint32)
     given = (head, tail, size, floor, x.numpy(), valid.numpy(), law, across, along, group)
     threads = max(min(torch.get_num_threads(), lanes), 1) if x.numel() >= ALONE else 1
-    loop = loops[2 if x.dim() == 2 else not order and lanes >= MANY * threads]
-    # More parts than threads, where they are long enough: beside other programs one thread may stand still for a while.
+    scalar, vectorised = loops
+    loop = vectorised if not order and lanes >= MANY * threads else scalar
+    # More parts than threads, where they are long enough: beside other programs the system may pause a thread.
     parts = max(min(x.numel() // PART, 4 * threads, lanes // MANY), threads) if threads > 1 else 1
     edges = [lanes * i // parts for i in range(parts + 1)]
     numbers = itertools.count()
@@ -836,8 +846,13 @@ def _run(loops: Any, state: tuple[Tensor, ...], x: Tensor, valid: Tensor, law: A
         return faults
 
     others = [_pool().submit(work) for _ in range(1, threads)]
-    faults = work()
-    for other in others:
+    try:
+        faults = work()
+    finally:  # nobody writes to the message after this, also when Ctrl-C ends the caller's part
+        numbers = itertools.count(parts)
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
         faults |= other.result()
     return faults
 
@@ -877,13 +892,13 @@ def push(
     numbers: list[int], law: str, first: int, order: int,
 ) -> Tensor:  # fmt: skip
     """`toolkit::push` on a CPU."""
+    made, loops = _law(law, tensors, numbers), (_push, _push_together if law == "LocationScale" else _push)
     if x.dim() == 2:
-        known = torch.empty_like(x)
-        if not _known(x.numpy(), valid.numpy(), known.numpy(), _law(law, tensors, numbers).bins):
+        known, loops = torch.empty_like(x), (_push_pixels, _push_pixels)
+        if not _known(x.numpy(), valid.numpy(), known.numpy(), made.bins):
             return torch.tensor([2], dtype=torch.int32)
         x = known
-    loops = _push, _push_together if law == "LocationScale" else _push, _push_pixels
-    faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
+    faults = _run(loops, (head, tail, size, floor), x, valid, made, first, order)
     return torch.tensor([faults], dtype=torch.int32)
 
 
@@ -894,7 +909,7 @@ def pop(
     """`toolkit::pop` on a CPU."""
     x = torch.empty(valid.shape, dtype=torch.int64)
     together = law == "LocationScale" or (law == "Table" and len(tensors[0]) > 0)
-    loops = _pop, _pop_together if together else _pop, _pop_pixels
+    loops = (_pop, _pop_together if together else _pop) if x.dim() == 1 else (_pop_pixels, _pop_pixels)
     faults = _run(loops, (head, tail, size, floor), x, valid, _law(law, tensors, numbers), first, order)
     return x, torch.tensor([faults], dtype=torch.int32)
 

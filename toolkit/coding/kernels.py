@@ -23,7 +23,8 @@ from toolkit.coding.message import WORD, Message, NoFrequency
 EMPTY, NO_FREQUENCY = 1, 2  # bits of faults
 
 if hasattr(os, "register_at_fork"):
-    # OpenMP, which torch computes with, has no threads in a forked child and would wait for them for ever.
+    # A forked child inherits the state of OpenMP, which torch computes with, but not its threads: its first parallel
+    # operation would hang. One thread avoids that.
     os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 _reference = contextvars.ContextVar("reference", default=False)

@@ -237,7 +237,7 @@ class _Group:
         lane, place = divmod(row, self.lane_rows)
         k = len(self.coded)
         message = Message.of(wire.unpack(self.body, lane, lane + 1, self.where), first=0)
-        # Without the checks of `Tables.codec`, which were made for the whole lane and take as long as the decoding.
+        # Without the checks of `Tables.codec`: the constructor has made them for the whole group.
         coded = slice(0, (place + 1) * k)
         symbols = kernels.pop(message, self._law.at(coded), self._whole[coded])
         vector = self._fixed.numpy().copy()
