@@ -1,5 +1,6 @@
 """toolkit COMMAND: the commands by name; and our own packages wherever a program is started."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,15 @@ def test_another_package_of_that_name_is_refused(tmp_path: Path) -> None:
     program = "import recipes; from toolkit import runs; runs.find_recipes()"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "got /elsewhere, which this program imported; give it another name" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["nothing set", "a count", "a policy"],
+)
+def test_threads_that_wait_soon_sleep_unless_a_user_wants_something_else(given: dict[str, str], found: str) -> None:
+    rest = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = [sys.executable, "-c", "import os, toolkit; print(os.environ.get('GOMP_SPINCOUNT'))"]
+    done = subprocess.run(program, cwd=ROOT, env=rest | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
