@@ -147,6 +147,7 @@ def report_embeddings(cfg: DictConfig, run: Path) -> dict[str, float]:
 
 def report_pictures(cfg: DictConfig, run: Path, evaluation: Any, module: Any, data: Any) -> dict[str, float]:
     """Fit the coder of a trained lossy model; print its curve beside other codecs, and what to do next."""
+    print("\nfitting the tables of the coder, and coding the held-out pictures", flush=True)
     text = evaluation.report(module.eval(), data.train)
     save_weights(run, module)
     print(

@@ -79,6 +79,13 @@ class Progress(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch}, {self.schedule.elapsed / 60:.1f}/{self.schedule.minutes:g} min"
 
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if self.progress is not None and self.train_progress_bar_id is not None:  # else it says this once an epoch
+            self.progress.update(
+                self.train_progress_bar_id, description=self._get_train_description(trainer.current_epoch)
+            )
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
