@@ -1,5 +1,6 @@
 """Mixtures: components that are drawn or summed, exact rates, channels that share a component."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -24,7 +25,7 @@ from tests.distributions import (
 )
 from tests.laws import check_codec, contents
 from tests.plain_rans import Stack, of_stacks
-from toolkit.coding import frequencies
+from toolkit.coding import frequencies, kernels
 from toolkit.coding import mixtures as mixtures_module
 from toolkit.coding.codecs import PRECISION, Codec
 from toolkit.coding.message import Message
@@ -220,3 +221,15 @@ def test_channels_after_a_hole_are_coded_as_if_they_were_the_first() -> None:
     x = torch.stack([torch.zeros_like(x), x], 1)
     assert spent(p.codec(valid), x, Message.random(16, 60, 6)) == bits
     assert spent(p.codec(valid, drawn=True), x, Message.random(16, 60, 6)) == pytest.approx(bits, rel=0.005)
+
+
+def test_kernels_weigh_components_at_the_ends_as_the_tensor_program_does() -> None:
+    """Most pixels here are 0 or the highest level: one in some hundreds was weighed by another last bit once."""
+    n, whole = 2000, torch.ones(2000, 1, dtype=torch.bool)
+    for seed in range(12):
+        codec, found = pixels(1, 5, n, 60, seed).codec(whole, True), []
+        for way in (kernels.reference(), contextlib.nullcontext()):
+            message = Message.random(n, 20, 7)
+            with way:
+                found.append((codec.pop(message).tolist(), message.head.tolist()))
+        assert found[0] == found[1]

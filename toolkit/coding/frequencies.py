@@ -167,7 +167,8 @@ def odds(x: Tensor, loc: Tensor, scale: Tensor, bins: int) -> tuple[Tensor, Tens
     cell = (distance + (1 << shift - 1) >> shift).clamp(max=len(cosine) - 1)
     end = (x <= 0) | (x >= bins - 1)
     rise = cdf("logistic", x + 1, loc, scale, bins) - cdf("logistic", x, loc, scale, bins) + 1
-    return torch.where(end, rise * 2.0**-CDF_BITS, sine), torch.where(end, 1.0, half + cosine[cell])
+    # In float64, as the loops: integers times a Python number would be float32.
+    return torch.where(end, rise.double() * 2.0**-CDF_BITS, sine), torch.where(end, 1.0, half + cosine[cell])
 
 
 @functools.cache
