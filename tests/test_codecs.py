@@ -24,9 +24,10 @@ from tests.distributions import (
 )
 from tests.laws import check_codec, contents
 from toolkit.coding import frequencies, kernels
+from toolkit.coding import mixtures as mixtures_module
 from toolkit.coding.codecs import Codec, bernoulli, interval_codec, mapped, raw, traced, uniform
 from toolkit.coding.distributions import location_scale
-from toolkit.coding.message import EmptyMessage, Message
+from toolkit.coding.message import EmptyMessage, Message, NoFrequency
 from toolkit.coding.mixtures import mixture, weighted
 from toolkit.coding.tables import categorical, of_starts, tabled, tables
 
@@ -362,7 +363,7 @@ def test_precisions_out_of_range_are_refused(precision: int) -> None:
     with pytest.raises(ValueError, match=rf"expected 1 <= precision <= 28 and at least 1 bin, got {precision} and"):
         bernoulli(torch.ones(3, dtype=torch.int64), precision)
     with pytest.raises(ValueError, match=rf"expected 1 <= precision <= 28 and at least 1 bin, got {precision} and"):
-        of_starts(torch.tensor([[0, 1]]), precision).codec(None, torch.ones(3, dtype=torch.bool))
+        of_starts(torch.tensor([[0, 1 << precision]]), precision).codec(None, torch.ones(3, dtype=torch.bool))
 
 
 def test_a_pop_from_an_empty_message_is_refused() -> None:
@@ -377,3 +378,97 @@ def test_numbers_of_tables_and_levels_beyond_their_range_are_refused() -> None:
         location_scale("logistic", zeros, torch.tensor([0, 0, 512, 0]), 10, 1)
     with pytest.raises(ValueError, match=r"numbers of tables in \[0, 1\), got values from -1 to 0"):
         tabled(torch.tensor([[0, 8, 16]]), torch.tensor([0, -1, 0, 0]), zeros == 0, 4)
+
+
+M = 50
+
+
+def wrong_shapes() -> dict[str, Callable[[], object]]:
+    """Codecs whose parameters are for fewer symbols than there are: loops would read what is behind them."""
+    valid, few, many = torch.ones(M, dtype=torch.bool), torch.zeros(5).int(), torch.full((M,), 100)
+    weight = torch.full((1, M), 1 << 16)
+    return {
+        "loc": lambda: location_scale("logistic", few, many, 256, 1),
+        "scale": lambda: location_scale("logistic", many, few, 256, 1),
+        "loc, scale": lambda: location_scale("logistic", few, few, 256, 1, valid=valid),
+        "which": lambda: tables(torch.tensor([[100, 156]]), 8).codec(few, valid),
+        "width": lambda: raw(few, valid, 8),
+        "ones": lambda: bernoulli(few, 8, valid),
+        "weight": lambda: weighted(weight[:, :1], valid),
+        "weight of a mixture": lambda: mixture("logistic", weight[:, :2], many[None], many[None], 256),
+        "loc of a mixture": lambda: mixture("logistic", weight, few[None], many[None], 256, valid=valid),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_shapes())
+def test_parameters_of_other_shapes_than_the_symbols_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"expected \w+ of shape \[(1, )?(50|5)\], got \[(1, )?\d+\]"):
+        wrong_shapes()[name]()
+
+
+def wrong_numbers() -> dict[str, tuple[Callable[[], object], str]]:
+    valid, at = torch.ones(2, dtype=torch.bool), torch.tensor([100, 100])
+    whole = torch.tensor([[1 << 16, 1 << 16]])
+
+    def grid(bins: int = 256, least: int = 1, loc: Tensor = at) -> Codec:
+        return location_scale("gaussian", loc, at, bins, least)
+
+    return {
+        "bins": (lambda: grid((1 << 24) + 1, 0), r"at most 16777216 bins and a least count of 0 or 1, got 16777217"),
+        "least": (lambda: grid(least=-1), "a least count of 0 or 1, got 256 and -1"),
+        "loc": (lambda: grid(loc=at << 34), r"locations in 1/64 bin in \[-1073741824, 1073741824\), got"),
+        "float loc": (lambda: grid(loc=at.float()), "locations .* of an integer dtype, got torch.float32; snap"),
+        "ones": (lambda: bernoulli(torch.tensor([300, 3]), 8), r"frequencies of 1 in \[0, 257\), got values from 3"),
+        "negative ones": (lambda: bernoulli(torch.tensor([-3, 3]), 8), r"in \[0, 257\), got values from -3 to 3"),
+        "width": (lambda: raw(torch.tensor([9, 0]), valid, 8), r"widths in \[0, 9\), got values from 0 to 9"),
+        "weights": (lambda: weighted(whole - 1, valid), "weights of 1 components that sum to 65536, got others"),
+        "no weights": (lambda: weighted(whole[:0], valid), "weights of 0 components that sum to 65536"),
+        "negative weights": (lambda: weighted(torch.cat([2 * whole, -whole]), valid), r"weights .* in \[0, 65537\)"),
+        "falling": (lambda: of_starts(torch.tensor([[0, 200, 100, 256]]), 8), "whose rows do not fall, from 0 to 256"),
+        "no tables": (lambda: tables(torch.zeros(0, 4).long(), 8), r"rows sum to 256, got shape \[0, 4\], least none"),
+        "wrapping": (
+            lambda: tables(torch.tensor([[1 << 62, 1 << 62, 1 << 62, (1 << 62) + 256]]), 8), "rows sum to 256, got"
+        ),
+        "no components": (
+            lambda: mixtures_module.pixels(torch.zeros(2, 0), 0, 256, valid[:, None]), "at least 1 component .*, got 0"
+        ),
+        "levels": (
+            lambda: mixtures_module.pixels(torch.zeros(2, 3), 1, 256, valid[:, None], scales=(0, 512)),
+            r"levels of scales below 512, got 1, \(0, 512\)",
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", wrong_numbers())
+def test_numbers_that_loops_could_not_code_with_are_refused(name: str) -> None:
+    build, message = wrong_numbers()[name]
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_as_many_bins_as_there_may_be_are_coded_at_the_finest_scale() -> None:
+    bins = 1 << 24
+    x = torch.tensor([0, 1, bins // 2, bins - 2, bins - 1])
+    codec = location_scale("logistic", (64 * x).clamp(max=64 * bins - 1), torch.zeros(5).int(), bins, 0, 24)
+    check_codec(codec, x, Message.random(2, 9, 0))
+
+
+def test_symbols_of_floats_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"symbols of an integer dtype, got torch.float32; round them first"):
+        uniform((3,), 8).push(Message.random(1, 2, 0), torch.tensor([1.7, 2.0, 3.0]))
+
+
+def test_a_message_without_lanes_is_refused() -> None:
+    codec = uniform((3,), 8)
+    for use in (lambda m: codec.push(m, torch.zeros(3).long()), codec.pop):
+        with pytest.raises(ValueError, match="at least one lane for 3 symbols, got one without lanes"):
+            use(Message.empty(0))
+
+
+def test_a_refused_push_leaves_the_message_that_its_lanes_are_part_of() -> None:
+    message = Message.random(4, 9, 0)
+    loc = torch.full((6,), 6400)
+    codec = location_scale("logistic", loc, torch.full((6,), 100), 256, 0)
+    with pytest.raises(NoFrequency):
+        codec.push(message.part(0, 2), torch.tensor([100, 7, 100, 100, 100, 100]))
+    assert contents(message) == contents(Message.random(4, 9, 0))

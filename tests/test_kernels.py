@@ -1,6 +1,8 @@
 """Loops that Numba compiles: the words of the tensor program under every law, on any machine, and what they refuse."""
 
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -153,6 +155,22 @@ def test_kernels_write_and_read_what_the_tensor_program_does(
         for threads in (1, 2, 3) if n > 50 else (1,):
             with number_of_threads(threads):
                 assert trace(case, valid, order, lanes, first) == wanted, (lanes, n, threads)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kernels_agree_with_the_tensor_program_at_random(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(seed)
+    for _ in range(20):
+        name, order, first = draw.choice(list(LAWS)), draw.choice(list(Order)), draw.choice([LOW, *FIRSTS])
+        lanes, n = round(math.exp(draw.uniform(0, 6))), round(math.exp(draw.uniform(0, 7)))
+        monkeypatch.setattr(cpu, "ALONE", draw.choice([1, cpu.ALONE]))
+        monkeypatch.setattr(cpu, "PART", draw.choice([1, 30, 1000]))
+        case = LAWS[name](n, draw.randrange(1 << 16))
+        valid = masks(case.x) if draw.random() < 0.5 else torch.ones(case.x.shape, dtype=torch.bool)
+        with kernels.reference():
+            wanted = trace(case, valid, order, lanes, first)
+        with number_of_threads(threads := draw.randint(1, 3)):
+            assert trace(case, valid, order, lanes, first) == wanted, (name, order, first, lanes, n, threads)
 
 
 class number_of_threads:

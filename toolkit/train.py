@@ -186,13 +186,13 @@ def _precision(trainer: DictConfig) -> str:
 
 def _averaging(decay: float) -> WeightAveraging:
     """Exponential moving average of the weights that forgets the first steps' weights faster than `decay` would."""
+    return WeightAveraging(avg_fn=functools.partial(_average, decay))
 
-    def average(mean: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
-        if not mean.is_floating_point():  # integer tables are no weights
-            return new
-        return mean.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
 
-    return WeightAveraging(avg_fn=average)
+def _average(decay: float, mean: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+    if not mean.is_floating_point():  # integer tables are no weights
+        return new
+    return mean.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
 
 
 def _coder(recipe: Recipe, cfg: DictConfig, rows: int, module: LightningModule) -> Any:

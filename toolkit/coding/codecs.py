@@ -40,8 +40,7 @@ def coded(law: Symbols, valid: Tensor, order: Order = Order.SIDE_BY_SIDE) -> Cod
     shape, flat = valid.shape, valid.flatten().contiguous()
 
     def push(message: Message, x: Tensor) -> None:
-        if x.shape != shape:
-            raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+        check_symbols(x, shape)
         kernels.push(message, law, x.flatten().long().contiguous(), flat, order)
 
     def pop(message: Message) -> Tensor:
@@ -125,13 +124,33 @@ class Given(NamedTuple):
         return torch.zeros_like(u), self.start, self.freq
 
 
-def check_numbers(what: str, x: Tensor, end: int) -> None:
-    """Raise ValueError unless all of int [...] lie in [0, end): loops index tables by them and look at nothing."""
+def check_symbols(x: Tensor, shape: torch.Size) -> None:
+    """Raise ValueError for symbols of another shape, or that are no integers."""
+    if x.shape != shape:
+        raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+    if x.is_floating_point():
+        raise ValueError(f"push: expected symbols of an integer dtype, got {x.dtype}; round them first")
+
+
+# Loops index memory by what they are given and look at nothing, so that the two below come before them.
+
+
+def check_numbers(what: str, x: Tensor, end: int, least: int = 0) -> None:
+    """Raise ValueError unless all of int [...] lie in [least, end)."""
+    if x.is_floating_point():
+        raise ValueError(f"expected {what} of an integer dtype, got {x.dtype}; snap them first")
     if torch.compiler.is_compiling() or not x.numel():
         return
     low, high = map(int, x.aminmax())
-    if low < 0 or high >= end:
-        raise ValueError(f"expected {what} in [0, {end}), got values from {low} to {high}")
+    if low < least or high >= end:
+        raise ValueError(f"expected {what} in [{least}, {end}), got values from {low} to {high}")
+
+
+def check_shapes(shape: torch.Size, **tensors: Tensor) -> None:
+    """Raise ValueError unless each tensor has a shape, that of the symbols."""
+    for name, tensor in tensors.items():
+        if tensor.shape != shape:
+            raise ValueError(f"expected {name} of shape {list(shape)}, got {list(tensor.shape)}")
 
 
 def uniform(shape: Sequence[int], bits: int, device: torch.device | str = "cpu") -> Codec:
@@ -142,6 +161,8 @@ def uniform(shape: Sequence[int], bits: int, device: torch.device | str = "cpu")
 
 def raw(width: Tensor, valid: Tensor, precision: int) -> Codec:
     """Codec of equally likely int64 symbols in [0, 2**width), each with its own width: int, at most `precision`."""
+    check_shapes(valid.shape, width=width)
+    check_numbers("widths", width, precision + 1)
     return coded(Bits(width.flatten().int().contiguous(), precision), valid)
 
 
@@ -151,6 +172,8 @@ def bernoulli(ones: Tensor, precision: int = PRECISION, valid: Tensor | None = N
     ones: int, the shape of the symbols: frequencies of 1, of 2**precision; valid: bool.
     """
     valid = torch.ones_like(ones, dtype=torch.bool) if valid is None else valid
+    check_shapes(valid.shape, ones=ones)
+    check_numbers("frequencies of 1", ones, (1 << precision) + 1)
     return coded(Bit(((1 << precision) - ones).flatten().int().contiguous(), precision), valid)
 
 
@@ -172,8 +195,7 @@ def interval_codec(
         count *= side
 
     def push(message: Message, x: Tensor) -> None:
-        if x.shape != torch.Size(shape):
-            raise ValueError(f"push: expected symbols of shape {list(shape)}, got {list(x.shape)}")
+        check_symbols(x, torch.Size(shape))
         start, freq = interval(x)
         law = Given(start.flatten().contiguous(), freq.flatten().contiguous(), precision)
         everywhere = torch.ones(count, dtype=torch.bool, device=start.device)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies
-from toolkit.coding.codecs import PRECISION, Codec, check_numbers, coded
+from toolkit.coding.codecs import PRECISION, Codec, check_numbers, check_shapes, coded
+
+MOST_BINS = 1 << 24  # as for locations: beyond, a distance times the finest inverse scale would overflow
 
 
 class LocationScale(NamedTuple):
@@ -81,7 +83,9 @@ def location_scale(
     """
     valid = torch.ones_like(loc, dtype=torch.bool) if valid is None else valid
     check_bins(bins, least, precision)
+    check_shapes(valid.shape, loc=loc, scale=scale)
     check_numbers("levels of scales", scale, frequencies.SCALE_LEVELS)
+    check_locations(loc)
     loc, scale = (p.flatten().int().contiguous() for p in (loc, scale))
     law = LocationScale(loc, scale, kind_number(kind), bins, least, precision)
     return coded(law, valid)
@@ -94,8 +98,16 @@ def kind_number(kind: str) -> int:
     return frequencies.KINDS.index(kind)
 
 
+def check_locations(loc: Tensor) -> None:
+    """Raise ValueError for locations further out than the furthest bin."""
+    end = MOST_BINS * frequencies.LOC_STEPS
+    check_numbers(f"locations in 1/{frequencies.LOC_STEPS} bin", loc, end, -end)
+
+
 def check_bins(bins: int, least: int, precision: int) -> None:
-    """Raise ValueError unless each bin can have its counts."""
+    """Raise ValueError unless each bin can have its counts, and integers of 64 bits hold all products."""
+    if least not in (0, 1) or bins > MOST_BINS:
+        raise ValueError(f"expected at most {MOST_BINS} bins and a least count of 0 or 1, got {bins} and {least}")
     if bins < 1 or least * bins > 1 << precision:
         raise ValueError(
             f"expected between 1 and {1 << precision} bins, got {bins}; with {precision} bits of precision there is no "

@@ -82,6 +82,7 @@ def push(
     EmptyMessage where a law draws bits that are not there.
     """
     n = len(x)
+    _check_lanes(message, n)
     per_lane = -(-n // max(message.lanes, 1))
     symbols, each = (1, law.precision) if x.dim() == 1 else (x.shape[1] + 1, law.precision * x.shape[1] + WORD // 2)
     words = min(per_lane * symbols, (per_lane * each + 62) // WORD + 1)
@@ -101,7 +102,8 @@ def push(
             return
         wrong = int(faults)
         if wrong & NO_FREQUENCY:
-            message.head, message.size = before
+            message.head.copy_(before[0])  # in place: a part of a message shares its memory
+            message.size.copy_(before[1])
             raise _no_frequency(law, x, valid)
         if wrong & EMPTY:
             message.check_floor()
@@ -124,7 +126,11 @@ def pop(
     message: Message, law: Any, valid: Tensor, order: Order = Order.SIDE_BY_SIDE,
     steps: Callable[[Any, Tensor], Any] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Pop what `push` pushed: int64 of the shape of valid, 0 where that is False. Raises EmptyMessage."""
+    """Pop what `push` pushed: int64 of the shape of valid, 0 where that is False.
+
+    Raises EmptyMessage; the message is lost then.
+    """
+    _check_lanes(message, len(valid))
     if compiled(message.head.device.type):
         n = len(valid)
         if steps is not None:  # it may push, too
@@ -159,6 +165,11 @@ def places(n: int, lanes: int, order: Order, device: torch.device) -> Iterator[T
     for step in range(steps):
         at = lane + step * lanes if order is Order.SIDE_BY_SIDE else lane * steps + step
         yield at[at < n]
+
+
+def _check_lanes(message: Message, n: int) -> None:
+    if n and not message.lanes:
+        raise ValueError(f"expected a message of at least one lane for {n} symbols, got one without lanes")
 
 
 def _in_range(law: Any, x: Tensor, valid: Tensor) -> bool:

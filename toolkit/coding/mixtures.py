@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import frequencies, kernels
-from toolkit.coding.codecs import PRECISION, Codec, check_numbers, coded
-from toolkit.coding.distributions import LocationScale, bisect, check_bins, kind_number
+from toolkit.coding.codecs import PRECISION, Codec, check_numbers, check_shapes, check_symbols, coded
+from toolkit.coding.distributions import LocationScale, bisect, check_bins, check_locations, kind_number
 from toolkit.coding.frequencies import COUPLING_STEPS, LOC_LIMIT, LOC_STEPS, LOGIT_MOST, SCALE_LEVELS, WEIGHT_BITS
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import Message
@@ -220,14 +220,28 @@ def mixture(
     """
     valid = torch.ones_like(loc[0], dtype=torch.bool) if valid is None else valid
     check_bins(bins, 1, precision)
+    check_shapes(torch.Size((len(weight), *valid.shape)), weight=weight, loc=loc, scale=scale)
+    check_weights(weight)
     check_numbers("levels of scales", scale, SCALE_LEVELS)
+    check_locations(loc)
     weight, loc, scale = (p.flatten(1).int().contiguous() for p in (weight, loc, scale))
     return coded(Mixture(weight, loc, scale, kind_number(kind), bins, precision), valid)
 
 
 def weighted(weight: Tensor, valid: Tensor) -> Codec:
     """Codec of component numbers in [0, k) with weights of their own: int [k, ...] of `frequencies.weights`."""
+    check_shapes(torch.Size((len(weight), *valid.shape)), weight=weight)
+    check_weights(weight)
     return coded(Weighted(weight.flatten(1).int().contiguous()), valid)
+
+
+def check_weights(weight: Tensor) -> None:
+    """Raise ValueError unless weights, int [k, ...], sum to 2**WEIGHT_BITS over at least one component."""
+    check_numbers("weights of components", weight, (1 << WEIGHT_BITS) + 1)
+    if torch.compiler.is_compiling():
+        return
+    if not len(weight) or bool((weight.sum(0) != 1 << WEIGHT_BITS).any()):
+        raise ValueError(f"expected weights of {len(weight)} components that sum to {1 << WEIGHT_BITS}, got others")
 
 
 def pixels(
@@ -237,10 +251,13 @@ def pixels(
     """Codec of pixels int64 [n, c] in [0, bins) under `Pixels`; the last axis is the channels.
 
     parameters: float32 [n, k + 2 c k + ...], integers, as `Pixels` has them; base: int [n, c] (None: the middle of the
-    axis); valid: bool [n, c]; scales: least and largest level; order: of pixels on lanes.
+    axis); valid: bool [n, c]; scales: least and largest level; order: of pixels on lanes. NaN parameters are not looked
+    for: `frequencies.snap_location` and its like refuse them.
     """
     check_bins(bins, 1, precision)
     n, c = valid.shape
+    if k < 1 or not 0 <= scales[0] <= scales[1] < SCALE_LEVELS:
+        raise ValueError(f"expected at least 1 component and levels of scales below {SCALE_LEVELS}, got {k}, {scales}")
     if base is None:
         base = torch.full((n, c), (bins - 1) * LOC_STEPS // 2, device=valid.device)
     wanted = k * (1 + 2 * c + c * (c - 1) // 2)
@@ -256,8 +273,7 @@ def pixels(
     valid = valid.contiguous()
 
     def push(message: Message, x: Tensor) -> None:
-        if x.shape != valid.shape:
-            raise ValueError(f"push: expected symbols of shape {list(valid.shape)}, got {list(x.shape)}")
+        check_symbols(x, valid.shape)
         kernels.push(message, law, x.long().contiguous(), valid, order, PixelsOf)
 
     return Codec(push, lambda message: kernels.pop(message, law, valid, order, PixelsOf))

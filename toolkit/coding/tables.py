@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit.coding.codecs import Codec, check_numbers, coded
+from toolkit.coding.codecs import Codec, check_numbers, check_shapes, coded
 from toolkit.coding.kernels import Order
 
 MOST_CELLS = 1 << 16  # of the indices of all tables together, which a processor's caches should hold
@@ -69,6 +69,7 @@ class Tables(NamedTuple):
         pushing it raises ValueError.
         """
         if which is not None:
+            check_shapes(valid.shape, which=which)
             check_numbers("numbers of tables", which, len(self.starts))
         numbers = torch.zeros(0, dtype=torch.int32, device=valid.device) if which is None else which.flatten().int()
         return coded(Table(numbers.contiguous(), *self), valid, order)
@@ -79,9 +80,11 @@ def tables(freqs: Tensor, precision: int) -> Tables:
 
     Raises ValueError for others.
     """
-    if freqs.dim() != 2 or bool((freqs < 0).any()) or bool((freqs.sum(1) != 1 << precision).any()):
+    whole = 1 << precision
+    wrong = freqs.dim() != 2 or not freqs.numel() or bool(((freqs < 0) | (freqs > whole)).any())
+    if wrong or bool((freqs.sum(1) != whole).any()):
         raise ValueError(
-            f"expected frequencies [tables, k] of at least 0 whose rows sum to {1 << precision}, got shape "
+            f"expected frequencies [tables, k] of at least 0 whose rows sum to {whole}, got shape "
             f"{list(freqs.shape)}, least {int(freqs.min()) if freqs.numel() else 'none'}; the tables are damaged"
         )
     starts = torch.cat([torch.zeros_like(freqs[:, :1]), freqs.cumsum(1)], 1)
@@ -89,7 +92,16 @@ def tables(freqs: Tensor, precision: int) -> Tables:
 
 
 def of_starts(starts: Tensor, precision: int) -> Tables:
-    """Ready tables of int [tables, k + 1] starts, rows that do not fall, from 0 to 2**precision."""
+    """Ready tables of int [tables, k + 1] starts, rows that do not fall, from 0 to 2**precision.
+
+    Raises ValueError for others.
+    """
+    right = starts.dim() == 2 and len(starts) > 0 and starts.shape[1] > 1 and not bool((starts.diff(dim=1) < 0).any())
+    if not right or bool((starts[:, 0] != 0).any()) or bool((starts[:, -1] != 1 << precision).any()):
+        raise ValueError(
+            f"expected starts [tables, k + 1] whose rows do not fall, from 0 to {1 << precision}, got shape "
+            f"{list(starts.shape)}; the tables are damaged"
+        )
     count, k = len(starts), starts.shape[1] - 1
     room = MOST_CELLS if count == 1 else max(min(MOST_CELLS // max(count, 1), CELLS_A_SYMBOL * k), 1)
     shift = max(precision - (room.bit_length() - 1), 0)
