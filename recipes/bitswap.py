@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.chunks.model import RowModel
 from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
-from toolkit.model import Model
 from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -82,7 +82,7 @@ class Chain(nn.Module):
         if shape[1] % self.stride or shape[2] % self.stride:
             raise ValueError(
                 f"expected images whose sides are multiples of {self.stride} (the product of downscale), got "
-                f"{shape[1]} x {shape[2]}; change data.size or downscale"
+                f"{shape[1]} x {shape[2]}; change data.splits.size or downscale"
             )
         self.bins, self.bins_per_unit, self.reach = bins, bins_per_unit, bins / bins_per_unit / 2
         sizes = [shape[0], *latent_channels]
@@ -213,7 +213,7 @@ class Chain(nn.Module):
         return self.latent_codec(prior, alive, 1), [layer(i) for i in range(len(self.infer))]
 
 
-class BitSwap(Model):
+class BitSwap(RowModel):
     """The model: minimises the negative ELBO with free bits; `bits` is what its codec costs.
 
     shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture or interlaced; components:
@@ -244,6 +244,7 @@ class BitSwap(Model):
             bins,
             bins_per_unit,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
+        self.part_names = ["x", *(f"z{i + 1}" for i in range(len(blocks)))]
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.free_bits, self.kl_warmup = free_bits, kl_warmup
 
@@ -254,15 +255,6 @@ class BitSwap(Model):
         same structure, whose tensors are to be loaded.
         """
         return converted(self, rows)
-
-    @property
-    def dims(self) -> int:
-        """Coded values in a row: bits per dimension are bits over this."""
-        return math.prod(self.shape)
-
-    def bits(self, x: Tensor) -> Tensor:
-        """One sample of the negative ELBO: uint8 [rows, c, h, w] -> float32 [rows] bits."""
-        return self.parts(x).sum(1)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         """The negative ELBO by layer, x first: float32 [rows, 1 + L] bits; at coded latents (int64 bins) if given."""
@@ -275,10 +267,6 @@ class BitSwap(Model):
             nll, ratios = self.net.terms(pixels, centres, posteriors)
         return torch.stack([nll, *(r.sum(1) for r in ratios)], 1)
 
-    @property
-    def part_names(self) -> list[str]:
-        return ["x", *(f"z{i + 1}" for i in range(len(self.net.infer)))]
-
     def training_step(self, x: Tensor, index: int) -> Tensor:
         nll, ratios = self.net(x)
         weight = min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
@@ -287,12 +275,6 @@ class BitSwap(Model):
         self.log("train/elbo_bpd", rate.detach() / self.dims)
         self.log("bpd", rate.detach() / self.dims, prog_bar=True, logger=False)
         return (nll.mean() + weight * kl) * math.log(2) / self.dims
-
-    def validation_step(self, x: Tensor, index: int) -> None:
-        parts = self.parts(x).mean(0) / self.dims
-        self.log("validation/elbo_bpd", parts.sum(), batch_size=len(x), sync_dist=True)
-        for name, part in zip(self.part_names, parts, strict=True):
-            self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
 
     @torch.inference_mode()
     def sample(self, rows: int, seed: int = 0) -> Tensor:
@@ -319,11 +301,6 @@ class BitSwap(Model):
     def _noise(self, valid: Tensor, seed: int) -> Message:
         lanes = 1024
         return Message.random(lanes, 4 * valid.numel() // lanes + 64, seed, valid.device)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
 
 
 def head(module: BitSwap, valid: Tensor, scheme: str = "bitswap", trace: list[Tensor] | None = None) -> Codec:

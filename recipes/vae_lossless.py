@@ -11,11 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from toolkit.chunks.model import RowModel
 from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, bits_back, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
-from toolkit.model import Model
 from toolkit.nets.exact import Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
@@ -124,7 +124,7 @@ class Net(nn.Module):
         return found
 
 
-class LosslessVAE(Model):
+class LosslessVAE(RowModel):
     """The model: minimises the negative ELBO; `bits` is what its codec costs.
 
     shape: (channels, height, width) of the rows; likelihood: interlaced or mixture; components: of the mixture; levels,
@@ -132,8 +132,6 @@ class LosslessVAE(Model):
     networks; blocks: residual blocks of each; learning_rate: at its peak; warmup: steps; kl_warmup: steps over which
     the latents' cost gains its weight.
     """
-
-    part_names = ("x", "z")
 
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int, latents: int,
@@ -145,18 +143,9 @@ class LosslessVAE(Model):
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions' fastest
         self.learning_rate, self.weight_decay, self.kl_warmup = learning_rate, weight_decay, kl_warmup
 
-    @property
-    def dims(self) -> int:
-        """Coded values in a row: bits per dimension are bits over this."""
-        return math.prod(self.shape)
-
     def exact(self, rows: Tensor | None = None) -> LosslessVAE:
         """This model with its networks in exact arithmetic, for coding only; rows: see `recipes.bitswap`."""
         return converted(self, rows)
-
-    def bits(self, x: Tensor) -> Tensor:
-        """One sample of the negative ELBO: uint8 [rows, c, h, w] -> float32 [rows] bits."""
-        return self.parts(x).sum(1)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         """The negative ELBO of x and z: float32 [rows, 2] bits; at coded latents (int64 bins) if given."""
@@ -172,12 +161,6 @@ class LosslessVAE(Model):
         self.log("bpd", rate, prog_bar=True, logger=False)
         return (nll.mean() + weight * kl) * math.log(2) / self.dims
 
-    def validation_step(self, x: Tensor, index: int) -> None:
-        parts = self.parts(x).mean(0) / self.dims
-        self.log("validation/elbo_bpd", parts.sum(), batch_size=len(x), sync_dist=True)
-        for name, part in zip(self.part_names, parts, strict=True):
-            self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
-
     @torch.inference_mode()
     def sample(self, rows: int, seed: int = 0) -> Tensor:
         """Images of the model, uint8 [rows, c, h, w], from latents that are drawn from the prior."""
@@ -185,11 +168,6 @@ class LosslessVAE(Model):
         noise = Message.random(1024, 4 * valid.numel() // 1024 + 64, seed, valid.device)
         z = prior(self, valid).pop(noise)
         return self.net.observation.codec(centres(z), valid).pop(noise).to(torch.uint8)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
 
 
 def prior(module: LosslessVAE, valid: Tensor) -> Codec:
@@ -207,7 +185,8 @@ def head(module: LosslessVAE, valid: Tensor, trace: list[Tensor] | None = None) 
     alive = somewhere(valid)
 
     def posterior(x: Tensor) -> Codec:
-        return traced(gaussian_codec(*module.net.snapped(normalise(x)), alive, 0), trace)
+        loc, deviation = module.net.snapped(normalise(x))
+        return traced(gaussian_codec(loc, deviation, alive, 0), trace)
 
     def likelihood(z: Tensor) -> Codec:
         codec = module.net.observation.codec(centres(z), valid)

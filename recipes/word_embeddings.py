@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit import embeddings
 from toolkit.data.text import Tokens
-from toolkit.embeddings import baselines as vector_baselines
-from toolkit.embeddings import scores as word_scores
-from toolkit.embeddings.sources import VOCABULARY
-from toolkit.model import Model, RecipeCallback
-from toolkit.training import plots
-
-if TYPE_CHECKING:
-    from lightning import Trainer
+from toolkit.heads.vectors import Vectors
+from toolkit.model import Model
 
 NOISE_POWER = 0.75  # of counts, in the distribution of negatives (Mikolov et al. 2013, arXiv:1310.4546)
 TABLE = 1 << 22  # places of the table that negatives are drawn from
@@ -251,69 +243,4 @@ def _fold(x: Tensor, block: int, window: int) -> Tensor:
     return torch.cat([total[window : window + n], x[:, block + 2 * window :].reshape(-1, d)])
 
 
-class Evaluation(RecipeCallback):
-    """Each n epochs, real files of several sizes, decoded, and their analogy scores on the TensorBoard.
-
-    lambdas: of the files; questions: at most so many; every_n_epochs; projected: words that the projector shows. Writes
-    the vocabulary into the run's folder.
-    """
-
-    monitor = "validation/bits_per_pair"
-
-    def __init__(
-        self, run: Path, lambdas: Sequence[float], questions: int, every_n_epochs: int, projected: int
-    ) -> None:
-        self.run, self.lambdas, self.questions = run, lambdas, questions
-        self.every_n_epochs, self.projected = every_n_epochs, projected
-
-    def on_fit_start(self, trainer: Trainer, module: Model) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        lines = [f"{word} {count}\n" for word, count in zip(data.words, data.counts.tolist(), strict=True)]
-        (self.run / VOCABULARY).write_text("".join(lines), encoding="utf-8")
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: Model) -> None:
-        if trainer.sanity_checking or ((trainer.current_epoch + 1) % self.every_n_epochs and not trainer.should_stop):
-            return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        assert isinstance(module, WordEmbeddings)
-        curves = self.curves(data.words, *module.posterior())
-        for name, value in curves["uncompressed"][0][1].items():
-            module.log(f"accuracy/{name}", value)
-        board: Any = getattr(trainer.logger, "experiment", None)
-        if board is None:
-            return
-        for score in ("full/top10/all", "excluding/top1/all"):
-            lines = {name: [(bits, scores[score]) for bits, scores in points] for name, points in curves.items()}
-            board.add_figure(f"rate_accuracy/{score}", plots.accuracy_figure(lines, score), trainer.global_step)
-        n = min(self.projected, len(data.words))
-        board.add_embedding(module.posterior()[0][:n], data.words[:n], global_step=trainer.global_step, tag="words")
-
-    def curves(self, words: list[str], mu: Tensor, sigma: Tensor) -> dict[str, list[tuple[float, dict[str, float]]]]:
-        """(bits per dimension without vocabulary, scores) of VBQ files and of what else people do, by method."""
-        asked = word_scores.questions(words, self.questions)
-        n = mu.numel()
-
-        def scores(vectors: Tensor) -> dict[str, float]:
-            return {**word_scores.analogies(vectors, asked), "similarity": word_scores.similarity(words, vectors)}
-
-        def small(made: vector_baselines.Small) -> tuple[float, dict[str, float]]:
-            return 8 * made.size / n, scores(made.vectors)
-
-        file, points = self.run / "vectors.tkc", []
-        for lam in self.lambdas:
-            quantised = embeddings.quantise(mu, sigma, lam)
-            sizes = embeddings.write(file, words, quantised)
-            with embeddings.open(file) as opened:
-                vectors = opened.vectors()
-            if not torch.equal(vectors, quantised.vectors()):
-                raise RuntimeError(f"round trip failed: {file} decodes to other vectors than were encoded")
-            points.append((8 * (sizes["file"] - sizes["vocabulary"]) / n, scores(vectors)))
-        spread = float(mu.std())
-        return {
-            "uncompressed": [(32.0, scores(mu))],
-            "VBQ": points,
-            "uniform": [small(vector_baselines.uniform(mu, spread * step)) for step in (0.4, 0.8, 1.2, 1.6)],
-            "product": [small(vector_baselines.product(mu, width)) for width in (2, 4, 8)],
-            "int8": [small(vector_baselines.int8(mu))],
-            "float16": [small(vector_baselines.float16(mu))],
-        }
+Evaluation = Vectors  # as runs of version 0.2 name it

@@ -1,6 +1,6 @@
 """Speed and rate of the entropy coders beside other people's, on the same symbols, in one process.
 
-    python scripts/bench_coders.py [--symbols N] [--lanes N] [--threads 1 2] [--device cpu] [--out docs/coders]
+    python scripts/bench_coders.py [--symbols N] [--lanes N] [--threads 1 2] [--device cpu] [--out docs/results/coders]
     python scripts/bench_coders.py --sweep lanes    # one distribution, 1 to 65,536 lanes
     python scripts/bench_coders.py --sweep symbols  # 10^4 to 10^8 symbols, with the memory that each takes
 
@@ -18,6 +18,8 @@ import argparse
 import functools
 import math
 import resource
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -276,7 +278,8 @@ def main() -> None:
             line(case.name, "ours", threads, speeds.push, speeds.pop, f"{rest} | {100 * (known / case.exact - 1):.4f}")
         for peer, push, pop in peers:
             line(case.name, peer, 1, push, pop, " | | | | | | ")
-    arguments.out.with_suffix(".md").write_text("Msymbols/s.\n\n" + "\n".join(lines) + "\n")
+    title = f"# Coders\n\n`python {shlex.join(sys.argv)}`\n\nMillions of symbols a second; columns: see the script."
+    arguments.out.with_suffix(".md").write_text(title + "\n\n" + "\n".join(lines) + "\n")
     figure = Figure((10, 2.2 * len(bars)), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(len(bars), squeeze=False)[:, 0], bars.items(), strict=True):
         place = np.arange(len(rows))

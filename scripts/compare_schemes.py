@@ -1,35 +1,37 @@
 """Bit-Swap against BB-ANS on one trained model: initial bits, and the rate after 1, 10 and 100 images of one chain.
 
-    python scripts/compare_schemes.py RUN [RUN ...] [--chains 10] [--out docs/schemes]
+    python scripts/compare_schemes.py RUN [RUN ...] [--chains 10] [--out docs/results/schemes]
 
 Each chain codes 100 test images one after the other on 16 lanes, from seed bits of its own. Figures are means over
 chains, with standard deviations; initial bits are the low-water mark of the message, tracked through the whole chain.
 """
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from recipes.bitswap import head
 from toolkit.coding.message import Message
 from toolkit.data.splits import spread
-from toolkit.runs import Recipe, build_data, load
+from toolkit.runs import Run, build_data, load
 
 LANES = 16
 SCHEMES = ("bitswap", "bbans")
 
 
 @torch.inference_mode()
-def chain(recipe: Recipe, images: Tensor, scheme: str, seed: int) -> tuple[list[float], list[float]]:
+def chain(run: Run, images: Tensor, scheme: str, seed: int) -> tuple[list[float], list[float]]:
     """Initial bits and net bits after each image of a chain: float lists [images]."""
     message = Message.random(LANES, 64 + 8 * images[0].numel() // LANES, seed)
     before = message.bits()
     initial, net = [], []
     valid = torch.ones(1, *images.shape[1:], dtype=torch.bool)
-    assert recipe.head is not None
-    codec = recipe.head(recipe.module, valid, scheme=scheme)
+    codec = head(run.module, valid, scheme=scheme)
     for image in images:
         codec.push(message, image[None].long())
         initial.append(32.0 * message.taken)
@@ -47,13 +49,13 @@ def main() -> None:
     figure = Figure((8, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = ["| L | scheme | initial bits | after 1 | after 10 | after 100 | net |", "|---|---|---|---|---|---|---|"]
-    for number, run in enumerate(arguments.runs):
-        recipe, cfg = load(run, "cpu")
-        data = build_data(cfg)
+    for number, folder in enumerate(arguments.runs):
+        run = load(folder, "cpu")
+        data = build_data(run.cfg)
         test = spread(data.test, arguments.chains * arguments.images)
-        depth = len(cfg.recipe.module.latent_channels)
+        depth = len(run.cfg.recipe.module.latent_channels)
         for scheme in SCHEMES:
-            chains = [chain(recipe, test[c :: arguments.chains], scheme, seed=c) for c in range(arguments.chains)]
+            chains = [chain(run, test[c :: arguments.chains], scheme, seed=c) for c in range(arguments.chains)]
             initial = torch.tensor([c[0] for c in chains])  # [chains, images]
             net = torch.tensor([c[1] for c in chains])
             count = torch.arange(1, initial.shape[1] + 1)
@@ -70,7 +72,8 @@ def main() -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(arguments.out.with_suffix(".png"), dpi=150)
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    title = f"# Bit-Swap and BB-ANS\n\n`python {shlex.join(sys.argv)}`\n\nBits/dim, initial bits in bits; L: layers."
+    arguments.out.with_suffix(".md").write_text(title + "\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

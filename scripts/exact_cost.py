@@ -16,7 +16,7 @@ import torch
 
 from toolkit.chunks import chained
 from toolkit.data.splits import spread
-from toolkit.runs import build_data, coder, load
+from toolkit.runs import build_data, load
 
 
 def main() -> None:
@@ -29,12 +29,12 @@ def main() -> None:
     chained.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined,assignment]  # of its clocks
     print("| run | net, float | net, exact | more, % | file, float | file, exact | more, % |", end="")
     print(" speed of networks, exact / float | of encoding |\n|---|---|---|---|---|---|---|---|---|")
-    for run in arguments.runs:
-        recipe, cfg = load(run, "cpu")
-        test = build_data(cfg).test
+    for folder in arguments.runs:
+        runs = [load(folder, "cpu", exact) for exact in (False, True)]
+        test = build_data(runs[0].cfg).test
         rows = spread(test, min(arguments.rows, len(test)))
         valid = torch.ones(rows.shape, dtype=torch.bool)
-        coders = [coder(r, cfg, len(rows)) for r in (recipe, load(run, "cpu", exact=True)[0])]
+        coders = [run.head.coder(run, len(rows)) for run in runs]  # type: ignore[attr-defined]  # of Rows
         found = []
         for repeat in range(arguments.repeats + 1):  # the first, which loads the coder, tells the rate alone
             accounts = [each.encode(rows, valid)[1] for each in coders]
@@ -44,7 +44,7 @@ def main() -> None:
         cells = []
         for rate in ([a.net / rows.numel() for a in accounts], [a.file / rows.numel() for a in accounts]):
             cells += [f"{rate[0]:.4f}", f"{rate[1]:.4f}", f"{100 * (rate[1] / rate[0] - 1):+.2f}"]
-        print(f"| {run} | {' | '.join(cells)} | {' | '.join(f'{x:.2f}' for x in ratios)} |", flush=True)
+        print(f"| {folder} | {' | '.join(cells)} | {' | '.join(f'{x:.2f}' for x in ratios)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """All that a GPU has to say about the coders, in one command of at most ten minutes.
 
-    python scripts/gpu_day.py [--out docs/gpu]
+    python scripts/gpu_day.py [--out docs/results/gpu]
     python scripts/gpu_day.py --dry-run  # small, in Triton's interpreter, without a GPU
 
 Runs the tests that need a GPU; times push and pop of each law at 4,096 and 65,536 lanes, beside a plain copy on the

@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mixed import SETTINGS, Setting, code_picture, decode, encode, picture_differs  # noqa: E402  # of the repository, which is no package
 from toolkit import embeddings  # noqa: E402
-from toolkit.chunks.chained import Settings, fingerprint  # noqa: E402
+from toolkit.chunks.model import Settings, fingerprint  # noqa: E402
 from toolkit.coding import kernels  # noqa: E402
 from toolkit.images.files import read_image  # noqa: E402
 from toolkit.nets.exact import exactly  # noqa: E402
@@ -61,13 +61,13 @@ class Model:
     """A run's model, and rows of its data."""
 
     def __init__(self, run: Path, count: int, floats: bool) -> None:
-        recipe, cfg = load(run, "cpu", exact=not floats)
-        data = build_data(cfg)
+        loaded: Any = load(run, "cpu", exact=not floats)
+        data = build_data(loaded.cfg)
         rows = torch.cat([data.test, data.validation, data.train])
         turned = [x.rot90(k, (2, 3)) for x in (rows, rows.flip(3)) for k in range(4)]
         self.rows: Tensor = torch.cat([x for x in turned if x.shape == rows.shape] * (1 + count // len(rows)))[:count]
-        self.module, self.head, self.guard = recipe.module, recipe.head, same if floats else exactly
-        self.name = f"{run} {fingerprint(recipe.module, {})} {count}"
+        self.module, self.head, self.guard = loaded.module, loaded.head.codec, same if floats else exactly
+        self.name = f"{run} {fingerprint(loaded.module, {})} {count}"
 
     def encode(self, setting: Setting, count: int) -> bytes:
         """The payload of the first so many rows."""
@@ -181,7 +181,7 @@ def words(path: Path) -> None:
 
 def pictures(run: Path, paths: list[Path], only: str | None) -> None:
     """Each setting writes each picture at two rates, and each reads what each wrote."""
-    module = load(run, "cpu")[0].module
+    module = load(run, "cpu").module
     settings = [s for s in SETTINGS if s.rows == 64 and not s.double and only in (None, HALVES[s.reference])]
     tiles = rows = wrong = largest = 0
     different = set[bytes]()

@@ -11,15 +11,17 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from toolkit.chunks.chained import Settings
+from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import wire
 from toolkit.data.splits import spread
-from toolkit.runs import build_data, has_exact, load
+from toolkit.nets.exact import exactly
+from toolkit.runs import build_data, load
 
 
 def main() -> None:
@@ -30,21 +32,22 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=250)
     parser.add_argument("--draws", type=int, default=9)
     arguments = parser.parse_args()
-    recipe, cfg = load(arguments.run, "cpu", exact=has_exact(arguments.run))
-    rows = spread(build_data(cfg).test, arguments.distinct)
-    assert recipe.head is not None
-    coder = AloneCoder(recipe.module, recipe.head, Settings(arguments.batch, 4, 0))
+    run = load(arguments.run, "cpu", exact=None)
+    rows = spread(build_data(run.cfg).test, arguments.distinct)
+    head: Any = run.head
+    coder = AloneCoder(run.module, exactly(head.codec) if run.exact else head.codec, Settings(arguments.batch, 4, 0))
     valid = torch.ones(rows.shape, dtype=torch.bool)
     lanes = wire.unpack(coder.encode(rows, valid)[0])
     print("| images in the file | payload, bytes | one image, ms |\n|---|---|---|", flush=True)
     for count in arguments.rows:
         at = np.arange(count) % len(rows)
         payload = wire.pack(lanes.head[at], lanes.size[at], lanes.words[at])
-        coder.decode_range(payload, valid[:1], 0, count)  # what only the first call costs
+        everything = torch.ones(count, *rows.shape[1:], dtype=torch.bool)
+        coder.decode(payload, everything, slice(0, 1))  # what only the first call costs
         one = []
         for i in spread(torch.arange(count), arguments.draws).tolist():
             began = time.process_time()
-            found = coder.decode_range(payload, valid[:1], i, count)
+            found = coder.decode(payload, everything, slice(i, i + 1))
             one.append(time.process_time() - began)
             assert torch.equal(found[0], rows[i % len(rows)]), i
         print(f"| {count} | {len(payload)} | {1000 * statistics.median(one):.0f} |", flush=True)

@@ -1,6 +1,6 @@
 """Code length and cost of relative entropy coding against KL and D_inf, for every sampler, as a table and a plot.
 
-    python scripts/rec_curves.py [--latents 20000] [--seed 0] [--out rec_curves]
+    python scripts/rec_curves.py [--latents 20000] [--seed 0] [--out docs/results/rec_curves]
 
 Targets of a Gaussian channel, D ~ N(0, 1 - s) with s = 2^(-2 KL). Depths are coded with a histogram learned on other
 targets of the same channel, and with the best zeta exponent; figures are what the codecs spend, in bits a latent. The
@@ -10,6 +10,8 @@ second table holds KL at 3 bits and moves the target into the tail of the propos
 import argparse
 import functools
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,7 +125,8 @@ def main() -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(arguments.out.with_suffix(".png"), dpi=150)
-    arguments.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    title = f"# Curves of relative entropy coding\n\n`python {shlex.join(sys.argv)}`\n\nBits a latent; see the script."
+    arguments.out.with_suffix(".md").write_text(title + "\n\n" + "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

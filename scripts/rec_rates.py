@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from recipes.ikvae import BLOCK_SAMPLERS, SAMPLERS, head, naming
-from toolkit.chunks.chained import Settings
+from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding.message import Message
 from toolkit.data.splits import spread
@@ -39,23 +39,23 @@ def main() -> None:
     parser.add_argument("--block-bits", type=float, help="instead of the run's own, which may be 0")
     parser.add_argument("--tries", type=int, default=1, help="with shortest_blocks: candidates tried on the pixels")
     arguments = parser.parse_args()
-    recipe, cfg = load(arguments.run, "cpu")
-    module = recipe.module
+    run = load(arguments.run, "cpu")
+    module = run.module
     if arguments.block_bits:
-        module.use_blocks(arguments.block_bits)  # type: ignore[operator]
-    data = build_data(cfg)
+        module.use_blocks(arguments.block_bits)
+    data = build_data(run.cfg)
     rows = spread(data.test, min(arguments.rows, len(data.test)))
-    module.learn_tables(data.train[:2048], arguments.batch, 10)  # type: ignore[operator]
+    module.learn_tables(data.train[:2048], arguments.batch, 10)
     torch.manual_seed(0)
-    draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]  # type: ignore[operator]
-    posterior = [module.net.encode(part) for part in rows.split(500)]  # type: ignore[operator,union-attr]
-    target = module.targets([torch.cat(parts) for parts in zip(*posterior, strict=True)])  # type: ignore[operator]
+    draws = [module.parts(part).double().sum(0) for part in rows.split(500) for _ in range(arguments.draws)]
+    posterior = [module.net.encode(part) for part in rows.split(500)]
+    target = module.targets([torch.cat(parts) for parts in zip(*posterior, strict=True)])
     pixels, latents = (torch.stack(draws).sum(0) / arguments.draws / len(rows)).tolist()
-    dims, count = rows[0].numel(), module.net.latents  # type: ignore[union-attr]
+    dims, count = rows[0].numel(), module.net.latents
     bound = pixels + latents
     print(
         f"{len(rows)} rows of {dims} values, {count} latents: negative ELBO {bound / dims:.4f} bits/dim, of which "
-        f"latents {latents / dims:.4f} ({latents / float(count):.2f} bits a latent)",  # type: ignore[arg-type]
+        f"latents {latents / dims:.4f} ({latents / float(count):.2f} bits a latent)",
         flush=True,
     )
     print(
@@ -71,15 +71,15 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 result = evaluate(module, coder, rows, Path(folder) / "rows.tkc")
             alive = torch.ones(len(rows), dtype=torch.bool)
-            names, _ = naming(module, alive, sampler, code)  # type: ignore[arg-type]
+            names, _ = naming(module, alive, sampler, code)
             message = Message.empty(lanes=16)
-            names.push(message, module.options(target, torch.arange(len(rows)), sampler)[0])  # type: ignore[operator]
+            names.push(message, module.options(target, torch.arange(len(rows)), sampler)[0])
             nodes = 8 * len(message.to_bytes()) / len(rows)
             over = result["file_bpd"] * dims - bound
             encode, decode = (rows.numel() / 1e6 / result[f"speed/{way}_MB_per_s"] for way in ("encode", "decode"))
             print(
                 f"| {sampler} | {code} | {result['file_bpd']:.4f} | {result['net_bpd']:.4f} | {over:.1f} | "
-                f"{over / float(count):.2f} | {encode:.1f} | {decode:.1f} | {nodes / float(count):.2f} |",  # type: ignore[arg-type]
+                f"{over / float(count):.2f} | {encode:.1f} | {decode:.1f} | {nodes / float(count):.2f} |",
                 flush=True,
             )
 

@@ -22,8 +22,10 @@ from toolkit import embeddings
 from toolkit.coding import vbq
 from toolkit.embeddings import baselines as vector_baselines
 from toolkit.embeddings import scores as word_scores
+from toolkit.embeddings.exporting import vocabulary_size
 from toolkit.embeddings.file import pack_book
-from toolkit.embeddings.sources import of_run
+from toolkit.heads.vectors import vectors_of
+from toolkit.runs import load
 
 SCORES = ("full/top10/all", "full/top1/all", "excluding/top1/all", "excluding/top10/all")
 LAMBDAS = {"default": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "vbq": (0.1, 0.3, 1.0, 3.0, 10.0)}
@@ -124,12 +126,12 @@ def value_at(curve: list[tuple[float, float]], bits: float) -> float:
 
 
 def main() -> None:
-    found = of_run(sys.argv[1])
+    found = vectors_of(load(sys.argv[1], "cpu"))
     assert found.sigma is not None
     mu, sigma = found.vectors, found.sigma
     asked = word_scores.questions(found.words, int(sys.argv[2]) if len(sys.argv) > 2 else None)
     print(f"{len(found.words)} words, {mu.shape[1]} dimensions, {len(asked.rows)} questions", flush=True)
-    vocabulary = embeddings.vocabulary_size(found.words)
+    vocabulary = vocabulary_size(found.words)
     print(f"vocabulary {vocabulary} bytes, {8 * vocabulary / mu.numel():.3f} bits per dimension")
     whole = word_scores.analogies(mu, asked)
     print("uncompressed", {name: round(value, 4) for name, value in whole.items()}, flush=True)

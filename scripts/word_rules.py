@@ -13,7 +13,9 @@ from torch import Tensor
 
 from toolkit import embeddings
 from toolkit.embeddings import scores as word_scores
-from toolkit.embeddings.sources import of_run
+from toolkit.embeddings.exporting import vocabulary_size
+from toolkit.heads.vectors import vectors_of
+from toolkit.runs import load
 
 BITS = (0.66, 1.1)  # of a coordinate, in files without their vocabulary
 SAMPLE = 1e-3  # gensim's threshold of subsampling
@@ -49,11 +51,11 @@ def rules(vectors: Tensor, counts: Tensor, posterior: Tensor) -> dict[str, Tenso
 
 
 def main() -> None:
-    found = of_run(sys.argv[1])
+    found = vectors_of(load(sys.argv[1], "cpu"))
     assert found.sigma is not None and found.counts is not None
     mu, posterior = found.vectors, found.sigma
     asked = word_scores.questions(found.words)
-    vocabulary = embeddings.vocabulary_size(found.words)
+    vocabulary = vocabulary_size(found.words)
     whole = word_scores.analogies(mu, asked)
     known = rules(mu, found.counts, posterior)
     for name in sys.argv[2:] or known:

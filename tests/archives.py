@@ -10,6 +10,10 @@ from PIL import Image
 
 from toolkit import compress, decompress
 from toolkit.container import Reader, Writer
+from toolkit.images.rate_archive import RateContents
+from toolkit.images.rate_coder import PictureCoder
+from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.row_archive import MakeCoder, RowContents
 
 RNG = np.random.default_rng(0)
 
@@ -36,6 +40,24 @@ def pack(run: Path, source: Path, output: Path, *more: str) -> int:
 
 def unpack(run: Path, file: Path, output: Path, *more: str) -> int:
     return decompress.main([f"run={run}", f"input={file}", f"output={output}", "device=cpu", *more])
+
+
+def restore_rows(
+    file: Path, output: Path, make_coder: MakeCoder, identity: dict[str, Any], only: str | None = None,
+    on_damage: str = "error",
+) -> Report:  # fmt: skip
+    """What a lossless head does to restore a file."""
+    with Reader(file, salvage=on_damage == "skip") as reader:
+        check_model(reader, identity)
+        return restore(reader, RowContents(reader, make_coder), output, only, on_damage, progress=False)
+
+
+def restore_pictures(
+    file: Path, output: Path, coder: PictureCoder, only: str | None = None, on_damage: str = "error"
+) -> Report:
+    """What a lossy head does to restore a file."""
+    with Reader(file, salvage=on_damage == "skip") as reader:
+        return restore(reader, RateContents(reader, coder), output, only, on_damage, progress=False)
 
 
 def files_of(folder: Path) -> set[str]:

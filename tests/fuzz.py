@@ -27,9 +27,10 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.vae import VAE
+from tests.archives import restore_pictures, restore_rows
 from tests.tiny import configure, images, run_folder
 from toolkit import embeddings, runs
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.model import ChunkCoder, Settings
 from toolkit.coding import wire
 from toolkit.container import (
     END,
@@ -47,8 +48,10 @@ from toolkit.container import (
 )
 from toolkit.embeddings import file as vector_file
 from toolkit.embeddings.file import BOOK
-from toolkit.images import archive, rate_archive, rate_coder, restore
-from toolkit.runs import CONFIG, WEIGHTS, build, compression, load, save
+from toolkit.images import rate_archive, rate_coder, row_archive
+from toolkit.images.restore import Report
+from toolkit.images.source import source as source_of
+from toolkit.runs import CONFIG, WEIGHTS, build, identity, load, save
 
 SECONDS = 20.0  # of processor time, the most that a reader may take: a hang takes longer
 MEMORY = 1 << 30  # most bytes more than the process had when it began
@@ -94,17 +97,16 @@ def subjects(folder: Path) -> list[Subject]:
         torch.manual_seed(0)
         cfg, runs[name] = configure(name, *overrides), folder / name
         runs[name].mkdir()
-        save(runs[name], cfg, build(cfg).module)
+        save(runs[name], cfg, build(cfg, runs[name])[0].module)
     found = [words_of(folder)]
     for name, run in runs.items():
-        make_coder, identity = compression(*load(run, "cpu"))
-        make_coder = remembering(make_coder)
+        model: Any = load(run, "cpu")
+        make_coder, about = remembering(functools.partial(model.head.coder, model)), identity(model)
         built(run)
         for source, rows in ((pictures, 2), (folder / "x.npy", 2)):
             file = folder / f"{name}.{source.stem}.tkc"
-            shape = tuple(built(run)[0].recipe.module.shape)
-            archive.compress(archive.source(source), file, make_coder, shape, identity, rows, progress=False)
-            read = functools.partial(unpacked, make_coder=make_coder, identity=identity, suffix=source.suffix)
+            row_archive.compress(source_of(source), file, make_coder, about, rows, progress=False)
+            read = functools.partial(unpacked, make_coder=make_coder, about=about, suffix=source.suffix)
             modes = ("error", "skip") if source.suffix else ("error", "skip", "only")
             data = file.read_bytes()
             found.append(Subject(file.stem, data, read, read(file, folder / "out", "error")[0], modes))
@@ -125,7 +127,7 @@ def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TIL
     torch.manual_seed(0)
     module = VAE((3, 16, 16), 4, 1, 1, 3, 2.0, [0.7, 500], 1e-3, 1, 0.0).eval()
     module.fit_tables(images(4, (3, 16, 16)), steps=2)
-    source, coder = archive.source(pictures), rate_coder.PictureCoder(module)
+    source, coder = source_of(pictures), rate_coder.PictureCoder(module)
     remember(coder, ["read", "restore"])
     file, target = folder / f"{name}.tkc", rate_coder.Target("lambda", 4.0)
     # As many tiles in the largest picture that a header can declare as there are in those of the usual tiles.
@@ -139,25 +141,23 @@ def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TIL
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
         only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
         with tiled():
-            report = rate_archive.decompress(file, output, coder, only, on_damage, progress=False)
+            report = restore_pictures(file, output, coder, only, on_damage)
         return pictures_in(output, report)
 
     with tiled():
-        rate_archive.compress(
-            coder, source.items, source.read, file, target, {"recipe": "vae", "model": ""}, progress=False
-        )
+        rate_archive.compress(coder, source, file, target, {"recipe": "vae", "model": ""}, progress=False)
     rows = read(file, folder / "out", "error")[0]
     remove(folder / "out")
     return Subject(name, file.read_bytes(), read, rows, ("error", "skip", "only"))
 
 
-def remembering(make_coder: archive.MakeCoder) -> archive.MakeCoder:
+def remembering(make_coder: Any) -> row_archive.MakeCoder:
     """The same coders, which decode the same bytes once; see `remember`."""
     known: dict[Any, Any] = {}
 
-    def make(rows: int, settings: Settings | None) -> Coder:
+    def make(rows: int, settings: Settings | None) -> ChunkCoder:
         coder = make_coder(rows, settings)
-        remember(coder, [name for name in ("decode", "decode_range") if hasattr(coder, name)], known, coder.settings)
+        remember(coder, ["decode"], known, coder.settings)
         return coder
 
     return make
@@ -167,6 +167,8 @@ def plain(x: Any) -> Any:
     """An argument as it can be a part of a key: equal where all its bytes are."""
     if isinstance(x, Tensor):
         return x.shape, x.dtype, x.numpy().tobytes()
+    if isinstance(x, slice):
+        return x.start, x.stop
     return tuple(x) if isinstance(x, list) else x
 
 
@@ -179,6 +181,7 @@ def remember(coder: Any, names: Sequence[str], known: dict[Any, Any] | None = No
 
     def looked_up(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, progress: Any = None) -> Any:
+            arguments = tuple(x for x in arguments if not callable(x))
             if any(isinstance(x, Tensor) and x.numel() > MOST_REMEMBERED for x in arguments):
                 return method(*arguments)
             key = (name, about, *map(plain, arguments))
@@ -193,12 +196,12 @@ def remember(coder: Any, names: Sequence[str], known: dict[Any, Any] | None = No
 
 
 def unpacked(
-    file: Path, output: Path, mode: str, make_coder: Any, identity: dict[str, Any], suffix: str
+    file: Path, output: Path, mode: str, make_coder: Any, about: dict[str, Any], suffix: str
 ) -> tuple[Rows, bool]:
     """Restore a file of pictures or of an array."""
     output = output.with_suffix(suffix)
     only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
-    report = restore.decompress(file, output, make_coder, identity, only, on_damage, progress=False)
+    report = restore_rows(file, output, make_coder, about, only, on_damage)
     if suffix:
         values = np.load(output)
         lost = {int(line.split(" ")[0]) for line in report.lost + report.partly}
@@ -206,7 +209,7 @@ def unpacked(
     return pictures_in(output, report)
 
 
-def pictures_in(output: Path, report: restore.Report) -> tuple[Rows, bool]:
+def pictures_in(output: Path, report: Report) -> tuple[Rows, bool]:
     paths = [path for path in output.rglob("*") if path.is_file() and not path.name.endswith(".damaged.png")]
     assert len(paths) == report.restored
     return {path.relative_to(output).as_posix(): np.array(Image.open(path)) for path in paths}, bool(report.damage)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from recipes.vae.transform import CHANNELS
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import kernels
 from toolkit.images.files import item_of
@@ -138,4 +139,4 @@ def decode(
 
 
 def _coder(module: Any, head: Any, settings: Settings) -> Coder:
-    return (AloneCoder if getattr(module, "alone", False) else Coder)(module, head, settings)
+    return (AloneCoder if module.alone else Coder)(module, head, settings)

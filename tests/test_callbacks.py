@@ -15,11 +15,13 @@ from torch import Tensor
 import recipes.bitswap
 from recipes.bitswap import head
 from tests.tiny import bitswap, configure, images
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings
 from toolkit.coding.codecs import Codec
 from toolkit.container import Reader
 from toolkit.train import train
-from toolkit.training.evaluation import CodecEvaluation, RoundTripError, Schedule, evaluate
+from toolkit.training.evaluation import CodecEvaluation, RoundTripError, evaluate
+from toolkit.training.schedule import Schedule
 
 PEAK = 0.5
 

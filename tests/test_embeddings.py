@@ -13,6 +13,7 @@ from torch import Tensor
 from toolkit import embeddings
 from toolkit.container import ContainerError, Reader, Writer
 from toolkit.embeddings import file as vector_file
+from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
 from toolkit.embeddings.vocabulary import VOCABULARY
 
@@ -161,7 +162,7 @@ def test_an_unknown_method_is_refused() -> None:
 )  # fmt: skip
 def test_a_word_that_no_file_can_hold_is_refused(word: str, got: str) -> None:
     with pytest.raises(ValueError, match=f"row 1: expected words that are not empty.*{got}"):
-        embeddings.check(["one", word], torch.zeros(2, 3))
+        check(["one", word], torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -169,12 +170,12 @@ def test_a_vector_that_is_not_finite_is_refused(value: float) -> None:
     vectors = torch.zeros(3, 2)
     vectors[2, 1] = value
     with pytest.raises(ValueError, match="row 2: expected finite vectors, got NaN or infinity for 'c'"):
-        embeddings.check(["a", "b", "c"], vectors)
+        check(["a", "b", "c"], vectors)
 
 
 def test_words_and_vectors_of_different_number_are_refused() -> None:
     with pytest.raises(ValueError, match="expected one word for each row"):
-        embeddings.check(["a"], torch.zeros(2, 3))
+        check(["a"], torch.zeros(2, 3))
 
 
 def test_a_word_that_the_file_does_not_have_is_refused(file: tuple[Path, embeddings.Quantised, dict]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.tiny import run_folder
 from toolkit import evaluate
 from toolkit.container import Reader
+from toolkit.heads import rows as rows_head
 
 
 def rates(text: str) -> dict[str, float]:
@@ -19,15 +20,15 @@ def rates(text: str) -> dict[str, float]:
 def test_it_codes_as_many_rows_as_asked_and_all_over_again_if_there_are_fewer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MANY", 80)
-    build = evaluate.build_data
+    monkeypatch.setattr(rows_head, "MANY", 80)
+    build = rows_head.build_data
 
     def few(cfg: Any) -> Any:
         data = build(cfg)
         data.test = data.test[:50]
         return data
 
-    monkeypatch.setattr(evaluate, "build_data", few)
+    monkeypatch.setattr(rows_head, "build_data", few)
     run, printed = run_folder(tmp_path / "run", (1, 8, 8)), {}
     for wish, rows in (("all", 50), ("20", 20), ("80", 80)):
         assert evaluate.main([f"run={run}", f"rows={wish}"]) == 0

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from recipes.bitswap import head
 from tests import test_ikvae, tiny
+from tests.archives import restore_rows
 from tests.mixed import Setting, decode, encode
 from toolkit import compress, decompress
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import frequencies
 from toolkit.coding.exactness import exact_products
 from toolkit.container import DamagedFile, Reader
-from toolkit.images import restore
 from toolkit.nets import exact as exact_nets
 from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
-from toolkit.runs import EXACT, WEIGHTS, compression, load, save_exact
+from toolkit.runs import EXACT, WEIGHTS, identity, load, save_exact
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of switching oneDNN off and on
 HEAD = functools.partial(head, scheme="bitswap")
@@ -380,17 +381,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_a_loaded_exact_network_is_the_one_that_was_saved(run: Path) -> None:
-    made, (recipe, _) = models_of(run), load(run, "cpu", exact=True)
-    assert recipe.exact
-    state = recipe.module.state_dict()
+    made, loaded = models_of(run), load(run, "cpu", exact=True)
+    assert loaded.exact
+    state = loaded.module.state_dict()
     assert state.keys() == made.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in made.state_dict().items())
     rows = tiny.images(20)
-    assert encode(WAYS[0], recipe.module, HEAD, SETTINGS, rows) == encode(WAYS[0], made, HEAD, SETTINGS, rows)
+    assert encode(WAYS[0], loaded.module, HEAD, SETTINGS, rows) == encode(WAYS[0], made, HEAD, SETTINGS, rows)
 
 
 def models_of(run: Path) -> Any:
-    module: Any = load(run, "cpu")[0].module
+    module: Any = load(run, "cpu").module
     return module.exact(tiny.images(64, seed=5))
 
 
@@ -413,7 +414,7 @@ def test_a_run_without_exact_networks_makes_float_files_and_says_what_to_do(
     torch.save(tiny.images(2), rows)
     for name, arguments, said in (("a", [], True), ("b", ["exact=false"], False)):
         assert compress.main([f"run={run}", f"input={rows}", f"output={tmp_path / name}.tkc", *arguments]) == 0
-        assert (f"python -m toolkit.make_exact run={run}" in capsys.readouterr().err) is said
+        assert (f"python -m toolkit.make_exact run={run}" in capsys.readouterr().out) is said
 
 
 def test_an_exact_file_needs_nothing_of_the_trained_weights(run: Path, tmp_path: Path) -> None:
@@ -431,13 +432,13 @@ def test_float_networks_that_are_off_make_an_error_that_names_the_chunk(run: Pat
     rows, file = tmp_path / "rows.pt", tmp_path / "rows.tkc"
     torch.save(tiny.images(40), rows)
     assert compress.main([f"run={run}", f"input={rows}", f"output={file}", "chunk_rows=20", "exact=false"]) == 0
-    recipe, cfg = load(run, "cpu")
-    make_coder, identity = compression(recipe, cfg)
-    off = recipe._replace(module=disturbed(recipe.module, (nn.Conv2d,), 1e-5, outputs=True))
+    loaded: Any = load(run, "cpu")
+    make_coder, about = functools.partial(loaded.head.coder, loaded), identity(loaded)
+    off = loaded._replace(module=disturbed(loaded.module, (nn.Conv2d,), 1e-5, outputs=True))
     with pytest.raises(DamagedFile, match=r"chunk [01] of 2 (does not decode|decodes to other rows)"):
-        restore.decompress(file, tmp_path / "back.pt", compression(off, cfg)[0], identity, progress=False)
+        restore_rows(file, tmp_path / "back.pt", functools.partial(loaded.head.coder, off), about)
     assert not (tmp_path / "back.pt").exists()
-    assert restore.decompress(file, tmp_path / "back.pt", make_coder, identity, progress=False).restored == 40
+    assert restore_rows(file, tmp_path / "back.pt", make_coder, about).restored == 40
 
 
 def test_new_weights_make_an_old_exact_network_go(run: Path, tmp_path: Path) -> None:

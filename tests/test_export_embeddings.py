@@ -76,7 +76,7 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
         (["input=text.bin", "lambda=1"], "expected word2vec's binary format"),
         (["input=v.txt", "counts=counts", "lambda=1"], "got none of 1, the first 'b'"),
         (["input=v.txt", "counts=bad", "lambda=1"], "bad, line 1: expected a new word and its count, got 'a x'"),
-        (["run=.", "lambda=1"], "expected a run folder of recipe=word_embeddings"),
+        (["run=.", "lambda=1"], "expected a run folder with config.yaml and model.pt, got ."),
         (["run=.", "lambda=1", "counts=counts"], "expected counts= with input= only"),
         (["input=v.txt", "lambda=1", "output=none/out.tkc"], "expected output= in an existing folder, got none/out"),
         (["input=v.txt", "lambda=1", "output=out.bin"], "expected output= to end in .tkc, got out.bin"),

@@ -27,8 +27,8 @@ from toolkit.coding.lattice import codec as lattice
 from toolkit.container import PREAMBLE, VERSION, Reader, UnknownVersion, _sealed
 from toolkit.embeddings.file import Quantised
 from toolkit.images.files import read_image
-from toolkit.images.rate_coder import rate_index
-from toolkit.runs import build, load, lossy_coder, save, save_exact
+from toolkit.images.rate_coder import PictureCoder, rate_index
+from toolkit.runs import build, load, save, save_exact
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"width": 4, "encoder_blocks": 1, "decoder_blocks": 1}
@@ -143,7 +143,7 @@ def test_pictures_are_written_as_they_were(name: str, tmp_path: Path) -> None:
 def test_lossy_pictures_are_written_as_they_were() -> None:
     path = GOLDEN / LOSSY[-1]
     header, payloads = content(path)
-    coder, _ = lossy_coder(load(path.parent, "cpu")[0])
+    coder = PictureCoder(load(path.parent, "cpu").module)
     for payload, level, (_, _, height, width) in zip(payloads, header["levels"], header["items"], strict=True):
         rate = torch.tensor([rate_index(level)])
         k = coder.read(payload, level, (-(-height // 8), -(-width // 8)))
@@ -224,7 +224,7 @@ def make_run(target: Path, recipe: str) -> None:
     else:
         target.mkdir()
         cfg = configure(recipe)
-        other: Any = build(cfg).module
+        other: Any = build(cfg, target)[0].module
         if recipe == "ikvae":
             other.learn_tables(images(64, seed=9), 16)
         save(target, cfg, other)

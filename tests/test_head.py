@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tests.tiny import bitswap, coder, everything, images
-from toolkit.chunks.chained import FIRST_LANES, Account, blocks, choose_lanes
+from toolkit.chunks.chained import blocks
+from toolkit.chunks.model import FIRST_LANES, Account, choose_lanes
 from toolkit.coding import kernels
 from toolkit.coding.message import Message
 

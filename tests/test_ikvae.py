@@ -13,15 +13,14 @@ from torch import Tensor
 
 from recipes.ikvae import BLOCK_SAMPLERS, IKVAE, SAMPLERS, head, least
 from recipes.ikvae.isokl import IsoKL, index_overhead, kl_bits
-from tests.archives import rewritten
+from tests.archives import unpack
 from tests.test_rec_search import channel
 from tests.tiny import configure, images
 from toolkit import compress
-from toolkit.chunks.chained import Settings
+from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import rec, wire
-from toolkit.images import restore
-from toolkit.runs import build, compression, load, save
+from toolkit.runs import build, save, save_exact
 
 SMALL: dict[str, Any] = {
     "posterior": "gaussian", "likelihood": "mixture", "components": 2, "latents": 5, "network": "conv", "width": 8,
@@ -197,7 +196,7 @@ def test_blocks_of_latents_give_the_rows_back(sampler: str, tries: int) -> None:
     again.load_state_dict(module.state_dict())
     back = coder(again, sampler).decode(payload, valid)  # what was tried is the encoder's affair
     assert torch.equal(back[valid], x[valid])
-    assert torch.equal(coder(module, sampler).decode_range(payload, valid[9:10], 9, 11), x[9:10])
+    assert torch.equal(coder(module, sampler).decode(payload, valid, slice(9, 10)), x[9:10])
     assert coder(module, sampler, "zeta").encode(x, valid)[1].net > 0
 
 
@@ -256,8 +255,8 @@ def test_any_row_of_a_chunk_is_decoded_without_the_others() -> None:
     for i in (0, 7, 8, 20):
         broken = alone_in(payload, i)
         assert broken != payload
-        assert torch.equal(one.decode_range(broken, everywhere(x[i : i + 1]), i, 21), x[i : i + 1])
-    assert torch.equal(one.decode_range(payload, everywhere(x[5:19]), 5, 21), x[5:19])
+        assert torch.equal(one.decode(broken, everywhere(x), slice(i, i + 1)), x[i : i + 1])
+    assert torch.equal(one.decode(payload, everywhere(x), slice(5, 19)), x[5:19])
 
 
 def test_a_row_alone_calls_the_decoder_on_one_batch_only() -> None:
@@ -266,7 +265,7 @@ def test_a_row_alone_calls_the_decoder_on_one_batch_only() -> None:
     payload, _ = one.encode(x, everywhere(x))
     calls: list[int] = []
     module.net.features.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
-    one.decode_range(payload, everywhere(x[17:18]), 17, 40)
+    one.decode(payload, everywhere(x), slice(17, 18))
     assert calls == [8]
 
 
@@ -277,8 +276,8 @@ def test_an_exact_decoder_sees_nothing_but_the_row_that_is_wanted() -> None:
     payload, _ = one.encode(x, everywhere(x))
     calls: list[int] = []
     one.module.net.features.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
-    assert torch.equal(one.decode_range(payload, everywhere(x[17:18]), 17, 20), x[17:18])
-    assert torch.equal(one.decode_range(payload, everywhere(x[6:13]), 6, 20), x[6:13])
+    assert torch.equal(one.decode(payload, everywhere(x), slice(17, 18)), x[17:18])
+    assert torch.equal(one.decode(payload, everywhere(x), slice(6, 13)), x[6:13])
     assert calls == [1, 2, 5]
     assert torch.equal(one.decode(payload, everywhere(x)), x)
 
@@ -287,30 +286,24 @@ def test_only_one_picture_of_an_exact_file_is_decoded_for_only(tmp_path: Path, m
     cfg = configure("ikvae")
     run = tmp_path / "run"
     run.mkdir()
-    save(run, cfg, build(cfg).module)
+    save(run, cfg, build(cfg, run)[0].module)
     (tmp_path / "in").mkdir()
     for i, image in enumerate(images(20)):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"in/{i:02}.png")
-    floats, exact = tmp_path / "f.tkc", tmp_path / "e.tkc"
-    assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={floats}", "exact=false"]) == 0
-    rewritten(floats, exact, lambda header: header.update(exact=True))  # as one of exact networks would be
-    make_coder, identity = compression(*load(run, "cpu"))
-    calls: list[tuple[int, ...]] = []
-    one, all_of_them = AloneCoder.decode_range, AloneCoder.decode
+    save_exact(run, images(20))
+    calls: list[slice] = []
+    decode = AloneCoder.decode
 
-    def part(self: AloneCoder, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
-        calls.append((first, len(valid)))
-        return one(self, payload, valid, first, count)
+    def counted(self: AloneCoder, payload: bytes, valid: Tensor, only: slice, progress: Any) -> Tensor:
+        calls.append(only)
+        return decode(self, payload, valid, only, progress)
 
-    def whole(self: AloneCoder, payload: bytes, valid: Tensor, **options: Any) -> Tensor:
-        calls.append((len(valid),))
-        return all_of_them(self, payload, valid, **options)
-
-    monkeypatch.setattr(AloneCoder, "decode_range", part)
-    monkeypatch.setattr(AloneCoder, "decode", whole)
-    for file, expected in ((exact, [(13, 1)]), (floats, [(20,)])):  # floats: just the whole chunk has a checksum
-        restore.decompress(file, tmp_path / file.stem, make_coder, identity, "13.png", progress=False)
-        assert calls == expected
+    monkeypatch.setattr(AloneCoder, "decode", counted)
+    for name, expected in (("true", slice(13, 14)), ("false", slice(0, 20))):  # just the whole chunk has a checksum
+        file = tmp_path / f"{name}.tkc"
+        assert compress.main([f"run={run}", f"input={tmp_path / 'in'}", f"output={file}", f"exact={name}"]) == 0
+        assert unpack(run, file, tmp_path / file.stem, "only=13.png") == 0
+        assert calls == [expected]
         calls.clear()
         with Image.open(tmp_path / file.stem / "13.png") as back:
             assert torch.equal(torch.from_numpy(np.asarray(back).copy()), images(20)[13, 0])
@@ -338,7 +331,7 @@ def test_diagnostics_say_what_the_latents_cost() -> None:
         ({"posterior": "laplace"}, "expected posterior to be one of gaussian, isokl, got 'laplace'"),
         ({"likelihood": "poisson"}, "expected likelihood to be one of interlaced, mixture"),
         ({"shape": (3, 8, 8)}, "expected grey images whose sides are multiples of 4, got 3 x 8 x 8"),
-        ({"shape": (1, 8, 10)}, "got 1 x 8 x 10; change data or data.size"),
+        ({"shape": (1, 8, 10)}, "got 1 x 8 x 10; change data or data.splits.size"),
         ({"block_bits": 17.0}, "expected block_bits above 0 and at most 16, got 17.0"),
         ({"kappa": 9.0}, "expected kappa above 0 and at most 7 bits a latent, got 9.0"),
     ],
@@ -371,9 +364,7 @@ def test_a_damaged_index_is_refused() -> None:
         with pytest.raises(ValueError, match=r"; the data are damaged"):
             one.decode(broken, everywhere(x))
     with pytest.raises(ValueError, match="expected 10 rows, got 9; the data are damaged"):
-        one.decode_range(payload, everywhere(x), 0, 10)
-    with pytest.raises(ValueError, match="expected rows 5 to 14 of a chunk, got one of 9"):
-        one.decode_range(payload, everywhere(x), 5, 9)
+        one.decode(payload, everywhere(images(10)), slice(0, 9))
 
 
 def test_a_row_that_another_model_decodes_is_refused() -> None:

@@ -11,7 +11,7 @@ from toolkit.coding import kernels
 from toolkit.coding.exactness import TRUSTED
 from toolkit.coding.lattice import codec as lattice
 from toolkit.coding.lattice import fit as lattice_fit
-from toolkit.coding.lattice.context import EXACT, THRESHOLDS, Predictor, State, classes
+from toolkit.coding.lattice.context import EXACT_BELOW, THRESHOLDS, Predictor, State, classes
 from toolkit.coding.message import Message
 
 BANDS, DEEP = [1, 2, 3], 2
@@ -164,7 +164,7 @@ def test_predictors_whose_sums_are_not_exact_in_single_precision_use_double(mode
     p = model.passes[-1]
     weights = torch.ones((p.last - p.first) * p.inputs, dtype=torch.int32)
     assert Predictor(p, weights).rate.dtype == (torch.float32 if TRUSTED else torch.float64)
-    assert Predictor(p, weights * (EXACT >> 8)).rate.dtype == torch.float64
+    assert Predictor(p, weights * (EXACT_BELOW >> 8)).rate.dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         k = field(1, 9, 9).round().long()
         again = lattice.given(model, k, RATE)
@@ -185,7 +185,7 @@ def test_a_pattern_that_training_never_showed_is_kept() -> None:
 
 def test_frequencies_have_room_for_every_symbol() -> None:
     freqs = lattice_fit.frequencies(torch.tensor([[0.0, 1, 0], [1, 1, 1]]))
-    assert freqs.sum(1).tolist() == [1 << lattice.PRECISION] * 2
+    assert freqs.sum(1).tolist() == [1 << lattice.TOKEN_BITS] * 2
     assert int(freqs.min()) >= 1
 
 
@@ -226,7 +226,7 @@ def test_bits_agree_with_the_frequencies(model: lattice.Model) -> None:
     k = field(2, 12, 12, seed=1).round().long()
     coded = lattice.given(model, k, torch.tensor([40, 50]))
     by_symbol = sum(
-        float((math.log2(1 << lattice.PRECISION) - model.freqs[t, s].double().log2() + lattice.raw_bits(s)).sum())
+        float((math.log2(1 << lattice.TOKEN_BITS) - model.freqs[t, s].double().log2() + lattice.raw_bits(s)).sum())
         for s, _, t in coded.symbols
     )
     assert float(coded.bits.sum()) == pytest.approx(by_symbol, rel=1e-5)

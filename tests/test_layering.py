@@ -20,11 +20,23 @@ TABLE: dict[str, set[str]] = {
     "toolkit.chunks": {"coding", "container", "model"},
     "toolkit.images": {"chunks", "coding", "container"},
     "toolkit.embeddings": {"coding", "container"},
-    "toolkit.data": {"images"},
+    "toolkit.data": {"container", "images"},
     "toolkit.training": {"chunks", "container"},
-    "toolkit.runs": {"chunks", "images", "model", "nets"},
-    "recipes": {"chunks", "coding", "container", "data", "embeddings", "images", "model", "nets", "training"},
-    "toolkit": {"chunks", "cli", "container", "data", "embeddings", "images", "runs", "training"},  # the commands
+    "toolkit.runs": {"chunks", "container", "images", "model", "nets"},
+    "toolkit.heads": {
+        "chunks",
+        "cli",
+        "container",
+        "data",
+        "embeddings",
+        "images",
+        "model",
+        "nets",
+        "runs",
+        "training",
+    },
+    "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets"},
+    "toolkit": {"chunks", "cli", "container", "embeddings", "images", "runs", "training"},  # the commands
 }
 
 # Rooms that know neither Lightning nor Hydra.

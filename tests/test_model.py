@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule
+from lightning import LightningModule
 from omegaconf import OmegaConf
 from torch import nn
 
-from recipes.vae import Evaluation
 from toolkit import runs
 from toolkit.model import Model, trainable
 
@@ -37,7 +36,6 @@ def test_a_loaded_model_is_no_lightning_module_and_a_trained_one_is() -> None:
 def test_a_class_is_derived_once() -> None:
     assert trainable(Small) is trainable(Small)
     assert trainable(trainable(Small)) is trainable(Small)
-    assert issubclass(trainable(Evaluation), Callback)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])

@@ -9,7 +9,8 @@ from torch import Tensor
 import toolkit.chunks.chained
 from recipes.bitswap import head
 from tests.tiny import bitswap, coder, everything, images
-from toolkit.chunks.chained import Coder, Settings, fingerprint, rows_crc
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings, fingerprint, rows_crc
 from toolkit.coding import kernels
 from toolkit.coding.codecs import uniform
 from toolkit.coding.message import EmptyMessage, Message

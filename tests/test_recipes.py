@@ -17,13 +17,13 @@ from tests.tiny import configure, run_folder
 from toolkit import compress, decompress
 from toolkit.chunks.chained import Coder
 from toolkit.data.images import digits
-from toolkit.runs import CONFIG, WEIGHTS, build, coder, has_exact, identity_of, load, save, save_exact
+from toolkit.runs import CONFIG, WEIGHTS, build, has_exact, identity, load, save, save_exact
 from toolkit.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the resumed training
 FILES = sorted((Path(__file__).parents[1] / "configs/recipe").glob("*.yaml"))
-# Those that code rows of data; where the model itself is compressed there is no head, and a file of tests of its own.
-RECIPES = [path.stem for path in FILES if "head" in OmegaConf.load(path).recipe]
+# Those that code rows of data; others have a file of tests of their own.
+RECIPES = [path.stem for path in FILES if OmegaConf.load(path).recipe.head._target_.endswith(".Rows")]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FILES])
@@ -51,7 +51,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     checkpoints = []
     with pytest.MonkeyPatch.context() as patch:
         cfg = configure(name, "max_steps=2")
-        target = type(build(cfg).module)
+        target = type(build(cfg, run)[0].module)
         step = target.training_step
 
         def recorded(self: Any, *args: Any) -> Any:
@@ -72,9 +72,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def loaded(trained: Trained, rows: int = 48) -> tuple[Any, Coder, torch.Tensor, torch.Tensor]:
-    recipe, cfg = load(trained.run, "cpu")
+    run: Any = load(trained.run, "cpu")
     x = digits().test[:rows]
-    return recipe.module, coder(recipe, cfg, rows), x, torch.ones(x.shape, dtype=torch.bool)
+    return run.module, run.head.coder(run, rows), x, torch.ones(x.shape, dtype=torch.bool)
 
 
 def test_training_makes_finite_losses_and_only_as_many_steps_as_asked(trained: Trained) -> None:
@@ -115,7 +115,7 @@ def test_rows_come_back_and_cost_what_the_bound_says(trained: Trained) -> None:
     assert account.net == pytest.approx(bits, rel=0.03)
     assert account.file == 8 * len(payload)
     # What is not net is initial bits and a few bytes a stack, of which there is one a row where rows are coded alone.
-    ends = 24 * len(rows) if getattr(module, "alone", False) else 64 * code.settings.lanes
+    ends = 24 * len(rows) if module.alone else 64 * code.settings.lanes
     assert account.file == pytest.approx(bits + account.initial, rel=0.03, abs=ends)
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_another_model_wrote_is_refused(
     other.mkdir()
     torch.manual_seed(1)
     cfg = configure(trained.name)
-    save(other, cfg, build(cfg).module)
+    save(other, cfg, build(cfg, other)[0].module)
     if has_exact(trained.run):
         save_exact(other, digits().train[:64])
     torch.save(digits().test[:2], tmp_path / "rows.pt")
@@ -142,26 +142,25 @@ def test_a_file_that_another_model_wrote_is_refused(
 
 
 def test_the_identity_is_that_of_weights_and_configuration(trained: Trained) -> None:
-    recipe, cfg = load(trained.run, "cpu")
-    again, again_cfg = load(trained.run, "cpu")
-    assert identity_of(recipe, cfg) == identity_of(again, again_cfg)
+    run, again = load(trained.run, "cpu"), load(trained.run, "cpu")
+    assert identity(run) == identity(again)
     with torch.no_grad():
         next(again.module.parameters()).add_(1)
-    assert identity_of(recipe, cfg) != identity_of(again, again_cfg)
+    assert identity(run)["model"] != identity(again)["model"]
 
 
 @pytest.mark.parametrize(
     "target", ["os.system", "recipesx.bitswap.BitSwap", "recipes.bitswap.torch.load", "toolkit.compress.main"]
 )
-@pytest.mark.parametrize("part", ["module", "head"])
+@pytest.mark.parametrize("part", ["module", "head", "head.codec"])
 def test_a_run_folder_that_names_foreign_code_is_refused(
     trained: Trained, tmp_path: Path, part: str, target: str
 ) -> None:
     cfg = OmegaConf.load(trained.run / CONFIG)
-    cfg.recipe[part]._target_ = target
+    OmegaConf.update(cfg, f"recipe.{part}._target_", target)
     OmegaConf.save(cfg, tmp_path / CONFIG)
     shutil.copy(trained.run / WEIGHTS, tmp_path)
-    with pytest.raises(ValueError, match=f"expected _target_ to name something in recipes, got '{target}'"):
+    with pytest.raises(ValueError, match=f"expected _target_ to name something in recipes.*, got '{target}'"):
         load(tmp_path)
 
 
@@ -235,7 +234,8 @@ def test_a_broken_configuration_is_one_line_of_error(
 ) -> None:
     (tmp_path / CONFIG).write_bytes(text)
     (tmp_path / WEIGHTS).write_bytes(b"PK")
-    assert compress.main([f"run={tmp_path}", f"input={tmp_path}", f"output={tmp_path / 'y.tkc'}"]) == 1
+    torch.save(digits().test[:2], rows := tmp_path / "rows.pt")
+    assert compress.main([f"run={tmp_path}", f"input={rows}", f"output={tmp_path / 'y.tkc'}"]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("error: ") and shown.count("\n") == 1
     assert re.search(message, shown), shown
@@ -249,6 +249,7 @@ def test_a_configuration_of_no_model_is_one_line_of_error(
     cfg = OmegaConf.load(run / CONFIG)
     cfg.recipe.module.update(change)
     OmegaConf.save(cfg, run / CONFIG)
-    assert compress.main([f"run={run}", f"input={tmp_path}", f"output={tmp_path / 'y.tkc'}"]) == 1
+    torch.save(digits().test[:2], rows := tmp_path / "rows.pt")
+    assert compress.main([f"run={run}", f"input={rows}", f"output={tmp_path / 'y.tkc'}"]) == 1
     shown = capsys.readouterr().err
     assert re.match(r"error: expected .*config.yaml to describe a model", shown) and shown.count("\n") == 1

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.archives import noise, pack, refused, rewritten, unpack
 from toolkit import compress
 from toolkit.container import PREAMBLE, Reader, Writer
-from toolkit.images import archive
+from toolkit.images import row_archive
 
 
 def flip(data: bytes, at: int) -> bytes:
@@ -164,7 +164,7 @@ def test_too_many_rows_in_a_chunk_are_refused(
     runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(archive, "MOST_VALUES", 192 * 7)
+    monkeypatch.setattr(row_archive, "MOST_VALUES", 192 * 7)
     assert pack(runs["rgb"], photos, tmp_path / "a.tkc", "chunk_rows=7") == 0
     message = "expected chunk_rows of at most 7 for rows of [3, 8, 8], got 8; give a smaller one"
     refused(lambda: pack(runs["rgb"], photos, tmp_path / "b.tkc", "chunk_rows=8"), tmp_path, message, capsys)

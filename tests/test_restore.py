@@ -159,13 +159,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, stop: Callable[[], 
     """Let decoding stop after so many chunks, once; returns a list that counts what is decoded later."""
     decode, calls, later = Coder.decode, [0], list[int]()
 
-    def counted(self: Coder, payload: bytes, valid: torch.Tensor, **options: Any) -> torch.Tensor:
+    def counted(self: Coder, payload: bytes, valid: torch.Tensor, *options: Any) -> torch.Tensor:
         calls[0] += 1
         if calls[0] == after + 1:
             stop()
         if calls[0] > after:
             later.append(len(valid))
-        return decode(self, payload, valid, **options)
+        return decode(self, payload, valid, *options)
 
     monkeypatch.setattr(Coder, "decode", counted)
     return later

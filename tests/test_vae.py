@@ -17,6 +17,7 @@ from torch import Tensor
 
 from recipes.vae import VAE, Prior, step_of
 from recipes.vae.transform import CHANNELS, bands, block_transform
+from tests.archives import restore_pictures
 from tests.mixed import Setting, code_picture, picture_differs
 from tests.tiny import images
 from toolkit import compress, decompress, evaluate, inspect
@@ -25,14 +26,15 @@ from toolkit.images import rate_archive, rate_coder, rate_distortion
 from toolkit.images.files import item_of, read_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.images.rate_distortion import Point, bd_rate
+from toolkit.images.source import Source
 from toolkit.runs import load, save
 from toolkit.train import train
 
 SMALL = [
     "data=digits", "trainer.accelerator=cpu", "recipe.module.width=8", "recipe.module.encoder_blocks=1",
-    "recipe.module.decoder_blocks=1", "recipe.module.warmup=2", "recipe.evaluation.fit_rows=4",
-    "recipe.evaluation.fit_steps=2", "recipe.evaluation.final_fit_rows=4", "recipe.evaluation.final_fit_steps=2",
-    "recipe.evaluation.lambdas=[8,64]", "trainer.log_every_n_steps=1", "trainer.precision=32-true",
+    "recipe.module.decoder_blocks=1", "recipe.module.warmup=2", "recipe.head.fit_rows=4",
+    "recipe.head.fit_steps=2", "recipe.head.final_fit_rows=4", "recipe.head.final_fit_steps=2",
+    "recipe.head.lambdas=[8,64]", "trainer.log_every_n_steps=1", "trainer.precision=32-true",
 ]  # fmt: skip
 
 
@@ -70,13 +72,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def coder(run: Path) -> PictureCoder:
-    module: Any = load(run, "cpu")[0].module
+    module: Any = load(run, "cpu").module
     return PictureCoder(module)
 
 
 def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
     item = item_of("a.png", picture)
-    size = rate_archive.compress(coder, [item], lambda i: picture, path, Target(way, value), {}, progress=False)
+    size = rate_archive.compress(
+        coder, Source([item], lambda i: picture, None), path, Target(way, value), {}, progress=False
+    )
     with Reader(path) as reader:
         [found], [level] = rate_archive.described(reader)
         return size, rate_archive.picture_of(reader, coder, found, level, 0)
@@ -115,7 +119,7 @@ def test_it_trains_evaluates_and_saves_what_compress_needs(
     Image.fromarray(photo(72, 90, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
     cfg = configuration(
         "data=array", f"data.splits.train={tmp_path / 'rows.npy'}", "data.splits.validation_rows=4",
-        "data.batch_size=4", "max_steps=4", f"recipe.evaluation.pictures={tmp_path / 'held_out'}",
+        "data.batch_size=4", "max_steps=4", f"recipe.head.pictures={tmp_path / 'held_out'}",
     )  # fmt: skip
     run = tmp_path / "run"
     run.mkdir()
@@ -262,8 +266,8 @@ def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: Pi
         (["lambda=5000"], "expected lambda from 0.25"),
         (["bpp=0"], "expected bpp above 0, got 0"),
         (["psnr=-1"], "expected psnr above 0, got -1"),
-        ([], "expected one of lambda=, bpp= and psnr=, got none"),
-        (["bpp=1", "psnr=30"], "expected one of lambda=, bpp= and psnr=, got bpp and psnr"),
+        ([], "expected one of lambda=, bpp=, psnr=, got none"),
+        (["bpp=1", "psnr=30"], "expected one of lambda=, bpp=, psnr=, got bpp and psnr"),
     ],
 )
 def test_a_wrong_target_is_refused(
@@ -322,7 +326,7 @@ def test_an_array_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     torch.save(images(2, (3, 8, 8)), tmp_path / "a.pt")
     output = tmp_path / "a.tkc"
     assert compress.main([f"run={run}", f"input={tmp_path / 'a.pt'}", f"output={output}", "lambda=8"]) == 1
-    assert "expected pictures for a lossy model, got the array" in capsys.readouterr().err
+    assert "expected pictures for a lossy model, got an array" in capsys.readouterr().err
 
 
 def test_rows_that_do_not_fit_the_blocks_are_refused() -> None:
@@ -360,11 +364,11 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_pat
         with Writer(path, {**header, **changed}) as writer:
             writer.write(found, 1, crc)
         with pytest.raises(DamagedFile, match="chunk 0 does not decode"):
-            rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
+            restore_pictures(path, tmp_path / "out", coder)
     with Writer(path, header) as writer:
         writer.write(payload, 1, crc ^ 1)
     with pytest.raises(DamagedFile, match="decodes to other numbers"):
-        rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
+        restore_pictures(path, tmp_path / "out", coder)
     huge = 2**30
     for changes in (
         {"levels": [9999]}, {"levels": []}, {"items": [["a", "RGB", 0, 4]]}, {"items": 3}, {"levels": ["4"]},
@@ -374,11 +378,11 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_pat
         with Writer(path, {**header, **changes}) as writer:
             writer.write(payload, 1, crc)
         with pytest.raises(DamagedFile, match="expected items and levels that fit the file"):
-            rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
+            restore_pictures(path, tmp_path / "out", coder)
     with Writer(path, header):
         pass
     with pytest.raises(DamagedFile, match="1 tiles in 0 chunks"):
-        rate_archive.decompress(path, tmp_path / "out", coder, progress=False)
+        restore_pictures(path, tmp_path / "out", coder)
     assert not (tmp_path / "out").exists()
 
 

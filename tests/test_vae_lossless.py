@@ -9,7 +9,8 @@ from PIL import Image
 from recipes.vae_lossless import LosslessVAE, centres, head, location, scale, snap_location, snap_scale
 from tests.tiny import configure, images
 from toolkit import compress, decompress
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings
 from toolkit.coding import frequencies
 from toolkit.nets.exact import exactly
 from toolkit.runs import build, save
@@ -62,7 +63,7 @@ def test_pictures_of_any_size_come_back(tmp_path: Path) -> None:
     cfg = configure("vae_lossless", "data=photos", "data.splits.train_rows=8", "data.batch_size=8")
     for folder in ("run", "in"):
         (tmp_path / folder).mkdir()
-    save(tmp_path / "run", cfg, build(cfg).module)
+    save(tmp_path / "run", cfg, build(cfg, tmp_path / "run")[0].module)
     x = images(1, (3, 45, 45))[0, :, :37]
     Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path / "in/a.png")
     Image.fromarray(x[0, :5, :3].numpy()).save(tmp_path / "in/b.png")

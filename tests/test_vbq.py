@@ -141,10 +141,10 @@ def test_frequencies_sum_to_the_whole_and_keep_a_count_for_what_occurs() -> None
     counts[0] = 0
     counts[0, 7] = 3
     freqs = vbq.tables(counts)
-    assert bool((freqs.sum(1) == 1 << vbq.PRECISION).all())
+    assert bool((freqs.sum(1) == 1 << vbq.CODE_BITS).all())
     assert torch.equal(freqs > 0, counts > 0)
     exact = counts / counts.sum(1, keepdim=True)
-    cost = -(exact * (freqs.clamp(min=1) / (1 << vbq.PRECISION)).log2()).sum(1)
+    cost = -(exact * (freqs.clamp(min=1) / (1 << vbq.CODE_BITS)).log2()).sum(1)
     entropy = -(exact * exact.clamp(min=1e-30).log2()).sum(1)
     assert bool((cost - entropy < 0.03).all())
 
@@ -165,8 +165,8 @@ def test_the_codec_obeys_the_law_and_costs_what_the_codebook_says(first: int, or
 
 
 def test_a_small_message_pops_what_zeros_decode_to_and_pushes_it_back() -> None:
-    freqs = torch.tensor([[100, 200, (1 << vbq.PRECISION) - 300]])
-    codec = ready(freqs, vbq.PRECISION).codec(None, torch.ones(90, dtype=torch.bool))
+    freqs = torch.tensor([[100, 200, (1 << vbq.CODE_BITS) - 300]])
+    codec = ready(freqs, vbq.CODE_BITS).codec(None, torch.ones(90, dtype=torch.bool))
     message = Message.empty(3, first=0)
     assert codec.pop(message).tolist() == [0] * 90
     codec.push(message, torch.full((90,), 2))
@@ -174,9 +174,9 @@ def test_a_small_message_pops_what_zeros_decode_to_and_pushes_it_back() -> None:
 
 
 def test_more_symbols_than_a_table_holds_are_refused() -> None:
-    assert int(vbq.tables(torch.ones(1, 1 << vbq.PRECISION, dtype=torch.int64)).max()) == 1
+    assert int(vbq.tables(torch.ones(1, 1 << vbq.CODE_BITS, dtype=torch.int64)).max()) == 1
     with pytest.raises(ValueError, match="expected 1 to 16384 symbols with a count in each table, got"):
-        vbq.tables(torch.ones(1, (1 << vbq.PRECISION) + 1, dtype=torch.int64))
+        vbq.tables(torch.ones(1, (1 << vbq.CODE_BITS) + 1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize(

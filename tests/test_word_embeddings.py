@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from recipes.word_embeddings import Posterior, SkipGram, WordEmbeddings, _fold
-from toolkit import embeddings, export_embeddings
-from toolkit.embeddings.sources import VOCABULARY, of_run
-from toolkit.runs import coder, load
+from toolkit import compress, decompress, embeddings, evaluate, export_embeddings
+from toolkit.embeddings.sources import VOCABULARY
+from toolkit.heads.vectors import vectors_of
+from toolkit.runs import load
 from toolkit.train import train
 
 TOPICS, WORDS = 6, 30
@@ -39,8 +40,8 @@ def configuration(text: Path, *overrides: str) -> DictConfig:
             [
                 "recipe=word_embeddings", "data=corpus", f"data.path={text}", "data.validation_tokens=1000",
                 "data.batch_tokens=3000", "data.sample=0.1", "recipe.module.dimensions=16",
-                "recipe.module.step_tokens=256", "recipe.evaluation.lambdas=[0.1,1]", "trainer.accelerator=cpu",
-                "recipe.evaluation.questions=50", "trainer.log_every_n_steps=1", *overrides,
+                "recipe.module.step_tokens=256", "recipe.head.lambdas=[0.1,1]", "trainer.accelerator=cpu",
+                "recipe.head.questions=50", "trainer.log_every_n_steps=1", *overrides,
             ],
         )  # fmt: skip
     OmegaConf.set_struct(cfg, False)
@@ -57,7 +58,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     run = tmp_path_factory.mktemp("words")
-    cfg = configuration(write_text(run / "text"), "epochs=6", "recipe.export_bits_per_dim=4")
+    cfg = configuration(write_text(run / "text"), "epochs=6", "recipe.head.bits_per_dim=4")
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
         patch.setattr("builtins.print", lambda *args, **kwargs: said.append(" ".join(map(str, args))))
@@ -140,7 +141,7 @@ def test_words_of_one_topic_become_similar(trained: Trained) -> None:
 
 
 def test_rare_words_are_less_certain(trained: Trained) -> None:
-    found = of_run(trained.run)
+    found = vectors_of(load(trained.run, "cpu"))
     assert found.sigma is not None and found.counts is not None
     sigma = found.sigma.mean(1)
     assert float(sigma[-20:].mean()) > 1.5 * float(sigma[:20].mean())
@@ -207,15 +208,27 @@ def test_training_twice_gives_the_same_vectors(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         train(configuration(text, "max_steps=2", "epochs=-1"), tmp_path / name)
-        means.append(of_run(tmp_path / name).vectors)
+        means.append(vectors_of(load(tmp_path / name, "cpu")).vectors)
     assert torch.equal(*means)
 
 
-def test_a_recipe_without_rows_is_refused_by_the_coder(trained: Trained) -> None:
-    recipe, cfg = load(trained.run, "cpu")
-    assert recipe.head is None
-    with pytest.raises(ValueError, match=r"expected a recipe that codes rows .*; use toolkit\.export_embeddings"):
-        coder(recipe, cfg, 10)
+def test_commands_for_pictures_say_what_a_run_of_words_is(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    arguments = [f"run={trained.run}", f"input={tmp_path / 'x.npy'}", f"output={tmp_path / 'x.tkc'}"]
+    assert compress.main(arguments) == 1
+    assert "expected a run that codes pictures" in (said := capsys.readouterr().err)
+    assert f"use python -m toolkit.export_embeddings run={trained.run}" in said
+    arguments[1] = f"input={trained.run / 'vectors.tkc'}"
+    assert decompress.main(arguments) == 1
+    assert "toolkit.export_embeddings input=" in capsys.readouterr().err
+
+
+def test_a_run_is_measured_by_the_analogies_that_its_files_answer(trained: Trained) -> None:
+    assert evaluate.main([f"run={trained.run}"]) == 0
+    text = (trained.run / "evaluation.txt").read_text()
+    assert "VBQ" in text and "float16" in text and (trained.run / "evaluation.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
@@ -232,10 +245,11 @@ def test_arguments_out_of_range_are_refused(change: str) -> None:
 
 
 def test_a_vocabulary_that_is_damaged_is_refused(trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "model.pt").write_bytes((trained.run / "model.pt").read_bytes())
+    for name in ("model.pt", "config.yaml"):
+        (tmp_path / name).write_bytes((trained.run / name).read_bytes())
     (tmp_path / VOCABULARY).write_text("one 5\none 3\n")
     with pytest.raises(ValueError, match="line 2: expected a new word and its count, got 'one 3'"):
-        of_run(tmp_path)
+        vectors_of(load(tmp_path, "cpu"))
 
 
 def test_the_share_of_the_kl_term_is_finite_for_words_that_never_occur() -> None:
@@ -244,3 +258,16 @@ def test_the_share_of_the_kl_term_is_finite_for_words_that_never_occur() -> None
     zero = torch.zeros(1, 1)
     posterior.update(torch.tensor([0]), torch.zeros(1, 2), torch.ones(1, 2), zero, zero + 1, zero + 1, 1.0, 0.1)
     assert bool(posterior.precision.isfinite().all()) and math.isfinite(float(posterior.kl()))
+
+
+def test_a_run_from_before_heads_is_read(trained: Trained, tmp_path: Path) -> None:
+    cfg = OmegaConf.load(trained.run / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    head = cfg.recipe.pop("head")
+    head.pop("bits_per_dim")
+    cfg.recipe.evaluation = {**head, "_target_": "recipes.word_embeddings.Evaluation", "_partial_": True}
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    for name in ("model.pt", VOCABULARY):
+        (tmp_path / name).write_bytes((trained.run / name).read_bytes())
+    found, wanted = (vectors_of(load(folder, "cpu")) for folder in (tmp_path, trained.run))
+    assert found.words == wanted.words and torch.equal(found.vectors, wanted.vectors)

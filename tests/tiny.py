@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from recipes.bitswap import BitSwap, head
-from toolkit.chunks.chained import Coder, Settings
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Settings
 from toolkit.runs import save
 
 BITSWAP: dict[str, Any] = {
@@ -35,7 +36,7 @@ OWN = {  # what else makes a recipe small
     ],
     "ikvae": [
         "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.latents=4", "recipe.module.components=2",
-        "recipe.module.warmup=2", "recipe.module.likelihood=logistic", "recipe.head.sampler=ad_star",
+        "recipe.module.warmup=2", "recipe.module.likelihood=logistic", "recipe.head.codec.sampler=ad_star",
     ],
 }  # fmt: skip
 

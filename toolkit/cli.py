@@ -55,6 +55,16 @@ def arguments(
     return found
 
 
+def asked(values: dict[str, str], own: set[str], known: dict[str, str], name: str) -> dict[str, str]:
+    """Arguments for the model, not the command. Raises ValueError for one that the model does not know."""
+    found = {key: value for key, value in values.items() if key not in own}
+    for key in found:
+        if key not in known:
+            takes = ", ".join(f"{other}=" for other in known) or "none of these"
+            raise ValueError(f"expected no {key}= for a model of {name}, which takes {takes}; leave it out")
+    return found
+
+
 def boolean(values: dict[str, str], key: str) -> bool:
     """Return whether `key` is true; an absent key is false. Raises SystemExit for anything but true or false."""
     value = values.get(key, "false")

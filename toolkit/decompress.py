@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from toolkit import cli
 from toolkit.container import Reader
-from toolkit.images import rate_archive, restore
-from toolkit.runs import compression, load, lossy_coder
+from toolkit.runs import load
 
 USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
 
@@ -28,17 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
     on_damage = values.get("on_damage", "error")
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
-        exact = reader.header.get("exact") is True
-    recipe, cfg = load(values["run"], values.get("device", "auto"), exact)
-    if recipe.lossy:
-        coder, identity = lossy_coder(recipe)
-        rate_archive.check_model(values["input"], identity, on_damage == "skip")
-        report = rate_archive.decompress(values["input"], values["output"], coder, values.get("only"), on_damage)
-    else:
-        make_coder, identity = compression(recipe, cfg)
-        report = restore.decompress(
-            values["input"], values["output"], make_coder, identity, values.get("only"), on_damage
-        )
+        run = load(values["run"], values.get("device", "auto"), reader.header.get("exact") is True)
+        report = run.head.restore(run, reader, values["output"], values.get("only"), on_damage)
     for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):
         for line in lines:
             print(f"{title}: {line}", file=sys.stderr)

@@ -1,27 +1,17 @@
 """Show what a .tkc file holds and check every checksum in it, with no model: python -m toolkit.inspect input=FILE."""
 
 import json
-import reprlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from toolkit import cli
-from toolkit.container import CHUNK_HEADER_SIZE, DamagedFile, Reader
+from toolkit.chunks.inventory import inventory, shown
+from toolkit.container import Reader
 
 USAGE = """usage: python -m toolkit.inspect input=FILE [--json]
 
 Show the header, sizes and chunks of a .tkc file and check all its checksums; exit status 1 if one is wrong."""
 KNOWN = {"input": "the .tkc file", "json": "true: everything as one JSON object, with nothing shortened"}
-TABLE_ROWS = 20  # chunks in the table; --json has all
-DECODES = {  # kind of content -> where it decodes to what; docs/exact.md
-    "embeddings": "to the same bits on every machine",
-    "lossy": "to the same coefficients on every machine, and to pixels that may differ by one grey level",
-}
-SHORT = reprlib.Repr()  # escapes what a terminal would obey, and cuts what is long or nested
-SHORT.maxlist = SHORT.maxdict = 6
-SHORT.maxlevel = 3
-SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 80
 
 
 @cli.command
@@ -30,90 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = cli.arguments(argv, KNOWN, {"input"}, USAGE, flags=["json"])
     as_json = cli.boolean(values, "json")
     with Reader(values["input"], salvage=True) as reader:
-        damaged = {}  # number of the chunk -> what is wrong with it
-        for i in reader.found:
-            try:
-                reader.read(i)
-            except DamagedFile as error:
-                damaged[i] = str(error)
-    report = _report(reader, damaged)
-    print(json.dumps(report) if as_json else _text(report))
-    return 1 if damaged or reader.damage else 0
-
-
-def _report(reader: Reader, damaged: dict[int, str]) -> dict[str, Any]:
-    chunk_headers = len(reader.found) * CHUNK_HEADER_SIZE
-    values = reader.header.get("values")  # any JSON value: the container does not know this key
-    return {
-        "file": str(reader.path),
-        "version": reader.version,
-        "bytes": {
-            "header": reader.header_size,
-            "chunk headers": chunk_headers,
-            "payloads": reader.size - reader.overhead,
-            "index and trailer" if reader.damage is None else "not understood": reader.overhead
-            - reader.header_size
-            - chunk_headers,
-            "file": reader.size,
-        },
-        "damage": str(reader.damage) if reader.damage else None,
-        "decodes": _decodes(reader.header),
-        "rows": sum(chunk.rows for chunk in reader.found.values()),
-        "bits_per_value": 8 * reader.size / values if type(values) is int and values > 0 else None,
-        "header": reader.header,
-        "chunks": [
-            {"number": i, **chunk._asdict(), "intact": i not in damaged, "error": damaged.get(i)}
-            for i, chunk in reader.found.items()
-        ],
-    }
-
-
-def _decodes(header: dict[str, Any]) -> str | None:
-    kind, exact = header.get("kind"), header.get("exact")
-    if isinstance(kind, str) and kind in DECODES:
-        return DECODES[kind]
-    if exact is True:
-        return "to the same rows on every machine: its networks are in exact arithmetic"
-    if exact is False:
-        return "only where its networks compute the same floats: another device or library may give an error"
-    return None
-
-
-def _text(report: dict[str, Any]) -> str:
-    chunks = report["chunks"]
-    lines = [f"{report['file']}: .tkc, format version {report['version']}", "", "bytes"]
-    for part, size in report["bytes"].items():
-        lines.append(f"  {part:17} {size:>15,}  {100 * size / report['bytes']['file']:6.2f} %")
-    lines += ["", f"{len(chunks)} chunks{' found' * bool(report['damage'])}, {report['rows']:,} rows"]
-    if report["bits_per_value"] is not None:
-        values = report["header"]["values"]
-        lines.append(f"{report['bits_per_value']:.4f} bits per value: the whole file, for {values:,} coded integers")
-    if report["decodes"]:
-        lines.append(f"decodes {report['decodes']}")
-    lines += ["", "header", *(f"  {SHORT.repr(key)[1:-1]}: {_short(value)}" for key, value in report["header"].items())]
-    if chunks:
-        lines += ["", f"{'chunk':>8} {'offset':>15} {'bytes':>13} {'rows':>11}  {'CRC-32':8}  {'of rows':8}"]
-    for chunk in chunks[:TABLE_ROWS]:
-        numbers = f"{chunk['number']:>8} {chunk['offset']:>15,} {chunk['size']:>13,} {chunk['rows']:>11,}"
-        state = "intact" if chunk["intact"] else "DAMAGED"
-        lines.append(f"{numbers}  {chunk['crc']:08x}  {chunk['rows_crc']:08x}  {state}")
-    if len(chunks) > TABLE_ROWS:
-        lines.append(f"     ... and {len(chunks) - TABLE_ROWS} more: --json shows all")
-    damaged = {chunk["number"]: chunk["error"] for chunk in chunks if not chunk["intact"]}
-    verdict = f"all {len(chunks)} chunks intact"
-    if damaged:
-        verdict = f"{len(damaged)} of {len(chunks)} chunks damaged: {', '.join(map(str, damaged))}"
-    if report["damage"]:
-        lines += ["", report["damage"]]
-        verdict += "; more may be lost: the chunks were found without an index"
-    if damaged or report["damage"]:
-        lines += ["", "toolkit.decompress on_damage=skip restores the pictures in chunks that are intact"]
-    return "\n".join([*lines, "", *damaged.values(), verdict])
-
-
-def _short(value: Any) -> str:
-    count = f"  ({len(value)} in all)" if isinstance(value, list | dict) and len(value) > SHORT.maxlist else ""
-    return SHORT.repr(value) + count
+        report = inventory(reader)
+    print(json.dumps(report) if as_json else shown(report))
+    return 0 if report["damage"] is None and all(chunk["intact"] for chunk in report["chunks"]) else 1
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ KNOWN = {"run": "folder of the trained model (outputs/...)"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     run = Path(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
-    _, cfg = load(run, "cpu")
-    save_exact(run, build_data(cfg).train)
+    save_exact(run, build_data(load(run, "cpu").cfg).train)
     print(f"{run / EXACT}: files of this run now decode on any machine")
     return 0
 

@@ -1,4 +1,4 @@
-"""Base classes of recipes: plain classes where a run is loaded, Lightning's where it is trained.
+"""Base class of models: a plain module where a run is loaded, Lightning's where it is trained.
 
 Importing Lightning takes longer than compressing a picture, and a model that was loaded has no use for it.
 """
@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from lightning import Callback, LightningModule
+    from lightning import LightningModule
 
     Model = LightningModule
-    RecipeCallback = Callback
 else:
 
     class Model(nn.Module):
@@ -32,24 +31,28 @@ else:
             tensors = itertools.chain(self.parameters(), self.buffers())
             return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
-    class RecipeCallback:
-        """Base of a recipe's callback: write it as a lightning.Callback. In training it is one (see `trainable`)."""
+        def exact(self, rows: torch.Tensor | None = None) -> Any:
+            """The model with its networks in exact arithmetic, for coding only: see docs/exact.md.
+
+            rows: training rows that show how large activations become; without them, a module of the same structure,
+            whose tensors are to be loaded. Raises ValueError for a model that has no such form, as this.
+            """
+            raise ValueError(f"expected a recipe with an exact form, got {type(self).__name__}; code with exact=false")
 
 
 @functools.cache
 def trainable(kind: type[Any]) -> type[Any]:
-    """A class of the same name that also derives from LightningModule, or from Callback if it is no nn.Module."""
-    from lightning import Callback, LightningModule
+    """A model's class under the same name that also derives from LightningModule."""
+    from lightning import LightningModule
 
-    if issubclass(kind, (LightningModule, Callback)):
+    if issubclass(kind, LightningModule):
         return kind
-    base = LightningModule if issubclass(kind, nn.Module) else Callback
 
     def reduce(self: Any, protocol: Any) -> Any:  # pickle would look for the class under its name, and find `kind`
         return _remade, (kind,), self.__getstate__()
 
     names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": reduce}
-    return type(kind.__name__, (kind, base), names)
+    return type(kind.__name__, (kind, LightningModule), names)
 
 
 def _remade(kind: type[Any]) -> Any:

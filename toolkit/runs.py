@@ -1,60 +1,103 @@
-"""A recipe: a module, its compression head and its data; built from a configuration, saved as a run, loaded again."""
+"""A run: a model, the head that compresses with it, and its folder; built to train, saved, loaded again."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import Tensor
 
-from toolkit.chunks.chained import Coder, CompressionHead, Settings, choose_lanes, fingerprint
-from toolkit.chunks.separate import AloneCoder
-from toolkit.images.rate_coder import PictureCoder
+from toolkit.chunks.model import Settings, fingerprint
+from toolkit.container import Reader, atomic_path
+from toolkit.images.restore import Report
+from toolkit.images.source import Source
 from toolkit.model import Model, trainable
-from toolkit.nets.exact import exactly, prove
+from toolkit.nets.exact import prove
 
 if TYPE_CHECKING:
-    from lightning import LightningDataModule
+    from lightning import Callback
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
-class Recipe(NamedTuple):
-    """What one configuration makes: `module.bits(x)` is the bound that `head` codes `data`'s rows near to."""
+class Run(NamedTuple):
+    """A model and what belongs to it."""
 
-    module: Model  # a LightningModule where it was made to train, see `toolkit.model`
-    head: CompressionHead | None  # None where it is the model itself that is compressed: see `evaluation`
-    data: LightningDataModule | None  # None where only a trained model was loaded
+    folder: Path
+    cfg: DictConfig
+    module: Any  # what the head asks for: `chunks.model.RowModel`, `heads.rate.RateModel`, `heads.vectors.VectorModel`
+    head: Head
     exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
 
     @property
-    def lossy(self) -> bool:
-        """Whether the module codes pictures at any rate: see `toolkit.images.rate_coder.LossyModel`."""
-        return self.head is None and hasattr(self.module, "latents")
+    def name(self) -> str:
+        """Of the recipe."""
+        return str(self.cfg.recipe.name)
 
 
-def build(cfg: DictConfig) -> Recipe:
-    """Build a recipe from a composed configuration; the module gets the shape of the data's rows.
+class Head(Protocol):
+    """What is compressed with a model, and how: watches training, finishes it, compresses, restores, measures.
+
+    `heads.rows.Rows`, `heads.rate.Rate` and `heads.vectors.Vectors` are heads. Commands and training ask all
+    alike.
+    """
+
+    @property
+    def monitor(self) -> str:
+        """The logged value whose least belongs to the best weights."""
+
+    @property
+    def asks(self) -> dict[str, str]:
+        """Options of `compress` that this head takes, and what they are."""
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """Options of `measure`."""
+
+    def watch(self, run: Run, data: Any) -> Callback:
+        """A callback of training that makes real files, decodes them, and shows what they are on TensorBoard."""
+
+    def finish(self, run: Run, data: Any, step: int) -> None:
+        """Write the trained weights into the run's folder, with all else that coding needs; step: the last one."""
+
+    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+        """What a training ends with, of the run as it is loaded: text with what to do next, and figures."""
+
+    def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
+        """Write a .tkc file of pictures, or None: of the model itself; says what it did.
+
+        asked: options that stand in `asks`. Raises ValueError for what it cannot code.
+        """
+
+    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+        """Restore what `compress` wrote: see `images.restore.restore`. Raises ValueError for another model's file."""
+
+    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+        """Rate and speed on data that training has not seen, beside other codecs: a table and a figure."""
+
+
+def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
+    """A run to train from a composed configuration, and its data; the module gets the shape of the data's rows.
 
     Raises ValueError for a target outside recipes and toolkit, and whatever the parts say about their arguments.
     """
     data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
-    module, head = _module_and_head(cfg, train=True)
-    return Recipe(module, head, data)
+    return Run(folder, cfg, _instantiate(cfg.recipe.module, RECIPES, train=True), _head(cfg)), data
 
 
 def build_data(cfg: DictConfig) -> Any:
@@ -63,11 +106,6 @@ def build_data(cfg: DictConfig) -> Any:
     data.prepare_data()
     data.setup()
     return data
-
-
-def evaluation(cfg: DictConfig, run: Path) -> Any:
-    """The callback of a recipe without a head, which evaluates in the folder `run` what is compressed instead."""
-    return _instantiate(cfg.recipe.evaluation, ["recipes"], train=True)(run=run)
 
 
 def save(run: Path, cfg: DictConfig, module: Model) -> None:
@@ -92,8 +130,7 @@ def save_exact(run: Path, rows: Tensor) -> None:
 
     rows: uint8 [n, ...], training rows. Raises ValueError for a model that has no exact form.
     """
-    module: Any = load(run, "cpu")[0].module
-    _check_convertible(module)
+    module: Any = load(run, "cpu").module
     found = module.exact(rows[torch.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).long()])
     prove(found)
     _save_state(run / EXACT, found)
@@ -104,22 +141,16 @@ def has_exact(run: str | Path) -> bool:
     return (Path(run) / EXACT).is_file()
 
 
-def _check_convertible(module: Any) -> None:
-    if not hasattr(module, "exact"):
-        raise ValueError(f"expected a recipe with an exact form, got {type(module).__name__}; code with exact=false")
-
-
 def _save_state(file: Path, module: Model) -> None:
-    part = file.with_name(file.name + ".part")
-    torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, part)
-    part.replace(file)  # never a half-written file under the final name
+    with atomic_path(file) as temporary:
+        torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, temporary)
 
 
-def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Recipe, DictConfig]:
-    """Load what `save` wrote, in evaluation mode, without its data; also the configuration.
+def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> Run:
+    """Load what `save` wrote, in evaluation mode.
 
-    exact: with the networks of `save_exact` instead of those that were trained. Raises FileNotFoundError or ValueError
-    that says what is missing or does not fit.
+    exact: with the networks of `save_exact` instead of those that were trained; None: if there are any. Raises
+    FileNotFoundError or ValueError that says what is missing or does not fit.
     """
     run = Path(run)
     for name in (CONFIG, WEIGHTS):
@@ -131,8 +162,6 @@ def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Re
     cfg = read_config(run / CONFIG)
     try:
         module, head = _module_and_head(cfg)
-        if not isinstance(module, nn.Module) or not (head is None or callable(head)):
-            raise ValueError(f"expected a module and its head, got {type(module).__name__}, {type(head).__name__}")
         for key in ("name", "module.shape"):
             OmegaConf.select(cfg.recipe, key, throw_on_missing=True)
         Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
@@ -141,14 +170,14 @@ def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Re
             f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}; give the folder of a training"
         ) from error
+    exact = has_exact(run) if exact is None else exact
     if exact:
         if not has_exact(run):
             raise FileNotFoundError(
                 f"expected a run with an exact network, got {run} without {EXACT}; to decode, give the run that wrote "
                 f"the file, and to compress, make one: python -m toolkit.make_exact run={run}"
             )
-        _check_convertible(module)
-        module = cast(Any, module).exact()
+        module = module.exact()
     name = EXACT if exact else WEIGHTS
     try:
         with open(run / name, "rb") as file:
@@ -163,17 +192,15 @@ def load(run: str | Path, device: str = "auto", exact: bool = False) -> tuple[Re
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = Recipe(module.eval().to(device), head, None, exact)
+        module = module.eval().to(device)
     except (RuntimeError, AssertionError) as error:  # torch's ways to say that it has no such device
         raise ValueError(
             f"expected device to be auto, cpu, or cuda where there is one, got {device!r} "
             f"({str(error).splitlines()[0]}); leave it out"
         ) from error
     if exact:
-        prove(found.module)
-    if found.lossy:
-        found.module.to(memory_format=torch.channels_last)  # convolutions of whole pictures are a quarter faster
-    return found, cfg
+        prove(module)
+    return Run(run, cfg, module, head, exact)
 
 
 def read_config(path: Path) -> DictConfig:
@@ -194,49 +221,31 @@ def read_config(path: Path) -> DictConfig:
     return cfg
 
 
-def coder(recipe: Recipe, cfg: DictConfig, rows: int, settings: Settings | None = None) -> Coder:
-    """A `Coder` for chunks of so many rows; settings: of the file, when decoding."""
-    if recipe.head is None:
-        raise ValueError(
-            f"expected a recipe that codes rows of data, got {cfg.recipe.name}, whose model itself is compressed; use "
-            "toolkit.export_embeddings"
-        )
-    symbols = rows * int(torch.tensor(list(cfg.recipe.module.shape)).prod())
-    settings = settings or Settings(cfg.coding.batch, choose_lanes(symbols), cfg.coding.seed)
-    make = AloneCoder if getattr(recipe.module, "alone", False) else Coder  # what the head is made for
-    head = exactly(recipe.head) if recipe.exact else recipe.head
-    return make(recipe.module, head, settings)
-
-
-def compression(recipe: Recipe, cfg: DictConfig) -> tuple[Callable[[int, Settings | None], Coder], dict[str, Any]]:
-    """What `images.archive` needs of a loaded run: a maker of coders, and what the header says about the model."""
+def identity(run: Run) -> dict[str, Any]:
+    """What a file's header says about the model that wrote it: see `toolkit.chunks.model.fingerprint`."""
+    settings: Any = OmegaConf.to_container(run.cfg.recipe, resolve=True)
     versions = {"torch": torch.__version__, "toolkit": metadata.version("toolkit")}
-    identity = {
-        "recipe": cfg.recipe.name, "model": identity_of(recipe, cfg), "exact": recipe.exact, "versions": versions,
+    return {
+        "recipe": run.name, "model": fingerprint(run.module, settings), "exact": run.exact, "versions": versions,
     }  # fmt: skip
-    return (lambda rows, settings: coder(recipe, cfg, rows, settings)), identity
 
 
-def lossy_coder(recipe: Recipe) -> tuple[PictureCoder, dict[str, Any]]:
-    """A coder of pictures of a loaded lossy run, and what a header says about the model."""
-    module: Any = recipe.module
-    # A short name of the model: a small picture takes a few hundred bytes.
-    identity = {"recipe": type(module).__name__.lower(), "model": fingerprint(module, {})[:16]}
-    return PictureCoder(module, module.device), identity
+def _module_and_head(cfg: DictConfig) -> tuple[Any, Head]:
+    module, head = _instantiate(cfg.recipe.module, RECIPES), _head(cfg)
+    if not isinstance(module, Model):
+        raise ValueError(f"expected a model, got {type(module).__name__}")
+    return module, head
 
 
-def identity_of(recipe: Recipe, cfg: DictConfig) -> str:
-    """The fingerprint of the model that a file's header names; see `toolkit.chunks.chained.fingerprint`."""
-    settings = OmegaConf.to_container(cfg.recipe, resolve=True)
-    assert isinstance(settings, dict)
-    return fingerprint(recipe.module, {str(key): value for key, value in settings.items()})
+def _head(cfg: DictConfig) -> Head:
+    """The head of a recipe. Runs from before heads name the codec of their rows instead, or a callback of that name."""
+    made: Any = _instantiate(cfg.recipe.head if "head" in cfg.recipe else cfg.recipe.evaluation, HEADS)
+    if isinstance(made, functools.partial):
+        made = made() if isinstance(made.func, type) else get_class("toolkit.heads.rows.Rows")(made)
+    return made  # type: ignore[no-any-return]
 
 
-def _module_and_head(cfg: DictConfig, train: bool = False) -> tuple[Model, CompressionHead | None]:
-    return (
-        _instantiate(cfg.recipe.module, ["recipes"], train),
-        _instantiate(cfg.recipe.head, ["recipes"]) if "head" in cfg.recipe else None,
-    )
+RECIPES, HEADS = ["recipes"], ["recipes", "toolkit.heads"]  # where what a configuration names may be defined
 
 
 def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) -> Any:
@@ -260,16 +269,13 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
             return instantiate(cfg)
         plain = instantiate(cfg, _partial_=True)
         if not isinstance(getattr(plain, "func", None), type):
-            target = cfg.get("_target_", "none")
             raise ValueError(
                 f"expected _target_ to name a class, got {cfg.get('_target_', 'none')!r}; see configs/recipe"
             )
     except InstantiationException as error:
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
-    kind: Any = trainable(plain.func)
-    make: Callable[..., Any] = functools.partial(kind, *plain.args, **plain.keywords)
-    return make if cfg.get("_partial_") else make()
+    return trainable(plain.func)(*plain.args, **plain.keywords)
 
 
 def find_recipes() -> None:

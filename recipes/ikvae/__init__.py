@@ -11,10 +11,10 @@ from torch import Tensor
 
 from recipes.ikvae.isokl import index_overhead
 from recipes.ikvae.net import Net
+from toolkit.chunks.model import RowModel
 from toolkit.coding import rec
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
-from toolkit.model import Model
 from toolkit.nets.exact import converted
 from toolkit.nets.observation import complete
 
@@ -28,7 +28,7 @@ MOST_TRIES = 32
 BOOK_DEPTH = 8  # of the shared trees of sampler=codebook: 511 points a latent
 
 
-class IKVAE(Model):
+class IKVAE(RowModel):
     """The model: minimises the negative ELBO; `bits` is what coding would cost without overhead.
 
     shape: (1, height, width) of the rows; posterior: gaussian, or isokl, whose every latent has kappa bits of KL;
@@ -78,11 +78,6 @@ class IKVAE(Model):
         shape = len(BLOCK_SAMPLERS), self.net.latents, rec.DEPTHS
         self.register_buffer("block_depths", torch.zeros(shape, device=self.device))
 
-    @property
-    def dims(self) -> int:
-        """Coded values in a row: bits per dimension are bits over this."""
-        return math.prod(self.shape)
-
     def exact(self, rows: Tensor | None = None) -> IKVAE:
         """This model with a decoder in exact arithmetic, for coding only.
 
@@ -90,10 +85,6 @@ class IKVAE(Model):
         same structure, whose tensors are to be loaded.
         """
         return converted(self, rows)
-
-    def bits(self, x: Tensor) -> Tensor:
-        """The negative ELBO with one sample of the latents: uint8 [rows, 1, h, w] -> float32 [rows] bits."""
-        return self.parts(x).sum(1)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         """Bits of x and of the latents, float32 [rows, 2]; at coded latents (float64 [rows, latents]) if given."""
@@ -119,12 +110,6 @@ class IKVAE(Model):
         """Learn the tables that the head codes with, from training rows, for the weights as they are now."""
         rows = cast(Any, self.trainer).datamodule.train
         self.learn_tables(rows[:LEARN_ROWS], cast(Any, self.trainer).datamodule.batch_size)
-
-    def validation_step(self, x: Tensor, index: int) -> None:
-        parts = self.parts(x).mean(0) / self.dims
-        self.log("validation/elbo_bpd", parts.sum(), batch_size=len(x), sync_dist=True)
-        for name, part in zip(("x", "z"), parts, strict=True):
-            self.log(f"layers/{name}_bpd", part, batch_size=len(x), sync_dist=True)
 
     @torch.inference_mode()
     def learn_tables(self, rows: Tensor, batch: int, rounds: int = 3) -> None:
@@ -264,12 +249,6 @@ class IKVAE(Model):
         noise = Message.random(1024, 4 * math.prod(shape) // 1024 + 64, seed, z.device)
         valid = torch.ones(shape, dtype=torch.bool, device=z.device)
         return self.net.pixels(z, valid).pop(noise).movedim(-1, 0).to(torch.uint8)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            [p for p in self.parameters() if p.requires_grad], lr=self.learning_rate, betas=(0.9, 0.99),
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
 
 
 SEED = 0  # of the shared random points; part of the file format

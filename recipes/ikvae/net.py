@@ -28,7 +28,7 @@ from toolkit.nets.observation import (
 )
 from toolkit.nets.residual import residual_stack, residual_trunk
 
-PRECISION = 18  # bits of a pixel's frequency: more would cost at the end of each image's stream, less in every pixel
+PIXEL_BITS = 18  # bits of a pixel's frequency: more would cost at the end of each image's stream, less in every pixel
 MEAN, ALPHA = 3.0, 3.5  # posterior means stay within +-MEAN prior deviations, IsoKL's alpha within +-ALPHA
 LEAST_PRECISION, MOST_PRECISION = 1e-3, 17.0  # of -log variance: narrower than the prior, wider than 2e-4
 POSTERIORS = ("gaussian", "isokl")
@@ -59,7 +59,7 @@ class Net(nn.Module):
         if channels != 1 or height % 4 or breadth % 4:
             raise ValueError(
                 f"expected grey images whose sides are multiples of 4, got {channels} x {height} x {breadth}; change "
-                "data or data.size"
+                "data or data.splits.size"
             )
         if not 0 < kappa <= 7:
             raise ValueError(
@@ -139,15 +139,15 @@ class Net(nn.Module):
         """The same distribution as a codec of int64 [1, h, w, rows]; valid: bool, the same shape: one lane a row."""
         if self.likelihood in ("interlaced", "mixture"):
             observe = cast(Mixture, self.observe)
-            inner = observe.codec(self.features(z), valid.movedim(-1, 0), precision=PRECISION)
+            inner = observe.codec(self.features(z), valid.movedim(-1, 0), precision=PIXEL_BITS)
             return Codec(
                 lambda message, x: inner.push(message, x.movedim(-1, 0)),
                 lambda message: inner.pop(message).movedim(0, -1),
             )
         first, *second = (part.movedim(0, -1) for part in self.snapped(z))
         if self.likelihood == "beta_binomial":
-            return beta_binomial.beta_binomial(first, LEVELS, PRECISION, valid)
-        return location_scale("logistic", first, second[0], LEVELS, 1, PRECISION, valid)
+            return beta_binomial.beta_binomial(first, LEVELS, PIXEL_BITS, valid)
+        return location_scale("logistic", first, second[0], LEVELS, 1, PIXEL_BITS, valid)
 
     def snapped(self, z: Tensor) -> tuple[Tensor, ...]:
         """`pair` as int64 [rows, 1, h, w]: locations and levels of scales, or beta-binomials' tables alone."""

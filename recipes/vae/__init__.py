@@ -4,27 +4,19 @@ arXiv:2002.08158)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from recipes.vae import transform
-from recipes.vae.transform import CHANNELS, STRIDE, Analysis, Synthesis, bands
+from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands
 from toolkit.coding.lattice import codec as lattice
 from toolkit.coding.lattice import fit as lattice_fit
-from toolkit.data.embedded import held_out
-from toolkit.data.splits import spread
-from toolkit.images import rate_coder, rate_distortion
-from toolkit.images.files import find, read_image
-from toolkit.images.rate_distortion import Curve
-from toolkit.model import Model, RecipeCallback
-
-if TYPE_CHECKING:
-    from lightning import Trainer
-    from torch.utils.tensorboard import SummaryWriter
+from toolkit.heads.rate import Rate
+from toolkit.images import rate_coder
+from toolkit.images.rate_coder import STRIDE
+from toolkit.model import Model
 
 BANDS = [len(band) for band in bands()]
 DEEP = 2  # bands of averages, whose means are predicted
@@ -104,7 +96,7 @@ class Net(nn.Module):
 
 
 class VAE(Model):
-    """The model, and what `toolkit.images.rate_archive` asks of one.
+    """The model, and what `toolkit.heads.rate` asks of one.
 
     shape: (3, h, w), sides multiples of 8; width: channels of the networks; noise: standard deviation of the
     likelihood, grey levels; lambdas: least and largest lambda of training; learning_rate: at its peak; warmup: steps.
@@ -112,6 +104,7 @@ class VAE(Model):
 
     coder_weights: Tensor
     coder_freqs: Tensor
+    channel_names: ClassVar = [channel for band in bands() for channel in band]
 
     def __init__(
         self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,
@@ -123,7 +116,8 @@ class VAE(Model):
                 f"expected RGB rows with sides that are multiples of {STRIDE}, got {list(shape)}; set "
                 "data.splits.size, and data.splits.channels=3"
             )
-        self.net = Net(width, encoder_blocks, decoder_blocks, components, noise / 255)
+        net = Net(width, encoder_blocks, decoder_blocks, components, noise / 255)
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
         # Of the latents' coder, made after training by `fit_tables`; zeros before.
         blank = lattice_fit.blank(BANDS, DEEP)
         self.register_buffer("coder_weights", torch.zeros_like(blank.weights))
@@ -207,96 +201,4 @@ class VAE(Model):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
 
-class Evaluation(RecipeCallback):
-    """Each n epochs, and at the end: rate-distortion curves of real files, decoded, beside other codecs.
-
-    run: folder of the files; pictures: folder of whole held-out pictures, or None for two photographs that no training
-    on embedded data sees; lambdas: of the curve; fit_rows, fit_steps, final_*: see `VAE.fit_tables`.
-    """
-
-    monitor = "validation/objective_bpp"
-
-    def __init__(
-        self, run: Path, pictures: str | None, lambdas: Sequence[float], fit_rows: int, fit_steps: int,
-        final_fit_rows: int, final_fit_steps: int, every_n_epochs: int,
-    ) -> None:  # fmt: skip
-        self.run, self.folder, self.lambdas, self.every_n_epochs = run, pictures, list(lambdas), every_n_epochs
-        self.fit = fit_rows, fit_steps
-        self.final_fit = final_fit_rows, final_fit_steps
-        self.codecs: dict[str, Curve] = {}
-        self.step = 0  # of the last validation
-
-    def pictures(self) -> list[Tensor]:
-        """The held-out pictures, uint8 [c, h, w] each."""
-        if self.folder is None:
-            return held_out()
-        return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: Model) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        self.step = trainer.global_step
-        if trainer.should_stop or (trainer.current_epoch + 1) % self.every_n_epochs:
-            return  # at the end, `report` does it, with the weights that are saved
-        assert isinstance(module, VAE)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        training = module.training
-        module.eval()
-        module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
-        self.curves(module, getattr(trainer.logger, "experiment", None))
-        module.train(training)
-
-    def report(self, module: VAE, train: Tensor) -> str:
-        """Fit the tables of the trained model; the table that a training ends with."""
-        module.fit_tables(spread(train, self.final_fit[0]), self.final_fit[1])
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self.run)) as board:
-            return rate_distortion.table(self.curves(module, board))
-
-    def curves(self, module: VAE, board: SummaryWriter | None = None, blind: bool = False) -> dict[str, Curve]:
-        """Curves of the model's files, of other ways to quantise its latents, and of other codecs.
-
-        board: shows them; blind: also the curve of the same search with one sigma for all latents.
-        """
-        pictures = self.pictures()
-        self.run.mkdir(parents=True, exist_ok=True)
-
-        def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = rate_coder.PictureCoder(module, module.device, choice)
-            return rate_distortion.of_files(coder, pictures, lambdas, self.run, {"recipe": "vae"})
-
-        mine, restored = files("search", self.lambdas)
-        # Of larger lambdas, at which rounding makes files of about the same sizes.
-        most = rate_coder.lambda_of(rate_coder.LEVELS)
-        ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
-        if blind:
-            ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
-        coder = rate_coder.PictureCoder(module, module.device)
-        ways["its latents, k-means"] = rate_distortion.of_kmeans(coder, pictures, rate_distortion.KMEANS_SIZES)
-        self.codecs = self.codecs or rate_distortion.of_codecs(pictures)
-        curves = {"this model": mine, **ways, **self.codecs}
-        if board is not None:
-            self._show(board, module, curves, pictures[0], restored)
-        return curves
-
-    def _show(
-        self, board: SummaryWriter, module: VAE, curves: dict[str, Curve], picture: Tensor,
-        restored: dict[float, Tensor],
-    ) -> None:  # fmt: skip
-        """Curves, differences of rate, a picture at three rates, and what its channels cost."""
-        lambdas = sorted(self.lambdas, reverse=True)
-        for name, value in rate_distortion.differences(curves).items():
-            board.add_scalar(f"validation/bd_rate_{name.lower().replace(',', '').replace(' ', '_')}", value, self.step)
-        for lam, point in zip(lambdas, curves["this model"], strict=True):
-            board.add_scalar(f"validation/bpp_lambda_{lam:g}", point.bpp, self.step)
-            board.add_scalar(f"validation/psnr_lambda_{lam:g}", point.psnr, self.step)
-        board.add_figure("validation/curve", rate_distortion.figure(curves, "held-out pictures"), self.step)
-        board.add_image("images/original", picture, self.step)
-        middle = lambdas[len(lambdas) // 2]
-        for lam in {lambdas[0], middle, lambdas[-1]}:
-            board.add_image(f"images/lambda_{lam:g}", restored[lam], self.step)
-        bits = rate_coder.PictureCoder(module, module.device).channel_bits(picture, rate_coder.level_of(middle))
-        channels = [channel for band in transform.bands() for channel in band]
-        plot = rate_distortion.channel_figure(bits, channels, picture[0].numel())
-        board.add_figure("validation/bits_of_channels", plot, self.step)
+Evaluation = Rate  # as runs of version 0.2 name it

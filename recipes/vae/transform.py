@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.images.rate_coder import STRIDE
 from toolkit.nets.residual import Residual
 
-STRIDE = 8  # pixels a side of a block
 CHANNELS = 3 * STRIDE**2  # latent channels
 
 # Bands of frequencies, coarse to fine, in the order in which they are coded: component (0 luma, 1 and 2 chroma

@@ -1,104 +1,21 @@
-"""A trained module and its head as a codec of many rows: blocks, chunks, accounting, and the model's fingerprint."""
+"""Chunks of rows chained on one message: each block of rows is coded with the bits of those before it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from toolkit.chunks.model import FIRST_LANES, Account, NetworkClock, RowCodec, RowModel, Settings
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import EmptyMessage, Message
-from toolkit.model import Model
 
-# (trained module, valid: bool [rows, ...]) -> codec of a block of int64 rows of that shape
-CompressionHead = Callable[..., Codec]
-
-
-FIRST_LANES = 4  # a chunk begins with so many, or 1/16 of its last; their heads are part of its initial bits
-MOST_BATCH, MOST_LANES = 1 << 12, 1 << 16  # of settings, so that those of a hostile file cannot ask for all memory
 MOST_WORDS = 1 << 22  # seed words a lane; a codec that finds them too few would find any number too few
-PREAMBLE = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
-
-
-class Settings(NamedTuple):
-    """What encoder and decoder must agree on beside the model; stored in the header of a file."""
-
-    batch: int  # most rows a network call; the same on both sides, because another number gives other floats
-    lanes: int  # independent ANS stacks once the message holds enough, a power of two
-    seed: int  # of the bits that bits-back coding starts from
-
-    def check(self) -> Settings:
-        """Itself. Raises ValueError for a value that is no integer or out of range."""
-        for name, low, high in (("batch", 1, MOST_BATCH), ("lanes", 1, MOST_LANES), ("seed", 0, 2**63 - 1)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"expected {name} to be a whole number from {low} to {high}, got {value!r}; change it")
-        return self
-
-
-@dataclass
-class Account:
-    """Where the bits of a chunk went; all in bits, for the whole chunk."""
-
-    file: int = 0  # the payload
-    net: float = 0.0  # what pushing the rows added
-    initial: float = 0.0  # seed bits that the first rows needed and the payload holds
-    seconds: float = 0.0  # in all
-    coder_seconds: float = 0.0  # of all that is no network
-    latents: list[list[Tensor]] = field(default_factory=list)  # of each block, int64 bins [rows, ...]; if asked for
-
-    @property
-    def lanes(self) -> float:
-        """Bits that storing many stacks costs: rounding heads to bytes, and their index."""
-        return self.file - self.net - self.initial
-
-
-class NetworkClock:
-    """Seconds spent inside calls of modules while the block runs; the rest of its time is the coder's."""
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.seconds, self._depth, self._began = 0.0, 0, 0.0
-        self._device = torch.device(device)
-
-    def __enter__(self) -> NetworkClock:
-        hooks = torch.nn.modules.module
-        self._handles = [
-            hooks.register_module_forward_pre_hook(self._enter),
-            hooks.register_module_forward_hook(self._leave, always_call=True),
-        ]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _enter(self, module: torch.nn.Module, arguments: Any) -> None:
-        if self._depth == 0:
-            self._began = self._now()
-        self._depth += 1
-
-    def _leave(self, module: torch.nn.Module, arguments: Any, output: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.seconds += self._now() - self._began
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":  # which is given work, and not done with it
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-
-def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols, a power of two: a GPU wants many; each costs about ten bits."""
-    return min(max(1 << max(symbols >> 12, 1).bit_length() - 1, FIRST_LANES), MOST_LANES)
+GROWTH = struct.Struct("<HB")  # growth in 1/1000, number of doublings; then u32 block at which each happens
 
 
 def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
@@ -117,12 +34,12 @@ def blocks(rows: int, batch: int, growth: float) -> Iterator[tuple[int, int]]:
 class Coder:
     """Encodes and decodes chunks of rows with a trained module.
 
-    module: in evaluation mode, on its device; head: see `CompressionHead`; settings: stored with the data. Raises
-    ValueError for settings out of range.
+    module: in evaluation mode, on its device; codec: see `RowCodec`; settings: stored with the data. Raises ValueError
+    for settings out of range.
     """
 
-    def __init__(self, module: Model, head: CompressionHead, settings: Settings) -> None:
-        self.module, self.head, self.settings = module, head, settings.check()
+    def __init__(self, module: RowModel, codec: RowCodec, settings: Settings) -> None:
+        self.module, self.codec, self.settings = module, codec, settings.check()
         self._began, self._networks = 0.0, NetworkClock(module.device)
         self.first_lanes = min(max(FIRST_LANES, settings.lanes // 16), settings.lanes)
         self.coder_seconds = 0.0  # of all that is no network, in the last `decode`
@@ -131,10 +48,7 @@ class Coder:
     def encode(
         self, rows: Tensor, valid: Tensor, trace: bool = False, progress: Callable[[int], Any] | None = None
     ) -> tuple[bytes, Account]:
-        """uint8 [rows, c, h, w] and bool of the same shape -> the payload of a chunk, and where its bits went.
-
-        trace: keep the coded latents in the account; progress: called with the number of rows after each block.
-        """
+        """See `ChunkCoder.encode`."""
         self._began = time.perf_counter()
         with NetworkClock(self.module.device) as self._networks:
             payload, account = self._encode(rows, valid, trace, progress)
@@ -177,22 +91,28 @@ class Coder:
                 ranges = list(blocks(len(rows), self.settings.batch, growth))
                 if progress:
                     progress(-first)
-        payload = PREAMBLE.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
+        payload = GROWTH.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
         payload += message.to_bytes()
         account.file = 8 * len(payload)
         account.initial = start - 32.0 * (message.seeded - message.taken)
         return payload, account
 
+    def needed(self, only: slice, rows: int) -> slice:
+        """See `ChunkCoder.needed`: all, as each row decodes with the bits of others."""
+        return slice(0, rows)
+
     @torch.inference_mode()
-    def decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None = None) -> Tensor:
-        """The payload of a chunk -> uint8 rows of the shape of `valid`. Raises ValueError if it is damaged."""
+    def decode(
+        self, payload: bytes, valid: Tensor, only: slice | None = None, progress: Callable[[int], Any] | None = None
+    ) -> Tensor:
+        """See `ChunkCoder.decode`."""
         self._began = time.perf_counter()
         with NetworkClock(self.module.device) as self._networks:
-            rows = self._decode(payload, valid, progress)
+            rows = self._decode(payload, valid, only or slice(0, len(valid)), progress)
         self.coder_seconds = self._spent()
         return rows
 
-    def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
+    def _decode(self, payload: bytes, valid: Tensor, only: slice, progress: Callable[[int], Any] | None) -> Tensor:
         growth, doublings, at = self._preamble(payload)
         message = Message.from_bytes(payload[at:], self.module.device)
         first_lanes = message.lanes >> len(doublings)
@@ -201,10 +121,10 @@ class Coder:
                 f"expected lanes that doubled {len(doublings)} times to {self.settings.lanes} or fewer, got "
                 f"{message.lanes}; the data are damaged"
             )
-        rows = torch.zeros(valid.shape, dtype=torch.uint8)
+        rows = torch.zeros(valid.shape, dtype=self.module.row_dtype)
         ranges = list(enumerate(blocks(len(valid), self.settings.batch, growth)))
         for i, (first, last) in reversed(ranges):
-            rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(torch.uint8).cpu()
+            rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(rows.dtype).cpu()
             for _ in range(doublings.count(i)):
                 message.narrow()
             if progress:
@@ -214,7 +134,7 @@ class Coder:
                 "the message does not end in the bits that it started from, so the rows are wrong: decode with the "
                 "device, library versions and settings that encoded it"
             )
-        return rows
+        return rows[only]
 
     def _start(self, words: int) -> Message:
         return Message.random(self.first_lanes, words, self.settings.seed, self.module.device)
@@ -223,7 +143,7 @@ class Coder:
         return time.perf_counter() - self._began - self._networks.seconds
 
     def _codec(self, valid: Tensor, **options: Any) -> Codec:
-        return self.head(self.module, self._block(valid), **options)
+        return self.codec(self.module, self._block(valid), **options)
 
     def _block(self, x: Tensor) -> Tensor:
         """Rows for the networks, filled up to a power of two or the batch: few shapes, the same when decoding.
@@ -259,27 +179,12 @@ class Coder:
 
     def _preamble(self, payload: bytes) -> tuple[float, list[int], int]:
         """Growth, the blocks before which lanes double, and where the message begins."""
-        if len(payload) < PREAMBLE.size:
-            raise ValueError(f"expected at least {PREAMBLE.size} bytes, got {len(payload)}; the data are damaged")
-        growth, count = PREAMBLE.unpack_from(payload)
-        end = PREAMBLE.size + 4 * count
+        if len(payload) < GROWTH.size:
+            raise ValueError(f"expected at least {GROWTH.size} bytes, got {len(payload)}; the data are damaged")
+        growth, count = GROWTH.unpack_from(payload)
+        end = GROWTH.size + 4 * count
         if growth == 0 or 1 << count > self.settings.lanes or end > len(payload):
             raise ValueError(
                 f"expected a growth above 0 and few doublings, got {growth} and {count}; the data are damaged"
             )
-        return growth / 1000, list(struct.unpack_from(f"<{count}I", payload, PREAMBLE.size)), end
-
-
-def fingerprint(module: Model, settings: dict[str, Any]) -> str:
-    """Identity of a model: SHA-256, in hex, over its weights (names, dtypes, shapes, values) and its configuration."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        # As bytes, because numpy does not know bfloat16.
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def rows_crc(rows: Tensor, valid: Tensor) -> int:
-    """CRC-32 of the coded values of rows: uint8 and bool, both [rows, ...]; values that are not coded do not count."""
-    return zlib.crc32(rows[valid].cpu().numpy().tobytes())
+        return growth / 1000, list(struct.unpack_from(f"<{count}I", payload, GROWTH.size)), end

@@ -5,14 +5,14 @@ A payload is a message with a lane for each row: see `coding.wire`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from toolkit.chunks.chained import Account, Coder, NetworkClock
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import Account
 from toolkit.coding import wire
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
@@ -21,11 +21,11 @@ FIRST = 1  # head of a lane that holds nothing: a row costs as many bits as its 
 
 
 class AloneCoder(Coder):
-    """Encodes and decodes chunks of rows, each row a stream of its own, with a head that codes one row a lane.
+    """Encodes and decodes chunks of rows, each row a stream of its own, with a codec that has one row a lane.
 
-    head(module, valid, number, trace) -> codec of int64 [rows, ...]; number: int64 [rows], of the rows in the chunk.
     The networks always see whole batches with each row at its own place, so that a row decoded alone meets the same
-    arithmetic as one that is decoded with the others; exact networks, to whom that is one, see no more than is decoded.
+    arithmetic as one that is decoded with the others. Exact networks compute the same in any batch, and see no
+    more than what is decoded.
     """
 
     def _encode(
@@ -48,40 +48,29 @@ class AloneCoder(Coder):
         account.file = 8 * len(payload)
         return payload, account
 
-    def _decode(self, payload: bytes, valid: Tensor, progress: Callable[[int], Any] | None) -> Tensor:
-        return self._decode_range(payload, valid, 0, len(valid), progress)
+    def needed(self, only: slice, rows: int) -> slice:
+        """See `ChunkCoder.needed`.
 
-    @torch.inference_mode()
-    def decode_range(self, payload: bytes, valid: Tensor, first: int, count: int) -> Tensor:
-        """Rows first, first + 1, ... of a chunk of `count`, as many as `valid` (bool [rows, c, h, w]) has; no others.
-
-        Raises ValueError if the payload is damaged, or has another number of rows.
+        Exact networks make no mistake, so that just these rows will do. Floats on another machine may, and of the wrong
+        rows about one in a hundred ends as it began, so that only the checksum of the whole chunk tells.
         """
-        began = time.perf_counter()
-        with NetworkClock(self.module.device) as networks:
-            rows = self._decode_range(payload, valid, first, count, None)
-        self.coder_seconds = time.perf_counter() - began - networks.seconds
-        return rows
+        return only if self.module.is_exact else slice(0, rows)
 
-    def _decode_range(
-        self, payload: bytes, valid: Tensor, first: int, count: int, progress: Callable[[int], Any] | None
-    ) -> Tensor:  # fmt: skip
-        if first + len(valid) > count:
-            raise ValueError(f"expected rows {first} to {first + len(valid)} of a chunk, got one of {count}")
+    def _decode(self, payload: bytes, valid: Tensor, only: slice, progress: Callable[[int], Any] | None) -> Tensor:
         where = wire.index(payload)
-        if len(where.size) != count:
-            raise ValueError(f"expected {count} rows, got {len(where.size)}; the data are damaged")
-        rows = torch.zeros(valid.shape, dtype=torch.uint8)
+        if len(where.size) != len(valid):
+            raise ValueError(f"expected {len(valid)} rows, got {len(where.size)}; the data are damaged")
+        rows = torch.zeros(valid[only].shape, dtype=self.module.row_dtype)
         batch, device = self.settings.batch, self.module.device
-        for begin in range(first - first % batch, first + len(valid), batch):
-            low, high = max(begin, first), min(begin + batch, first + len(valid))
-            here = slice(low - first, high - first)
+        for begin in range(only.start - only.start % batch, only.stop, batch):
+            low, high = max(begin, only.start), min(begin + batch, only.stop)
             before, after = self._around(low, high - low)
-            codec = self._alone(valid[here], low)
+            codec = self._alone(valid[low:high], low)
             mine = Message.of(wire.unpack(payload, low, high, where), device, FIRST)
             parts = [Message.empty(before, device, FIRST), mine, Message.empty(after, device, FIRST)]
             message = Message.joined(parts)
-            rows[here] = codec.pop(message)[before : before + high - low].to(torch.uint8).cpu()
+            found = codec.pop(message)[before : before + high - low]
+            rows[low - only.start : high - only.start] = found.to(rows.dtype).cpu()
             if not bool(message.ended().all()):
                 wrong = low - before + int((~message.ended()).nonzero()[0])
                 raise ValueError(
@@ -96,11 +85,11 @@ class AloneCoder(Coder):
         """The head's codec of a batch, in which the rows of `valid` stand from place first % batch on."""
         valid, before = self._whole(valid, first), self._around(first, len(valid))[0]
         number = torch.arange(len(valid), device=self.module.device) + first - before
-        return self.head(self.module, valid, number=number, **options)
+        return self.codec(self.module, valid, number=number, **options)
 
     def _around(self, first: int, count: int) -> tuple[int, int]:
         """Rows that the networks see before and after `count` rows of a batch, from row `first` of the chunk on."""
-        if getattr(self.module.net, "is_exact", False):
+        if self.module.is_exact:
             return 0, 0
         before = first % self.settings.batch
         return before, self.settings.batch - before - count

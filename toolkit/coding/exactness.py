@@ -17,7 +17,7 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")  # whose autocast is looked at
 ABOVE = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
 BELOW = (("cuda", "matmul"), ("mkldnn", "matmul"), ("mkldnn", "conv"))
 NONE, IEEE, HIGHEST = "none", "ieee", "highest"
-EXACT = (NONE, IEEE)
+EXACT_MODES = (NONE, IEEE)
 
 # Torch's own properties do not reach all of these, take longer, and raise where a program used both families.
 _C: Any = torch._C
@@ -101,7 +101,7 @@ def _switch_off() -> _Switches:
             put(*place, NONE)  # for a while: only then do those that follow say what is set for themselves
     below = [get(*place) for place in BELOW]
     for place, value in zip(BELOW, below, strict=True):
-        if value not in EXACT:
+        if value not in EXACT_MODES:
             put(*place, IEEE)
     for place, value in zip(ABOVE, above, strict=True):
         if value != NONE:

@@ -22,7 +22,7 @@ from toolkit.coding.kernels import Order
 from toolkit.coding.tables import tables as ready
 
 DEPTH = 10  # longest code of a grid's point, bits; 2047 points
-PRECISION = 14  # bits of a frequency: 16384 counts for the few tens of points that a context uses
+CODE_BITS = 14  # bits of a frequency: 16384 counts for the few tens of points that a context uses
 CHUNK = 1 << 14  # values searched at once: the distances to all code points stay in cache
 ENTRY_BITS = 40.0  # of a code point in the file: 32 of its value, about 8 of its frequency
 TABLE_BITS = 10.0  # of each further frequency in the file
@@ -136,7 +136,7 @@ class Codebook(NamedTuple):
     points: Tensor  # float32 [m]
     context: Tensor  # int64 [d], the table of each dimension
     freqs: (
-        Tensor  # int64 [tables, m], each row sums to 2**PRECISION; 0 for points that the table's dimensions never use
+        Tensor  # int64 [tables, m], each row sums to 2**CODE_BITS; 0 for points that the table's dimensions never use
     )
 
     @property
@@ -147,11 +147,11 @@ class Codebook(NamedTuple):
     def bits(self, symbols: Tensor) -> float:
         """What int64 [n, d] symbols cost under the integer frequencies, bits."""
         used = torch.stack([count(symbols[:, self.context == t], len(self.points)) for t in range(len(self.freqs))])
-        return float(-(used * (self.freqs.clamp(min=1).double() / (1 << PRECISION)).log2()).sum())
+        return float(-(used * (self.freqs.clamp(min=1).double() / (1 << CODE_BITS)).log2()).sum())
 
     def codec(self, context: Tensor, valid: Tensor, order: Order = Order.SIDE_BY_SIDE) -> Codec:
         """Codec of symbols under the tables that `context` names; see `tables.Tables.codec`."""
-        return ready(self.freqs, PRECISION).codec(context, valid, order)
+        return ready(self.freqs, CODE_BITS).codec(context, valid, order)
 
 
 def plain(mu: Tensor, sigma: Tensor, lam: float) -> tuple[Codebook, Tensor]:
@@ -306,8 +306,8 @@ def _nearest(mu: Tensor, weight: Tensor, points: Tensor, context: Tensor, counts
 
 
 def tables(counts: Tensor) -> Tensor:
-    """Integer frequencies of int64 [tables, m] counts: each row sums to 2**PRECISION, and is 0 where the count is 0."""
-    return frequencies.of_counts(counts, PRECISION, 0)
+    """Integer frequencies of int64 [tables, m] counts: each row sums to 2**CODE_BITS, and is 0 where the count is 0."""
+    return frequencies.of_counts(counts, CODE_BITS, 0)
 
 
 def check(mu: Tensor, sigma: Tensor, lam: float) -> None:

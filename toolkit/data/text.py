@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.container import atomic_path
+
 LONGEST = 10_000  # tokens of a sentence; longer lines are cut, as gensim does
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
 WIKIPEDIA = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -92,9 +94,8 @@ def text8(path: str | Path) -> Corpus:
 
 def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     try:
-        with urlopen(url, timeout=30) as response, part.open("wb") as file:
+        with urlopen(url, timeout=30) as response, atomic_path(path) as part, part.open("wb") as file:
             while block := response.read(1 << 20):
                 file.write(block)
     except (URLError, OSError) as error:
@@ -102,7 +103,6 @@ def _download(url: str, path: Path) -> None:
             f"expected {path}; it is not there and the download of {url} failed ({error}); do: put it there, set "
             "TOOLKIT_DATA or data.path to the folder that holds it, or take data=embedded_text"
         ) from error
-    part.replace(path)
 
 
 def _lines(path: Path) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ from toolkit.coding.tables import tables as ready
 from toolkit.container import DamagedFile, Reader, Writer, inflate
 from toolkit.embeddings import vocabulary as word_list
 
-KIND = "embeddings"
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+
+VECTORS = "embeddings"
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
 BATCH_VALUES = 1 << 22  # values coded at once, to bound memory
 BOOK = struct.Struct("<HHI")  # code points, tables, bytes of the stored codebook
@@ -58,11 +61,11 @@ def write(
     vocabulary = word_list.pack(words)
     word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
     header = {
-        "kind": KIND,
+        "kind": VECTORS,
         "values": len(words) * d,
         "words": len(words),
         "dimensions": d,
-        "precision": vbq.PRECISION,
+        "precision": vbq.CODE_BITS,
         "lane_rows": [_lane_rows(book, len(rows)) for book, rows in zip(*quantised[:2], strict=True)],
         **(about or {}),
     }
@@ -98,14 +101,14 @@ class Embeddings:
 
     def _open(self) -> None:
         header = self._reader.header
-        if header.get("kind") != KIND:
+        if header.get("kind") != VECTORS:
             raise ValueError(
                 f"{self._reader.path}: expected a file of word vectors, got kind {header.get('kind')!r}; give one that "
                 "toolkit.export_embeddings wrote"
             )
         names = ("words", "dimensions", "precision")
         numbers = [header.get(name) for name in names]
-        if not all(_is_count(x) for x in numbers) or header["precision"] != vbq.PRECISION:
+        if not all(_is_count(x) for x in numbers) or header["precision"] != vbq.CODE_BITS:
             raise self._damaged(f"a header with counts for {', '.join(names)}", str(numbers))
         self.dimensions = int(header["dimensions"])
         if self.dimensions > MOST_DIMENSIONS:
@@ -186,6 +189,21 @@ class Embeddings:
         return DamagedFile(f"{self._reader.path}: expected {expected}, got {got}; copy the file again or export again")
 
 
+def load(path: str | os.PathLike[str]) -> KeyedVectors:
+    """Decode a whole file into gensim's KeyedVectors, words in the file's order.
+
+    Raises DamagedFile if anything is not as it was written, ValueError if it is no file of word vectors.
+    """
+    from gensim.models import KeyedVectors  # a second to import
+
+    with Embeddings(path) as file:
+        vectors = file.vectors()
+        keyed = KeyedVectors(vectors.shape[1], dtype=np.float32)
+        # As `add_vectors` does, but not word by word.
+        keyed.vectors, keyed.index_to_key, keyed.key_to_index = vectors.numpy(), file.words, file.rows
+    return keyed
+
+
 class _Group:
     """One chunk: its codebook, and where each lane's bytes lie."""
 
@@ -204,7 +222,7 @@ class _Group:
         self.where = wire.index(self.body)
         if len(self.where.size) != lanes:
             raise ValueError(f"{len(self.where.size)} lanes instead of {lanes}")
-        self._tables = ready(self.book.freqs, vbq.PRECISION)
+        self._tables = ready(self.book.freqs, vbq.CODE_BITS)
         self._context = self.book.context[self.coded].int().repeat(self.lane_rows)
         check_numbers("numbers of tables", self._context, len(self.book.freqs))
         self._law, self._whole = Table(self._context, *self._tables), torch.ones(len(self._context), dtype=torch.bool)
@@ -271,7 +289,7 @@ def _arranged(context: Tensor, rows: int, lanes: int, lane_rows: int, k: int) ->
 
 def _encode(book: vbq.Codebook, symbols: Tensor) -> bytes:
     """The stacks of a group's symbols, int64 [rows, d]."""
-    tables, coded = ready(book.freqs, vbq.PRECISION), symbols[:, book.coded]
+    tables, coded = ready(book.freqs, vbq.CODE_BITS), symbols[:, book.coded]
     rows, k = coded.shape
     lane_rows = _lane_rows(book, rows)
     context = book.context[book.coded].int().repeat(lane_rows)
@@ -289,7 +307,7 @@ def _encode(book: vbq.Codebook, symbols: Tensor) -> bytes:
 def pack_book(book: vbq.Codebook) -> bytes:
     """zlib of: the points, float32, byte planes; the table of each dimension, u8; frequencies, u16, byte planes."""
     points = book.points.numpy().astype("<f4").view(np.uint8).reshape(-1, 4).T
-    # 2**PRECISION, where a table has one symbol, fits u16 as PRECISION is below 16.
+    # 2**CODE_BITS, where a table has one symbol, fits u16 as CODE_BITS is below 16.
     freqs = book.freqs.T.numpy().astype("<u2").reshape(-1, 1).view(np.uint8).T
     return zlib.compress(points.tobytes() + book.context.numpy().astype(np.uint8).tobytes() + freqs.tobytes(), 9)
 
@@ -299,7 +317,7 @@ def _unpack_book(stored: bytes, m: int, tables: int, d: int) -> vbq.Codebook:
     points = np.ascontiguousarray(raw[: 4 * m].reshape(4, m).T).view("<f4")[:, 0].astype(np.float32)
     context = raw[4 * m : 4 * m + d].astype(np.int64)
     freqs = np.ascontiguousarray(raw[4 * m + d :].reshape(2, -1).T).view("<u2").reshape(m, tables).T.astype(np.int64)
-    wrong = (freqs.sum(1) != 1 << vbq.PRECISION).any() or context.max() >= tables or not np.isfinite(points).all()
+    wrong = (freqs.sum(1) != 1 << vbq.CODE_BITS).any() or context.max() >= tables or not np.isfinite(points).all()
     if wrong:
         raise ValueError("tables whose frequencies do not sum to the whole, or points that are not finite")
     return vbq.Codebook(torch.from_numpy(points), torch.from_numpy(context), torch.from_numpy(freqs.copy()))

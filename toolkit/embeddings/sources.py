@@ -38,29 +38,6 @@ def sigma_of(found: Vectors) -> Tensor:
     return sigma.float().clamp(min=1e-12)[:, None].expand_as(found.vectors).contiguous()
 
 
-def of_run(run: str | Path) -> Vectors:
-    """The posterior of a trained recipe=word_embeddings. Raises FileNotFoundError for a folder that is none."""
-    weights = Path(run) / "model.pt"
-    for path in (weights, Path(run) / VOCABULARY):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"expected a run folder of recipe=word_embeddings with model.pt and {VOCABULARY}, got {run} without "
-                f"{path.name}; give the folder that toolkit.train printed (outputs/...)"
-            )
-    counts = read_counts(Path(run) / VOCABULARY)
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        mu, precision = state["net.words.mean"], state["net.words.precision"]
-        if mu.shape != precision.shape or len(mu) != len(counts) or not bool((precision > 0).all()):
-            raise ValueError(f"{list(mu.shape)}, {list(precision.shape)} for {len(counts)} words")
-    except Exception as error:  # torch, zipfile and pickle raise whatever they like for a broken file
-        raise ValueError(
-            f"{weights}: expected means and precisions of the words in {VOCABULARY}, got "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; give another run folder"
-        ) from error
-    return Vectors(list(counts), mu, precision.rsqrt(), torch.tensor(list(counts.values())), "posterior")
-
-
 def read(path: str | Path, counts: str | Path | None = None) -> Vectors:
     """Vectors of a word2vec .bin, .txt or .vec, a GloVe .txt or a gensim .kv file; counts: file of `read_counts`.
 

@@ -5,7 +5,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -18,8 +18,12 @@ from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 CHANNELS = {"L": 1, "RGB": 3}
+GREY = 128  # of what is lost in a picture
 MOST_PARTS = 200  # folders of a name
 DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)  # not a file on Windows, in any folder
+
+
+Earlier = Callable[[int], Tensor | None]  # number of a picture -> uint8 [c, h, w], if an earlier run has written it
 
 
 class Item(NamedTuple):

@@ -5,7 +5,6 @@ docs/format.md, section "Pictures at a chosen rate", is the specification.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.images.files import CHANNELS, Item
+from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
     LEVELS,
@@ -31,23 +30,24 @@ from toolkit.images.rate_coder import (
     tile_count,
     tiles,
 )
-from toolkit.images.restore import GREY, ON_DAMAGE, Report, new_folder, pictures, work
+from toolkit.images.source import Source
 
-KIND = "lossy"
+LOSSY = "lossy"
 EMPTY = 64  # bytes of a file without header and chunks
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
 
 def compress(
-    coder: PictureCoder, items: Sequence[Item], read: Callable[[int], Tensor], output: str | Path, target: Target,
-    identity: dict[str, Any], progress: bool = True,
+    coder: PictureCoder, origin: Source, output: str | Path, target: Target, identity: dict[str, Any],
+    progress: bool = True,
 ) -> int:  # fmt: skip
     """Write pictures to a .tkc file, each at the target; returns the file's size in bytes."""
     check(target)
+    items = origin.items
     header = {
         **identity,
-        "kind": KIND,
-        "values": sum(CHANNELS[item.mode] * item.height * item.width for item in items),
+        "kind": LOSSY,
+        "values": origin.values,
         "items": [list(item) for item in items],
     }
     stored = zlib.compress(
@@ -58,9 +58,7 @@ def compress(
     levels = []
     with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
         for i, item in enumerate(items):
-            picture = read(i)
-            if tuple(picture.shape) != (CHANNELS[item.mode], item.height, item.width):
-                raise ValueError(f"{item.name}: changed while it was compressed; compress again")
+            picture = origin.picture(i)
             try:
                 level, found = coder.encode(picture, target, share)
             except ValueError as error:
@@ -74,44 +72,34 @@ def compress(
     return writer.size
 
 
-def decompress(
-    path: str | Path, output: str | Path, coder: PictureCoder, only: str | None = None, on_damage: str = "error",
-    progress: bool = True,
-) -> Report:  # fmt: skip
-    """Restore the pictures of a .tkc file as PNG files below the new folder `output`.
+class RateContents:
+    """The pictures of a file at any rate: see `restore.Contents`. Raises DamagedFile for a header that does not fit."""
 
-    only: the name of one picture; on_damage: "skip" restores what is in sound tiles, and the rest of their pictures is
-    grey. An interrupted run goes on with the pictures that it has not written; an error leaves nothing. Raises
-    ContainerError for damage, ValueError for a name that is not in the file.
-    """
-    if on_damage not in ON_DAMAGE:
-        raise ValueError(f"expected on_damage to be one of {', '.join(ON_DAMAGE)}, got {on_damage!r}")
-    with Reader(path, salvage=on_damage == "skip") as reader:
-        items, levels = described(reader)
-        names = [item.name for item in items]
-        if only is not None and only not in names:
-            raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, e.g., {names[:3]}")
-        wanted = [i for i in range(len(items)) if only is None or names[i] == only]
-        first = [0, *accumulate(map(tile_count, items))]
-        report = Report(0, [], [], [str(reader.damage)] if reader.damage else [])
-        state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
-        with (
-            work(new_folder(output), hashlib.sha256(state).hexdigest()) as (result, resumed),
-            pictures(result, items) as (read, write),
-        ):
-            for i in tqdm(wanted, unit="picture", disable=not progress):
-                there, item = read(i) if resumed else None, items[i]
-                if there is not None and list(there.shape) == [CHANNELS[item.mode], item.height, item.width]:
-                    continue
-                lost: list[str] = []
-                picture = picture_of(reader, coder, item, levels[i], first[i], lost if on_damage == "skip" else None)
-                report.damage.extend(lost)
-                if len(lost) == tile_count(item):
-                    report.lost.append(item.name)
-                else:
-                    written = write(i, picture, not lost)
-                    report.partly.extend([f"{item.name} -> {written}"] if lost else [])
-        return report._replace(restored=len(wanted) - len(report.lost) - len(report.partly))
+    unit, array = "picture", None
+
+    def __init__(self, reader: Reader, coder: PictureCoder) -> None:
+        self._reader, self._coder = reader, coder
+        self.items, self._levels = described(reader)
+        self._first = [0, *accumulate(map(tile_count, self.items))]
+
+    def select(self, which: Sequence[int]) -> int:
+        """See `restore.Contents`."""
+        return len(which)
+
+    def picture(
+        self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
+    ) -> tuple[Tensor | None, bool]:
+        """See `restore.Contents`. What an earlier run has written is taken if it has the size: floats may differ."""
+        item, there, lost = self.items[i], earlier(i), list[str]()
+        progress(1)
+        if there is not None and list(there.shape) == [CHANNELS[item.mode], item.height, item.width]:
+            return there, True
+        found = picture_of(
+            self._reader, self._coder, item, self._levels[i], self._first[i], None if damage is None else lost
+        )
+        if damage is not None:
+            damage.extend(lost)
+        return (None if len(lost) == tile_count(item) else found), not lost
 
 
 @torch.inference_mode()
@@ -157,6 +145,10 @@ def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, til
 
 def described(reader: Reader) -> tuple[list[Item], list[int]]:
     """The pictures of a file, and their levels of lambda. Raises DamagedFile for a header that does not fit it."""
+    if reader.header.get("kind") != LOSSY:
+        raise DamagedFile(
+            f"{reader.path}: expected kind {LOSSY}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
+        )
     try:
         items = [described_item(*item) for item in reader.header["items"]]
         levels = list(reader.header["levels"])
@@ -171,14 +163,3 @@ def described(reader: Reader) -> tuple[list[Item], list[int]]:
             f"{reader.path}: expected items and levels that fit the file, got {type(error).__name__}: {error}; copy it "
             "again, or update this toolkit"
         ) from error
-
-
-def check_model(path: str | Path, identity: dict[str, Any], salvage: bool = False) -> None:
-    """Raise ValueError unless a .tkc file holds pictures that this model wrote; salvage: as of `Reader`."""
-    with Reader(path, salvage) as reader:
-        header = reader.header
-    if header.get("kind") != KIND or any(header.get(key) != identity[key] for key in ("recipe", "model")):
-        raise ValueError(
-            f"{path}: expected a file of the model {identity['recipe']} {identity['model']} that run= names, got "
-            f"one of {header.get('recipe')} {header.get('model')}; give the run that compressed it"
-        )

@@ -26,7 +26,7 @@ TILE = 128  # blocks a side of a tile, which is coded by itself
 WINDOW = 2 * TILE  # blocks a side of what becomes pixels at once: larger, and its halo is a smaller part
 OCTAVE = 64  # levels of lambda to a factor of two
 LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
-PREAMBLE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
+SILENCE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
 CHUNK = 60  # bytes of a chunk without payload
 OVERHEAD = CHUNK + 8  # of a tile beside its stacks
 LANE_BYTES, MOST_LANES = 2000, 8  # bytes of a tile for each of its stacks; the most stacks of one
@@ -161,7 +161,7 @@ class PictureCoder:
     def write(self, coded: lattice.Coded) -> bytes:
         """The payload of a tile."""
         message = lattice.encode(self.tables, coded, lanes_for(float(coded.bits)))
-        return PREAMBLE.pack(coded.silent) + message.to_bytes()
+        return SILENCE.pack(coded.silent) + message.to_bytes()
 
     def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor | None:
         """The coefficients of a tile: int16 [1, channels, height, width]; None for damaged bytes."""
@@ -272,7 +272,7 @@ def _message(payload: bytes) -> Message | None:
     try:
         if payload[0] > 1:
             return None
-        return Message.from_bytes(payload[PREAMBLE.size :], first=0)
+        return Message.from_bytes(payload[SILENCE.size :], first=0)
     except (IndexError, ValueError):
         return None
 

@@ -19,6 +19,7 @@ from toolkit.container import Reader
 from toolkit.images import rate_archive
 from toolkit.images.files import item_of
 from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
+from toolkit.images.source import Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,8 +95,8 @@ def of_files(
         for picture in pictures:
             file = folder / "evaluation.tkc"
             item = item_of("picture", picture)
-            read, target = functools.partial(_same, picture), Target("lambda", lam)
-            size = rate_archive.compress(coder, [item], read, file, target, identity, progress=False)
+            origin = Source([item], functools.partial(_same, picture), None)
+            size = rate_archive.compress(coder, origin, file, Target("lambda", lam), identity, progress=False)
             with Reader(file) as reader:
                 [item], [level] = rate_archive.described(reader)
                 restored = rate_archive.picture_of(reader, coder, item, level, 0)

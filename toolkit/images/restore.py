@@ -1,4 +1,4 @@
-"""Pictures and arrays back from a .tkc file: all, one, or what damage has left; interrupted, it goes on later."""
+"""Pictures and arrays back from a .tkc file of any kind: all, one, or what damage has left; interrupted, it goes on."""
 
 from __future__ import annotations
 
@@ -6,26 +6,50 @@ import contextlib
 import hashlib
 import os
 import shutil
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.chunks.chained import Coder, rows_crc
-from toolkit.chunks.separate import AloneCoder
-from toolkit.container import ContainerError, DamagedFile, Reader
+from toolkit.container import Reader
 from toolkit.images import arrays, files
-from toolkit.images.archive import Contents, MakeCoder, contents
-from toolkit.images.files import CHANNELS, Item
+from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
-GREY = 128  # of the tiles that are lost in a picture that is not
 MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
+Write = Callable[[int, Tensor, bool], str]  # number, uint8 [c, h, w], whether it is whole -> the name that it gets
+
+
+class Contents(Protocol):
+    """The pictures of a file, or the images of its array, its header checked: `RowContents`, `RateContents`."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """What each picture is."""
+
+    @property
+    def array(self) -> arrays.Array | None:
+        """The array that all are images of; None: they are pictures."""
+
+    @property
+    def unit(self) -> str:
+        """Of work, for the progress bar."""
+
+    def select(self, which: Sequence[int]) -> int:
+        """These pictures will be asked for, in this order. Returns how many units of work that is."""
+
+    def picture(
+        self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
+    ) -> tuple[Tensor | None, bool]:
+        """Picture i, uint8 [c, h, w], grey where it is lost, or None if all is; and whether it is whole.
+
+        damage: receives what is wrong with each part of the file that is lost; None: raise it. earlier: what an earlier
+        run has restored, to be taken where it is sound.
+        """
 
 
 class Report(NamedTuple):
@@ -37,147 +61,59 @@ class Report(NamedTuple):
     damage: list[str]  # what is wrong with the file: an error for each chunk that is lost
 
 
-def decompress(
-    path: str | Path, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], only: str | None = None,
-    on_damage: str = "error", progress: bool = True,
+def check_model(reader: Reader, identity: dict[str, Any]) -> None:
+    """Raise ValueError unless the model of `identity` wrote a file."""
+    wrote = [str(reader.header.get(key)) for key in ("recipe", "model")]
+    mine = [str(identity[key]) for key in ("recipe", "model")]
+    if wrote != mine:
+        raise ValueError(
+            f"{reader.path}: expected a file of the model {mine[0]} {mine[1][:16]} that run= names, got one of "
+            f"{wrote[0][:40]} {wrote[1][:16]}; give the run that compressed it"
+        )
+
+
+def restore(
+    reader: Reader, contents: Contents, output: str | Path, only: str | None = None, on_damage: str = "error",
+    progress: bool = True,
 ) -> Report:  # fmt: skip
     """Restore the pictures of a .tkc file below the new folder `output`, or its array as that file.
 
-    only: the name of one picture; just the chunks that hold it are decoded. on_damage: "skip" restores what is in
-    sound chunks, instead of raising for the first that is not. An interrupted run leaves OUTPUT.partial, from which the
-    next one goes on; an error leaves nothing. Raises ContainerError for damage, ValueError for another model or a name
-    that is not in the file.
+    only: the name of one picture; just what holds it is decoded. on_damage: "skip" restores what is sound, instead of
+    raising for the first that is not; then `reader` salvages. An interrupted run leaves OUTPUT.partial, from which the
+    next one goes on; an error leaves nothing. Raises ContainerError for damage, ValueError for a name that is not in
+    the file.
     """
     if on_damage not in ON_DAMAGE:
         raise ValueError(f"expected on_damage to be one of {', '.join(ON_DAMAGE)}, got {on_damage!r}")
-    with Reader(path, salvage=on_damage == "skip") as reader:
-        about = contents(reader, identity)
-        which = range(len(about.items)) if only is None else [_wanted(about, only)]
-        coder = make_coder(max((chunk.rows for chunk in reader.found.values()), default=1), about.settings)
-        shape: Any = coder.module.shape
-        if tuple(shape) != about.shape:
-            raise DamagedFile(f"{path}: expected rows of {list(shape)}, got {list(about.shape)}; do not trust the file")
-        state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
-        target = new_folder(output) if about.array is None else _new_array(Path(output), about.array)
-        with work(target, hashlib.sha256(state).hexdigest()) as (result, resumed):
-            sink = _array(result, about.array) if about.array else pictures(result, about.items)
-            with sink as (read, write):
-                return _restore(reader, coder, about, which, read if resumed else None, write, on_damage, progress)
-
-
-Read = Callable[[int], Tensor | None]  # number of a picture -> uint8 [c, h, w], if an earlier run has written it
-Write = Callable[[int, Tensor, bool], str]  # number, uint8 [c, h, w], whether it is whole -> the name that it gets
-
-
-def _restore(
-    reader: Reader, coder: Coder, about: Contents, which: Any, read: Read | None, write: Write, on_damage: str,
-    progress: bool,
-) -> Report:  # fmt: skip
+    which = range(len(contents.items)) if only is None else [_wanted(contents, only)]
     report = Report(0, [], [], [str(reader.damage)] if reader.damage else [])
-    first, last = (about.rows(which[0])[0], about.rows(which[-1])[1]) if len(which) else (0, 0)
-    decoded = _rows(reader, coder, about, first, last, read, report.damage if on_damage == "skip" else None, progress)
-    for i in which:
-        first, last = about.rows(i)
-        rows = [next(decoded) for _ in range(last - first)]
-        name = about.items[i].name if about.array is None else str(i)
-        there = [row for row in rows if row is not None]
-        if not there:
-            report.lost.append(name)
-            continue
-        blank = torch.full(about.shape, GREY, dtype=torch.uint8)
-        image = files.untile(
-            torch.stack([blank if row is None else row for row in rows]), about.items[i], about.shape[0], about.size
-        )
-        written = write(i, image, len(there) == len(rows))
-        if len(there) < len(rows):
-            report.partly.append(f"{name} -> {written}")
+    state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
+    array = contents.array
+    target = new_folder(output) if array is None else _new_array(Path(output), array)
+    with (
+        work(target, hashlib.sha256(state).hexdigest()) as (result, resumed),
+        _array(result, array) if array else pictures(result, contents.items) as (read, write),
+        tqdm(total=contents.select(which), unit=contents.unit, disable=not progress) as bar,
+    ):
+        earlier = read if resumed else lambda i: None
+        for i in which:
+            picture, whole = contents.picture(i, report.damage if on_damage == "skip" else None, earlier, bar.update)
+            name = contents.items[i].name if array is None else str(i)
+            if picture is None:
+                report.lost.append(name)
+                continue
+            written = write(i, picture, whole)
+            if not whole:
+                report.partly.append(f"{name} -> {written}")
     return report._replace(restored=len(which) - len(report.partly) - len(report.lost))
 
 
-def _rows(
-    reader: Reader, coder: Coder, about: Contents, first: int, last: int, read: Read | None,
-    damage: list[str] | None, progress: bool,
-) -> Iterator[Tensor | None]:  # fmt: skip
-    """The decoded rows [first, last) one by one, None for those of a chunk that is lost; other chunks are not read.
-
-    damage: receives what is wrong with each lost chunk; None: raise it.
-    """
-    with tqdm(total=last - first, unit="row", disable=not progress) as bar:
-        for i in range(first // about.chunk_rows, -(-last // about.chunk_rows)):
-            begin, end = about.chunk(i)
-            low, high = max(first, begin) - begin, min(last, end) - begin
-            found = _again(reader, about, i, read) if read else None
-            if found is None:
-                try:
-                    found = _decode(reader, coder, about, i, low, high, bar.update)
-                except ContainerError as error:
-                    if damage is None:
-                        raise
-                    damage.append(str(error))
-                    yield from [None] * (high - low)
-                    continue
-            yield from found[low:high]
-
-
-def _decode(
-    reader: Reader, coder: Coder, about: Contents, i: int, low: int, high: int, update: Callable[[int], Any]
-) -> Tensor:
-    """Chunk i, checked: uint8 [rows, c, h, w]. Where rows are coded alone, only those from low to high are decoded."""
-    payload, rows, where = reader.read(i), reader.found[i].rows, f"{reader.path}: chunk {i} of {about.chunk_count}"
-    valid = _valid(about, i)
-    try:
-        if isinstance(coder, AloneCoder) and about.exact and high - low < rows:
-            # Just these rows: exact networks make no mistake. Floats on another machine may, and of the wrong rows
-            # about one in a hundred ends as it began, so that only the checksum of the whole chunk would tell.
-            decoded = torch.zeros(valid.shape, dtype=torch.uint8)
-            decoded[low:high] = coder.decode_range(payload, valid[low:high], low, rows)
-            return decoded
-        decoded = coder.decode(payload, valid, progress=update)
-    except ValueError as error:
-        raise DamagedFile(f"{where} does not decode: {error}") from error
-    crc, expected = rows_crc(decoded, valid), reader.found[i].rows_crc
-    if crc != expected:
-        raise DamagedFile(
-            f"{where} decodes to other rows than were encoded (CRC-32 expected {expected:08x}, got {crc:08x}); its "
-            "bytes are intact, so the networks computed other numbers: decode with the device and library versions "
-            "that encoded it"
-        )
-    return decoded
-
-
-def _again(reader: Reader, about: Contents, i: int, read: Read) -> Tensor | None:
-    """Chunk i from the pictures that an earlier run has written, if they are all there and have its checksum."""
-    begin, end = about.chunk(i)
-    low = bisect_right(about.ends, begin)
-    parts = []
-    for j in range(low, bisect_right(about.ends, end - 1) + 1):
-        item = about.items[j]
-        image = read(j)
-        if image is None or list(image.shape) != [CHANNELS[item.mode], item.height, item.width]:
-            return None
-        parts.append(files.tiles(image, about.shape[0], about.size)[0])
-    skip = begin - about.rows(low)[0]
-    rows = torch.cat(parts)[skip : skip + end - begin]
-    sound = i in reader.found and rows_crc(rows, _valid(about, i)) == reader.found[i].rows_crc
-    return rows if sound else None
-
-
-def _valid(about: Contents, i: int) -> Tensor:
-    """Which values of chunk i are coded: bool [rows, c, h, w]."""
-    begin, end = about.chunk(i)
-    low, high = bisect_right(about.ends, begin), bisect_right(about.ends, end - 1)
-    kinds = [item[1:] for item in about.items[low : high + 1]]  # without names: of an array's images, all the same
-    masks = {kind: files.valid_of(Item("", *kind), about.shape[0], about.size) for kind in set(kinds)}
-    skip = begin - about.rows(low)[0]
-    return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
-
-
-def _wanted(about: Contents, only: str) -> int:
-    if about.array:
+def _wanted(contents: Contents, only: str) -> int:
+    if contents.array:
         raise ValueError(
             "expected only= for a file of pictures, got one of an array; leave only= out and index the array"
         )
-    names = [item.name for item in about.items]
+    names = [item.name for item in contents.items]
     if only not in names:
         raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, for instance, {names[:3]}")
     return names.index(only)
@@ -242,7 +178,7 @@ def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
 
 
 @contextlib.contextmanager
-def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Read, Write]]:
+def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Earlier, Write]]:
     """Read and write pictures below a folder."""
     taken: set[str] = set()
     names = files.output_names(items, taken)
@@ -281,7 +217,7 @@ def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Read, Write]
 
 
 @contextlib.contextmanager
-def _array(path: Path, array: arrays.Array) -> Iterator[tuple[Read, Write]]:
+def _array(path: Path, array: arrays.Array) -> Iterator[tuple[Earlier, Write]]:
     """Read and write the images of one array file."""
     values: np.ndarray | None = None
     if path.is_file():

@@ -231,6 +231,7 @@ def converted(module: Any, rows: Tensor | None, batch: int = 64) -> Any:
     finally:
         module.net = net
     found.net = exact.to(module.device, memory_format=torch.channels_last)
+    found.is_exact = True
     return found.eval()
 
 

@@ -268,7 +268,7 @@ class InterlacedObservation(nn.Module):
         if levels < 1 or height % 2**levels or sides % 2**levels:
             raise ValueError(
                 f"expected levels from 1 on and images whose sides are multiples of 2^levels, got levels={levels} and "
-                f"{height} x {sides}; change recipe.module.levels or data.size"
+                f"{height} x {sides}; change recipe.module.levels or data.splits.size"
             )
         self.trunk = residual_stack(latents, width, blocks, width)
         self.context = nn.ModuleList(nn.Conv2d(g * channels, width, 5, padding=2) for g in range(1, 4))

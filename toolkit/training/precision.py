@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import torch
@@ -16,6 +17,17 @@ def resolve(wish: str, accelerator: str = "auto") -> str:
     auto: "bf16-mixed" where bfloat16 is faster than float32, else "32-true"; accelerator: of the same Trainer.
     """
     return wish if wish != "auto" else "bf16-mixed" if bf16_is_faster(accelerator) else "32-true"
+
+
+def chosen(wish: str, accelerator: str) -> str:
+    """The precision to train with, for a wish of `trainer.precision`; says so if that is slow here."""
+    if wish.startswith("bf16") and not bf16_is_faster(accelerator):
+        print(
+            f"trainer.precision={wish} is slower than 32-true on this machine, which has no instructions for it; "
+            "precision=auto takes it where it is faster",
+            file=sys.stderr,
+        )
+    return resolve(wish, accelerator)
 
 
 def bf16_is_faster(accelerator: str = "auto") -> bool:

@@ -29,7 +29,7 @@ OCTAVES = 14  # of larger ones: a symbol for each octave, and raw bits
 TOKENS = 2 * RADIUS + 1 + 2 * OCTAVES
 FIRST_FAR = 2 * RADIUS + 3  # the first symbol that raw bits follow
 LIMIT = RADIUS + (1 << OCTAVES) - 1  # largest magnitude of a coefficient
-PRECISION = 20  # bits of a frequency: most coefficients are 0 and cost a few hundredths of a bit
+TOKEN_BITS = 20  # bits of a frequency: most coefficients are 0 and cost a few hundredths of a bit
 ALLOWED_REGRET = 0.01  # of a file's bits: what leaving out the likely zeros may cost, in the objective
 EXTRA_PRECISION = 16  # of raw bits
 
@@ -38,7 +38,7 @@ class Tables(NamedTuple):
     """What encoder and decoder share, integers all."""
 
     weights: Tensor  # int32 [n], of all passes, one after the other: see `Predictor`
-    freqs: Tensor  # int32 [bands * CLASSES, TOKENS], rows that sum to 2**PRECISION, each at least 1
+    freqs: Tensor  # int32 [bands * CLASSES, TOKENS], rows that sum to 2**TOKEN_BITS, each at least 1
 
 
 @functools.cache
@@ -94,14 +94,14 @@ class Model:
                 f"expected {sum(sizes)} weights and frequencies [{self.bands * CLASSES}, {TOKENS}], got "
                 f"{list(self.weights.shape)} and {list(self.freqs.shape)}; the tables are of other bands"
             )
-        if bool((self.freqs.sum(1) != 1 << PRECISION).any()) or int(self.freqs.min()) < 1:
+        if bool((self.freqs.sum(1) != 1 << TOKEN_BITS).any()) or int(self.freqs.min()) < 1:
             raise ValueError(
-                f"expected frequencies of at least 1 that sum to {1 << PRECISION}, got others; fit the tables first"
+                f"expected frequencies of at least 1 that sum to {1 << TOKEN_BITS}, got others; fit the tables first"
             )
         self.predictors = [Predictor(p, w) for p, w in zip(self.passes, self.weights.split(sizes), strict=True)]
-        self.coder = ready(self.freqs, PRECISION)
+        self.coder = ready(self.freqs, TOKEN_BITS)
         extra = raw_bits(torch.arange(TOKENS))
-        self.costs = (PRECISION - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
+        self.costs = (TOKEN_BITS - self.freqs.double().log2() + extra).float()  # bits [tables, TOKENS]
 
     def tables(self, p: Pass, sums: Tensor) -> Tensor:
         """The rows of `freqs` for coefficients of a pass whose predicted magnitudes are `sums`: int64."""

@@ -25,7 +25,7 @@ BORDER = 16  # places around the lattice: how far predictions can look
 # Kinds of neighbours whose magnitudes are summed: the place itself, left and right, above and below, the corners.
 AROUND = [[(0, 0)], [(0, -1), (0, 1)], [(-1, 0), (1, 0)], [(-1, -1), (-1, 1), (1, -1), (1, 1)]]
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))  # (y, x) modulo 2
-EXACT = 1 << 24  # sums of integers below are exact in float32, in any order
+EXACT_BELOW = 1 << 24  # sums of integers below are exact in float32, in any order
 
 
 class Pass(NamedTuple):
@@ -109,7 +109,7 @@ class Predictor:
         most = CLAMP * torch.tensor([len(places) for places in AROUND]).double()
         bound = earlier.abs() @ most.repeat(p.first) + own.abs() @ most[p.known].repeat_interleave(n)
         bound = bound + rate.abs() @ torch.tensor([16.0, RATE_STEPS, RATE_STEPS]).double()
-        dtype = torch.float32 if TRUSTED and float(bound.max()) < EXACT else torch.float64
+        dtype = torch.float32 if TRUSTED and float(bound.max()) < EXACT_BELOW else torch.float64
         weights = torch.cat([earlier, own], 1)
         self.used = weights.any(0).nonzero()[:, 0]  # most inputs have no weight in any output
         self.weights, self.rate = weights[:, self.used].to(dtype), rate.to(dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.coding.frequencies import of_counts
 from toolkit.coding.lattice import codec as lattice
-from toolkit.coding.lattice.codec import PRECISION, TOKENS, Tables
+from toolkit.coding.lattice.codec import TOKEN_BITS, TOKENS, Tables
 from toolkit.coding.lattice.context import CLASSES, FRACTION, State, classes, passes
 
 SAMPLES = 24_576  # places that a predictor is fitted to
@@ -110,6 +110,6 @@ def _smooth(counts: Tensor) -> Tensor:
 
 
 def frequencies(share: Tensor) -> Tensor:
-    """Shares float [tables, tokens] to int32 frequencies, at least 1 each, rows that sum to 2**PRECISION."""
+    """Shares float [tables, tokens] to int32 frequencies, at least 1 each, rows that sum to 2**TOKEN_BITS."""
     share = share / share.sum(1, keepdim=True)
-    return of_counts((share * (1 << 38)).long(), PRECISION).int()
+    return of_counts((share * (1 << 38)).long(), TOKEN_BITS).int()

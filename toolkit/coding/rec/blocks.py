@@ -79,7 +79,7 @@ def ordered_random(target: Target, keys: Keys, bits: int) -> Choice:
 
     Scores each candidate of the whole block with noise that grows with its number, so that small numbers are likelier
     than large ones while the sample's law stays that of N exponentially raced candidates (Theis, Yosri 2022,
-    arXiv:2102.09270). target: of rows x m latents, row by row; keys: of the m latents, the row among them one for all.
+    arXiv:2110.12805). target: of rows x m latents, row by row; keys: of the m latents, the row among them one for all.
     bits: the block's KL and 2 to 6 more; the law approaches the target's as it grows. Rebuild with `rebuild_block`.
     """
     m = len(keys.latent)

@@ -19,7 +19,7 @@ from toolkit.coding.rec.search import MAX_DEPTH, depth_of, walk
 from toolkit.coding.tables import tables
 
 DEPTHS = MAX_DEPTH + 1
-PRECISION = 16  # bits of a depth's frequency: one count for each of 57 depths costs 0.001 bits
+DEPTH_BITS = 16  # bits of a depth's frequency: one count for each of 57 depths costs 0.001 bits
 _CHUNK = 16  # raw bits a symbol
 _PATH = 24  # bits of the probability of a turn
 
@@ -32,7 +32,7 @@ def count_depths(node: Tensor) -> Tensor:
 
 
 def learned(counts: Tensor) -> Tensor:
-    """Frequencies of depths from counts: int64 [latents, DEPTHS] >= 0 -> int64, each row summing to 2**PRECISION.
+    """Frequencies of depths from counts: int64 [latents, DEPTHS] >= 0 -> int64, each row summing to 2**DEPTH_BITS.
 
     No depth has less than one count. Counts must stay below 2**40.
     """
@@ -42,19 +42,19 @@ def learned(counts: Tensor) -> Tensor:
             "make them with count_depths"
         )
     return frequencies.of_counts(
-        16 * counts.long() + 1, PRECISION
+        16 * counts.long() + 1, DEPTH_BITS
     )  # 1/16 of an occurrence for depths that did not occur
 
 
 def learned_nodes(counts: Tensor) -> Tensor:
     """Frequencies of the nodes of shallow trees from counts: int64 [latents, 2**(depth + 1)] -> int64 of that shape."""
     size = counts.shape[-1]
-    if counts.dim() != 2 or counts.is_floating_point() or not 2 <= size <= 1 << (PRECISION - 2):
+    if counts.dim() != 2 or counts.is_floating_point() or not 2 <= size <= 1 << (DEPTH_BITS - 2):
         raise ValueError(
-            f"learned_nodes: expected int64 counts [latents, nodes] of at most {1 << (PRECISION - 2)} nodes, got "
+            f"learned_nodes: expected int64 counts [latents, nodes] of at most {1 << (DEPTH_BITS - 2)} nodes, got "
             f"{counts.dtype} {list(counts.shape)}; use a smaller depth"
         )
-    return frequencies.of_counts(16 * counts.long() + 1, PRECISION)
+    return frequencies.of_counts(16 * counts.long() + 1, DEPTH_BITS)
 
 
 def zeta(exponent: float, latents: int = 1, device: torch.device | str = "cpu") -> Tensor:
@@ -67,13 +67,13 @@ def zeta(exponent: float, latents: int = 1, device: torch.device | str = "cpu") 
     with localcontext() as context:  # decimals, because pow of floats is not the same everywhere
         context.prec = 40
         mass = [round(Decimal(d + 1) ** -Decimal(exponent) * (1 << 38)) for d in range(DEPTHS)]
-    return frequencies.of_counts(torch.tensor(mass, device=device)[None], PRECISION).expand(latents, DEPTHS)
+    return frequencies.of_counts(torch.tensor(mass, device=device)[None], DEPTH_BITS).expand(latents, DEPTHS)
 
 
 def node_bits(node: Tensor, freqs: Tensor, which: Tensor) -> Tensor:
     """What `node_codec` spends on each node, in bits: int64 [...] -> float64 [...]."""
     depth = depth_of(node)
-    return depth + PRECISION - freqs[which, depth].double().log2()
+    return depth + DEPTH_BITS - freqs[which, depth].double().log2()
 
 
 def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec:
@@ -83,12 +83,12 @@ def node_codec(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Cod
     valid: bool, the same shape; where False nothing is coded, and pop returns node 1.
     """
     valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
-    if int(freqs.min()) < 1 or bool((freqs.sum(1) != 1 << PRECISION).any()) or freqs.shape[1] != DEPTHS:
+    if int(freqs.min()) < 1 or bool((freqs.sum(1) != 1 << DEPTH_BITS).any()) or freqs.shape[1] != DEPTHS:
         raise ValueError(
-            f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << PRECISION}, got "
+            f"node_codec: expected [tables, {DEPTHS}] frequencies of at least 1 that sum to {1 << DEPTH_BITS}, got "
             f"shape {list(freqs.shape)}, least {int(freqs.min())}; make them with learned or zeta"
         )
-    depths = tables(freqs, PRECISION).codec(which, valid)
+    depths = tables(freqs, DEPTH_BITS).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -110,7 +110,7 @@ def codebook(freqs: Tensor, which: Tensor, valid: Tensor | None = None) -> Codec
     freqs: int64 [tables, 2**(depth + 1)] of `learned_nodes`; which, valid: as in `node_codec`.
     """
     valid = torch.ones_like(which, dtype=torch.bool) if valid is None else valid
-    inner = tables(freqs, PRECISION).codec(which, valid)
+    inner = tables(freqs, DEPTH_BITS).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, freqs.shape[1])
@@ -142,7 +142,7 @@ def path_codec(freqs: Tensor, which: Tensor, keys: Keys) -> Codec:
     freqs, which: as in `node_codec`; keys: of the search, in the order of the nodes, flattened.
     """
     valid = torch.ones_like(which, dtype=torch.bool)
-    depths = tables(freqs, PRECISION).codec(which, valid)
+    depths = tables(freqs, DEPTH_BITS).codec(which, valid)
 
     def push(message: Message, node: Tensor) -> None:
         _check(node, valid, 1 << DEPTHS)
@@ -171,7 +171,7 @@ def path_bits(node: Tensor, freqs: Tensor, which: Tensor, keys: Keys) -> Tensor:
     """What `path_codec` spends on each node, in bits, but for rounding: int64 [...] -> float64 [...]."""
     flat = node.flatten()
     depth = depth_of(flat)
-    bits = PRECISION - freqs[which.flatten(), depth].double().log2()
+    bits = DEPTH_BITS - freqs[which.flatten(), depth].double().log2()
     for level, share in enumerate(walk(flat, keys)[1]):
         right = (flat >> (depth - level - 1).clamp(min=0)) & 1 == 1
         bits = bits - torch.where(level < depth, torch.where(right, 1 - share, share), 1).log2()

@@ -15,7 +15,7 @@ from torch import Tensor
 from toolkit.coding.hashing import Keys
 from toolkit.coding.rec.blocks import rebuild_block
 from toolkit.coding.rec.gaussian import Target
-from toolkit.coding.rec.index import PRECISION
+from toolkit.coding.rec.index import DEPTH_BITS
 from toolkit.coding.rec.search import MAX_DEPTH, between, depth_of, rebuild_dyadic
 
 _BELOW, _BESIDE = 5, 1  # what `shortest` tries: levels below the KL, cells on each side of the mean's
@@ -38,7 +38,7 @@ def shortest(target: Target, keys: Keys, freqs: Tensor, which: Tensor) -> Tensor
             offset = (centre + step).clamp(0, count - 1)
             u, _ = keys.uniforms(count + offset)
             x = between(offset + u, count - offset - u, 1 / count)
-            bits = depth + PRECISION - freqs[which, depth].double().log2()
+            bits = depth + DEPTH_BITS - freqs[which, depth].double().log2()
             cost = bits - target.log_ratio(x) / math.log(2)
             better = cost < best
             best, node = torch.where(better, cost, best), torch.where(better, count + offset, node)
@@ -57,7 +57,7 @@ def shortest_shared(target: Target, seed: int, freqs: Tensor) -> Tensor:
     keys = Keys.of(seed, row, torch.arange(latents, device=freqs.device)[:, None])
     wide = Keys(seed, keys.row.repeat_interleave(size), keys.latent.repeat_interleave(size))
     x = rebuild_dyadic(number.repeat(latents), wide).view(latents, size)
-    bits = PRECISION - freqs.double().log2()
+    bits = DEPTH_BITS - freqs.double().log2()
     bits[:, 0] = torch.inf  # there is no node 0
     found = [torch.zeros(0, dtype=torch.int64, device=freqs.device)]
     for loc, y in zip(*(part.view(-1, latents, 1).split(_ROWS) for part in target), strict=True):
@@ -75,7 +75,7 @@ def shortest_block(target: Target, keys: Keys, freqs: Tensor, bits: int, count: 
     number = torch.arange(1 << bits, device=loc.device) + 1
     x = rebuild_block(number, keys)
     depth = depth_of(number)
-    cost = (depth + PRECISION - freqs[depth].double().log2()) * math.log(2)
+    cost = (depth + DEPTH_BITS - freqs[depth].double().log2()) * math.log(2)
     # log r = constant + x (e^y D) + x^2 (1 - e^y) / 2: see `ordered_random`.
     weight = torch.cat([torch.exp(y) * loc, -0.5 * torch.expm1(y)], 1)
     features = torch.cat([x, x * x], 1)

@@ -1,0 +1,151 @@
+"""Word vectors to a file of the size that is asked for, and files of other programs from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.container import atomic_path
+from toolkit.embeddings import vocabulary as word_list
+from toolkit.embeddings.file import load, write
+from toolkit.embeddings.search import about_file, fit, quantise
+from toolkit.embeddings.sources import WRITTEN, Vectors, save, sigma_of
+
+GOALS = ("lambda", "target_size", "bits_per_dim")
+OPTIONS = {
+    "lambda": "nats of distortion that a bit is worth: larger is smaller, 0 is largest",
+    "target_size": "of the whole file: bytes, or with kB or MB",
+    "bits_per_dim": "of the whole file without its vocabulary",
+    "method": "default, or vbq for the published algorithm (default: default)",
+}
+UNITS = {"kB": 1e3, "MB": 1e6, "B": 1, "": 1}
+_SPACES = frozenset(" \t\n\r\v\f")
+
+
+def goal_of(asked: dict[str, str]) -> tuple[str, float]:
+    """The one goal among options, and its number. Raises ValueError for none, several, or no number."""
+    goals = [key for key in GOALS if key in asked]
+    if len(goals) != 1:
+        raise ValueError(f"expected one of lambda=, target_size= and bits_per_dim=, got {goals or 'none'}; give one")
+    [key], text = goals, asked[goals[0]]
+    unit = next(unit for unit in UNITS if text.endswith(unit)) if key == "target_size" else ""
+    try:
+        number = float(text.removesuffix(unit)) * UNITS[unit]
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf") or (number == 0 and key != "lambda"):
+        kind = "a number that is not negative" if key == "lambda" else "a number above 0"
+        raise ValueError(f"expected {key}= {kind}, got {text!r}; for instance {key}=2{'MB' * (key == 'target_size')}")
+    return key, number
+
+
+def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple[dict[str, int], str]:
+    """Write vectors as options ask; bytes of the file's parts, and what people read of it. Raises ValueError."""
+    goal, number = goal_of(asked)
+    check(found.words, found.vectors)
+    sigma = found.sigma if found.sigma is not None else sigma_of(found)
+    sizes = export(
+        output, found.words, found.vectors, sigma, goal, number, asked.get("method", "default"), {"sigma": found.rule}
+    )
+    return sizes, summary(sizes, found.words, found.vectors.shape[1], output)
+
+
+def check_output(output: Path, suffixes: Sequence[str] = (".tkc",)) -> None:
+    """Raise ValueError for an output that could not be written: now, not after minutes of work."""
+    if not output.parent.is_dir():
+        raise ValueError(f"expected output= in an existing folder, got {output}; make {output.parent} first")
+    if output.suffix not in suffixes:
+        hint = "choose one" if len(suffixes) > 1 else f"for other formats: input=FILE.tkc output={output.name}"
+        raise ValueError(f"expected output= to end in {', '.join(suffixes)}, got {output}; {hint}")
+
+
+def convert(file: str | Path, output: Path) -> str:
+    """A .tkc file in another program's format; says what it did."""
+    check_output(output, WRITTEN)
+    keyed = load(file)
+    if output.suffix == ".kv":
+        save(keyed, output)  # gensim puts large arrays into files beside it, named after it
+    else:
+        with atomic_path(output) as temporary:
+            save(keyed, temporary)
+    return f"{file} -> {output}: {output.stat().st_size} bytes"
+
+
+def check(words: Sequence[str], vectors: Tensor) -> None:
+    """Raise ValueError that names the word unless all words can be stored and all vectors are finite.
+
+    words: one for each row of vectors, float [words, d]; not empty, without spaces, each once, valid as UTF-8.
+    """
+    if vectors.dim() != 2 or len(words) != len(vectors) or not vectors.numel():
+        raise ValueError(
+            f"expected one word for each row of vectors [words, d], got {len(words)} words and {list(vectors.shape)}"
+        )
+    seen: set[str] = set()
+    for row, word in enumerate(words):
+        wrong = (
+            "an empty word" if not word
+            else "a word with a space or line end" if _SPACES.intersection(word)
+            else "the word of an earlier row" if word in seen
+            else "text that is not valid as UTF-8" if not _encodable(word)
+            else ""
+        )  # fmt: skip
+        if wrong:
+            raise ValueError(
+                f"row {row}: expected words that are not empty, have no spaces, and occur once, got {wrong}: {word!r}; "
+                "rename or remove it"
+            )
+        seen.add(word)
+    bad = ~vectors.isfinite().all(1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"row {row}: expected finite vectors, got NaN or infinity for {words[row]!r} ({int(bad.sum())} rows in "
+            "all); remove these rows"
+        )
+
+
+def export(
+    path: str | os.PathLike[str], words: Sequence[str], vectors: Tensor, sigma: Tensor, goal: str, number: float,
+    method: str = "default", about: dict[str, Any] | None = None,
+) -> dict[str, int]:  # fmt: skip
+    """Quantise and write what a goal asks for; returns the bytes of the file's parts, as `write` does.
+
+    goal: "lambda"; "target_size", bytes of the file; or "bits_per_dim", bits of the file without its vocabulary for
+    each coordinate. Other arguments as of `quantise` and `write`.
+    """
+    if goal == "lambda":
+        lam, quantised = number, quantise(vectors, sigma, number, method)
+    else:
+        target = number if goal == "target_size" else number * vectors.numel() / 8 + vocabulary_size(words)
+        lam, quantised = fit(words, vectors, sigma, int(target), method, about)
+    return write(path, words, quantised, about_file(method, lam, about))
+
+
+def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.PathLike[str]) -> str:
+    """Lines that say how large a file is, beside the same vectors as float32 and float16."""
+    n, size = len(words) * d, sizes["file"]
+    text = len("\n".join(words).encode())
+    return (
+        f"{len(words)} words of {d} dimensions -> {path}: {size} bytes, of which the vocabulary "
+        f"{sizes['vocabulary']}; {8 * (size - sizes['vocabulary']) / n:.3f} bits per dimension without it, "
+        f"{8 * size / n:.3f} with it\n"
+        f"float32 {4 * n + text} bytes ({(4 * n + text) / size:.1f} times as large), "
+        f"float16 {2 * n + text} bytes ({(2 * n + text) / size:.1f} times)"
+    )
+
+
+def vocabulary_size(words: Sequence[str]) -> int:
+    """Bytes that words take in a file."""
+    return len(word_list.pack(words))
+
+
+def _encodable(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # lone surrogates, which Python makes of bytes that are not UTF-8
+        return False
+    return True

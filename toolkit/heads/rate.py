@@ -1,0 +1,198 @@
+"""The lossy head: whole pictures at any rate, as a model's latents on a lattice of code points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from toolkit import cli
+from toolkit.chunks.model import fingerprint
+from toolkit.container import Reader
+from toolkit.data.embedded import held_out
+from toolkit.data.splits import spread
+from toolkit.images import rate_archive, rate_coder, rate_distortion
+from toolkit.images.files import find, read_image
+from toolkit.images.rate_archive import RateContents
+from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
+from toolkit.images.rate_distortion import Curve
+from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.source import Source, pictures
+from toolkit.runs import Run, save_weights
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from matplotlib.figure import Figure
+
+
+OWN = (
+    "  python -m toolkit.train recipe={name} data=folder data.splits.path=FOLDER data.splits.size=192 "
+    "data.batch_size=8 minutes=120   # on your own"
+)
+
+
+class RateModel(LossyModel, Protocol):
+    """What this head asks of a recipe, beside `images.rate_coder.LossyModel`: a module of latents that are fitted."""
+
+    channel_names: Sequence[tuple[int, int, int]]  # of latents: component, and frequencies down and across
+
+    def fit_tables(self, rows: Tensor, steps: int) -> float:
+        """Fit the tables that code latents to uint8 [rows, 3, h, w], which coding needs. Returns bits a pixel."""
+
+
+class Rate:
+    """Codes pictures with a `RateModel`, each at the lambda, size or quality that is asked for.
+
+        picture --tiles--> latents mu, sigma --search(lambda)--> code points k --lattice.encode--> chunk a tile --> file
+
+    pictures: folder of whole held-out pictures, or None for two photographs that no training on embedded data sees;
+    lambdas: of the rate-distortion curve; fit_rows, fit_steps: training rows and steps of `fit_tables` while training
+    goes on, every_n_epochs; final_fit_rows, final_fit_steps: of the model that is saved.
+    """
+
+    monitor = "validation/objective_bpp"
+    asks: ClassVar = {
+        "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",
+        "psnr": "quality of each picture in dB",
+    }  # fmt: skip
+    measures: ClassVar = {"pictures": "folder of held-out pictures"}
+
+    def __init__(
+        self, pictures: str | None = None, lambdas: Sequence[float] = (1, 4, 16, 64, 256), fit_rows: int = 48,
+        fit_steps: int = 10, final_fit_rows: int = 112, final_fit_steps: int = 60, every_n_epochs: int = 3,
+    ) -> None:  # fmt: skip
+        self.folder, self.lambdas, self.every_n_epochs = pictures, list(lambdas), every_n_epochs
+        self.fit, self.final_fit = (fit_rows, fit_steps), (final_fit_rows, final_fit_steps)
+        self.step = 0  # of training, when the model was finished
+        self._codecs: dict[str, Curve] = {}
+
+    def watch(self, run: Run, data: Any) -> Callback:
+        from toolkit.training.evaluation import Looks
+
+        def look(module: Any, board: Any, step: int) -> dict[str, float]:
+            module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
+            self._show(board, run._replace(module=module), step)
+            return {}
+
+        # Not at the end, when `report` does it, with the weights that are saved.
+        return Looks(look, self.every_n_epochs, at_end=False)
+
+    def finish(self, run: Run, data: Any, step: int) -> None:
+        print("\nfitting the tables of the coder, and coding the held-out pictures", flush=True)
+        run.module.fit_tables(spread(data.train, self.final_fit[0]), self.final_fit[1])
+        save_weights(run.folder, run.module)
+        self.step = step
+
+    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(run.folder)) as board:
+            curves = self._show(board, run, self.step)
+        here = f"run={run.folder}"
+        return (
+            f"""
+{rate_distortion.table(curves)}
+
+Next:
+  tensorboard --logdir {run.folder}
+  python -m toolkit.compress {here} input=PICTURE_OR_FOLDER output=small.tkc bpp=0.5   # or psnr=32
+  python -m toolkit.decompress {here} input=small.tkc output=restored   # only=NAME for one picture
+  python -m toolkit.evaluate {here} pictures=FOLDER
+{OWN.format(name=run.name)}""",
+            {"pictures": float(len(self.held_out()))},
+        )
+
+    def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
+        source = pictures(source, run.folder)
+        if len(asked) != 1:
+            raise ValueError(
+                f"expected one of {', '.join(f'{way}=' for way in self.asks)}, got {' and '.join(asked) or 'none'}; "
+                "give one, for instance bpp=0.5"
+            )
+        if source.array:
+            raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
+        [way] = asked
+        size = rate_archive.compress(_coder(run), source, output, Target(way, cli.number(asked, way)), _identity(run))
+        pixels = sum(item.height * item.width for item in source.items)
+        return (
+            f"{len(source.items)} pictures, {pixels} pixels -> {output}: {size} bytes, "
+            f"{8 * size / pixels:.4f} bits per pixel"
+        )
+
+    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+        check_model(reader, _identity(run))
+        return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage)
+
+    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+        """The rate-distortion curve of held-out pictures, and the times of the first."""
+        self.folder = asked.get("pictures", self.folder)
+        pictures = self.held_out()
+        first, lam = pictures[0], sorted(self.lambdas)[len(self.lambdas) // 2]
+        spent = rate_distortion.speed(rate_distortion.times(_coder(run), first, lam), first[0].numel())
+        curves, _ = self.curves(run, pictures, blind=True)
+        text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}\nthe first, lambda {lam:g}:\n{spent}"
+        return text, rate_distortion.figure(curves, f"{len(pictures)} held-out pictures")
+
+    def held_out(self) -> list[Tensor]:
+        """Pictures that training has not seen, uint8 [c, h, w] each."""
+        if self.folder is None:
+            return held_out()
+        return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
+
+    def curves(
+        self, run: Run, pictures: Sequence[Tensor], blind: bool = False
+    ) -> tuple[dict[str, Curve], dict[float, Tensor]]:
+        """Curves of the model's files, of other ways to quantise its latents, and of other codecs, by name.
+
+        blind: also the curve of the same search with one sigma for all latents. The second output is the first picture
+        as each lambda restores it.
+        """
+        run.folder.mkdir(parents=True, exist_ok=True)
+
+        def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
+            coder = PictureCoder(run.module, run.module.device, choice)
+            return rate_distortion.of_files(coder, pictures, lambdas, run.folder, {"recipe": run.name})
+
+        mine, restored = files("search", self.lambdas)
+        # Of larger lambdas, at which rounding makes files of about the same sizes.
+        most = rate_coder.lambda_of(rate_coder.LEVELS)
+        ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
+        if blind:
+            ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
+        ways["its latents, k-means"] = rate_distortion.of_kmeans(_coder(run), pictures, rate_distortion.KMEANS_SIZES)
+        self._codecs = self._codecs or rate_distortion.of_codecs(pictures)
+        return {"this model": mine, **ways, **self._codecs}, restored
+
+    def _show(self, board: Any, run: Run, step: int) -> dict[str, Curve]:
+        """Curves, differences of rate, a picture at three rates, and what its channels cost, on TensorBoard."""
+        pictures = self.held_out()
+        curves, restored = self.curves(run, pictures)
+        if board is None:
+            return curves
+        lambdas, picture = sorted(self.lambdas, reverse=True), pictures[0]
+        for name, value in rate_distortion.differences(curves).items():
+            board.add_scalar(f"validation/bd_rate_{name.lower().replace(',', '').replace(' ', '_')}", value, step)
+        for lam, point in zip(lambdas, curves["this model"], strict=True):
+            board.add_scalar(f"validation/bpp_lambda_{lam:g}", point.bpp, step)
+            board.add_scalar(f"validation/psnr_lambda_{lam:g}", point.psnr, step)
+        board.add_figure("validation/curve", rate_distortion.figure(curves, "held-out pictures"), step)
+        board.add_image("images/original", picture, step)
+        middle = lambdas[len(lambdas) // 2]
+        for lam in {lambdas[0], middle, lambdas[-1]}:
+            board.add_image(f"images/lambda_{lam:g}", restored[lam], step)
+        bits = _coder(run).channel_bits(picture, rate_coder.level_of(middle))
+        plot = rate_distortion.channel_figure(bits, run.module.channel_names, picture[0].numel())
+        board.add_figure("validation/bits_of_channels", plot, step)
+        return curves
+
+
+def _coder(run: Run) -> PictureCoder:
+    return PictureCoder(run.module, run.module.device)
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    # A short name of the model: a small picture takes a few hundred bytes.
+    return {"recipe": run.name, "model": fingerprint(run.module, {})[:16]}

@@ -1,0 +1,149 @@
+"""The lossless head: rows of data, cut from pictures, are coded with a model of rows near to its bound."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from toolkit import cli
+from toolkit.chunks.chained import Coder
+from toolkit.chunks.model import ChunkCoder, RowCodec, Settings, choose_lanes
+from toolkit.chunks.separate import AloneCoder
+from toolkit.container import Reader
+from toolkit.images import baselines, row_archive
+from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.row_archive import RowContents
+from toolkit.images.source import Source, pictures
+from toolkit.nets.exact import exactly
+from toolkit.runs import Run, build_data, has_exact, identity, load, save_exact, save_weights
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from matplotlib.figure import Figure
+
+CHUNK_ROWS = 16384
+TEST_ROWS = 1000
+MANY = 4096  # rows after which speeds hardly rise
+LINES = "PNG", "WebP", "JPEG XL", "WebP mosaic", "JPEG XL mosaic"  # of TensorBoard's figure
+
+
+class Rows:
+    """Codes rows of `chunks.model.RowModel`.
+
+        picture --tiles--> rows, valid --blocks--> codec(model, valid).push --> message --> payload of a chunk --> file
+
+    codec: see `chunks.model.RowCodec`.
+    """
+
+    monitor = "validation/elbo_bpd"
+    asks: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
+    measures: ClassVar = {
+        "rows": "test rows to code",
+        "exact": "whether networks are those whose files any machine decodes",
+    }
+
+    def __init__(self, codec: RowCodec) -> None:
+        self.codec = codec
+
+    def coder(self, run: Run, rows: int, settings: Settings | None = None) -> ChunkCoder:
+        """What codes chunks of so many rows; settings: of the file, when decoding."""
+        settings = settings or Settings(
+            run.cfg.coding.batch, choose_lanes(rows * math.prod(run.module.shape)), run.cfg.coding.seed
+        )
+        codec = exactly(self.codec) if run.exact else self.codec
+        return (AloneCoder if run.module.alone else Coder)(run.module, codec, settings)
+
+    def watch(self, run: Run, data: Any) -> Callback:
+        from toolkit.data.splits import spread
+        from toolkit.training.evaluation import CodecEvaluation
+
+        rows, options = spread(data.validation, run.cfg.evaluation.rows), run.cfg.evaluation
+        lines = baselines.lossless(rows, rows=len(rows))
+        return CodecEvaluation(
+            rows, lambda module: self.coder(run._replace(module=module), len(rows)), run.folder / "validation.tkc",
+            options.every_n_epochs, {name: lines[name] for name in LINES if name in lines},
+        )  # fmt: skip
+
+    def finish(self, run: Run, data: Any, step: int) -> None:
+        save_weights(run.folder, run.module)
+        try:
+            save_exact(run.folder, data.train)
+        except ValueError as error:  # the training is none the worse for it
+            print(f"\nfiles will decode only where networks compute the same floats: {error}", file=sys.stderr)
+
+    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+        from toolkit.data.splits import spread
+        from toolkit.training.evaluation import evaluate
+        from toolkit.training.plots import rate_table
+
+        asked = run.cfg.evaluation.test_rows
+        rows = data.test if asked is None else spread(data.test, asked)
+        result = evaluate(run.module, self.coder(_codes(run, None), len(rows)), rows, run.folder / "test.tkc")
+        table = rate_table(
+            f"{len(rows)} held-out test rows", result, baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
+        )
+        here = f"run={run.folder}"
+        return (
+            f"""{table}
+
+Next:
+  tensorboard --logdir {run.folder}
+  python -m toolkit.compress {here} input=FOLDER_OR_IMAGE output=photos.tkc
+  python -m toolkit.decompress {here} input=photos.tkc output=restored   # only=NAME for one picture
+  python -m toolkit.inspect input=photos.tkc
+  python -m toolkit.evaluate {here}
+  python -m toolkit.train resume={run.folder} minutes={2 * math.ceil(run.cfg.minutes)}   # train longer""",
+            result,
+        )
+
+    def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
+        source = pictures(source, run.folder)
+        size = row_archive.compress(
+            source, output, functools.partial(self.coder, run), identity(run),
+            cli.positive(asked, "chunk_rows", CHUNK_ROWS),
+        )  # fmt: skip
+        text = (
+            f"{len(source.items)} pictures, {source.values} values -> {output}: {size} bytes, "
+            f"{8 * size / source.values:.4f} bits per dimension"
+        )
+        if not run.exact and "exact" not in asked:
+            text += (
+                "\nIt decodes only where networks compute the same floats. To make files that decode anywhere: python "
+                f"-m toolkit.make_exact run={run.folder}, and compress again"
+            )
+        return text
+
+    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+        check_model(reader, identity(run))
+        contents = RowContents(reader, functools.partial(self.coder, run))
+        return restore(reader, contents, output, only, on_damage)
+
+    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+        """Of test rows of the run's data set; leaves their file, evaluation.tkc, in the run's folder."""
+        from toolkit.data.splits import spread
+        from toolkit.training.evaluation import evaluate
+        from toolkit.training.plots import rate_bars, rate_table
+
+        wanted = None if asked.get("rows") == "all" else cli.positive(asked, "rows", TEST_ROWS)
+        data, file = build_data(run.cfg), run.folder / "evaluation.tkc"
+        count = wanted or len(data.test)
+        once = spread(data.test, count)
+        # The codecs beside get each row once: some would find the second for nothing.
+        rows = once.repeat(-(-count // len(once)), *[1] * (once.dim() - 1))[:count] if "rows" in asked else once
+        coder = self.coder(_codes(run, cli.boolean(asked, "exact") if "exact" in asked else None), len(rows))
+        evaluate(run.module, coder, rows[:8], file)  # loading the coder is no part of a speed
+        result = evaluate(run.module, coder, rows, file)
+        others = baselines.lossless(once, rows=len(once), mosaic_rows=len(once))
+        text = rate_table(f"{data.name}, {len(rows)} test rows", result, others)
+        if len(rows) < MANY:
+            text += f"\nSpeeds of few rows are those of starting, with few stacks; time many by rows={MANY}."
+        return text, rate_bars(result, others)
+
+
+def _codes(run: Run, exact: bool | None) -> Run:
+    """The run whose networks code: with the exact ones, or None: if there are any."""
+    wanted = has_exact(run.folder) if exact is None else exact
+    return load(run.folder, str(run.module.device), True) if wanted else run

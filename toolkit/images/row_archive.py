@@ -1,0 +1,283 @@
+"""Image files in a .tkc container: pictures or arrays -> tiles -> chunks of coded rows, and back.
+
+The header's keys are described in docs/format.md.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from toolkit.chunks.model import ChunkCoder, Settings, rows_crc
+from toolkit.container import ContainerError, DamagedFile, Reader, Writer
+from toolkit.images import arrays, files
+from toolkit.images.files import CHANNELS, Earlier, Item
+from toolkit.images.source import Source
+
+MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
+CHEAPEST = 1 << 19  # values a byte that a file may declare; entropy coders leave each value some 2**-16 bits at least
+MakeCoder = Callable[[int, Settings | None], ChunkCoder]  # (rows a chunk, settings of the file that is decoded)
+
+
+def compress(
+    origin: Source, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], chunk_rows: int,
+    progress: bool = True,
+) -> int:  # fmt: skip
+    """Write the pictures of `origin` to a .tkc file; returns its size in bytes.
+
+    identity: what the header says about recipe and model; chunk_rows: rows coded together, which is also what has to be
+    decoded to get at one picture. Raises ValueError for more than a decoder would take.
+    """
+    shape = make_coder(1, None).module.shape
+    channels, size = shape[0], (shape[1], shape[2])
+    counts = [files.count_tiles(item, channels, size) for item in origin.items]
+    chunk_rows = min(chunk_rows, sum(counts))
+    if chunk_rows * math.prod(shape) > MOST_VALUES:
+        raise ValueError(
+            f"expected chunk_rows of at most {MOST_VALUES // math.prod(shape)} for rows of {list(shape)}, got "
+            f"{chunk_rows}; give a smaller one"
+        )
+    coder = make_coder(chunk_rows, None)
+    header = {
+        **identity,
+        "kind": "array" if origin.array else "images",
+        "values": origin.values,
+        "rows": list(shape),
+        "chunk_rows": chunk_rows,
+        "settings": coder.settings._asdict(),
+        **({"array": _described(origin.array)} if origin.array else {"items": [list(item) for item in origin.items]}),
+    }
+    with Writer(output, header) as writer, tqdm(total=sum(counts), unit="row", disable=not progress) as bar:
+        for rows, valid in _chunks(origin, channels, size, chunk_rows):
+            payload, _ = coder.encode(rows, valid, progress=bar.update)
+            writer.write(payload, len(rows), rows_crc(rows, valid))
+    return writer.size
+
+
+def _chunks(origin: Source, channels: int, size: tuple[int, int], chunk_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of all pictures, so many at a time, and which of their values are coded."""
+    rows, valid = torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, channels, *size, dtype=torch.bool)
+    pending = [(rows, valid)]
+    for i in range(len(origin.items)):
+        pending.append(files.tiles(origin.picture(i), channels, size))
+        if sum(len(rows) for rows, _ in pending) >= chunk_rows:
+            rows, valid = (torch.cat(part) for part in zip(*pending, strict=True))
+            whole = len(rows) - len(rows) % chunk_rows
+            yield from zip(rows[:whole].split(chunk_rows), valid[:whole].split(chunk_rows), strict=True)
+            pending = [(rows[whole:], valid[whole:])]
+    rows, valid = (torch.cat(part) for part in zip(*pending, strict=True))
+    if len(rows):
+        yield rows, valid
+
+
+class About(NamedTuple):
+    """What the header of an image file says, all of it checked against the file's chunks and its size."""
+
+    shape: tuple[int, int, int]  # of a row: channels, height, width
+    settings: Settings
+    array: arrays.Array | None
+    items: list[Item]
+    ends: Sequence[int]  # row behind the last one of each item
+    chunk_rows: int  # rows of each chunk but the last
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a tile."""
+        return self.shape[1:]
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks."""
+        return -(-self.ends[-1] // self.chunk_rows) if self.ends else 0
+
+    def chunk(self, i: int) -> tuple[int, int]:
+        """First row of chunk i, and the row behind its last."""
+        rows = self.ends[-1] if self.ends else 0
+        return i * self.chunk_rows, min((i + 1) * self.chunk_rows, rows)
+
+    def rows(self, i: int) -> tuple[int, int]:
+        """First row of item i, and the row behind its last."""
+        return self.ends[i - 1] if i else 0, self.ends[i]
+
+
+class RowContents:
+    """The pictures of a file of rows, or the images of its array: see `restore.Contents`.
+
+    make_coder: of the model that wrote the file. Raises DamagedFile for a header that does not fit the file or model.
+    """
+
+    unit = "row"
+
+    def __init__(self, reader: Reader, make_coder: MakeCoder) -> None:
+        self._reader, self._about = reader, about(reader)
+        self.items, self.array = self._about.items, self._about.array
+        most = max((chunk.rows for chunk in reader.found.values()), default=1)
+        self._coder = make_coder(most, self._about.settings)
+        shape = tuple(self._coder.module.shape)
+        if shape != self._about.shape:
+            raise DamagedFile(
+                f"{reader.path}: expected rows of {list(shape)}, got {list(self._about.shape)}; do not trust the file"
+            )
+        self._first, self._last = 0, 0  # rows that are asked for
+        self._chunk: tuple[int, int, Tensor | None] = -1, 0, None  # the last one: its number, first row, rows
+
+    def select(self, which: Sequence[int]) -> int:
+        """See `restore.Contents`: rows to be decoded."""
+        about = self._about
+        self._first, self._last = (about.rows(which[0])[0], about.rows(which[-1])[1]) if len(which) else (0, 0)
+        chunks = range(self._first // about.chunk_rows, -(-self._last // about.chunk_rows))
+        return sum(needed.stop - needed.start for needed in map(self._needed, chunks))
+
+    def picture(
+        self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
+    ) -> tuple[Tensor | None, bool]:
+        """See `restore.Contents`."""
+        about = self._about
+        first, last = about.rows(i)
+        parts, sound = [], 0
+        for number in range(first // about.chunk_rows, -(-last // about.chunk_rows)):
+            begin, end = about.chunk(number)
+            low, high = max(first, begin), min(last, end)
+            at, rows = self._rows(number, damage, earlier, progress)
+            grey = torch.full((high - low, *about.shape), files.GREY, dtype=torch.uint8)
+            parts.append(grey if rows is None else rows[low - at : high - at])
+            sound += 0 if rows is None else high - low
+        if not sound:
+            return None, False
+        return files.untile(torch.cat(parts), self.items[i], about.shape[0], about.size), sound == last - first
+
+    def _needed(self, number: int) -> slice:
+        """Rows of a chunk that are decoded, from its first."""
+        begin, end = self._about.chunk(number)
+        asked = slice(max(self._first, begin) - begin, min(self._last, end) - begin)
+        return self._coder.needed(asked, end - begin)
+
+    def _rows(
+        self, number: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
+    ) -> tuple[int, Tensor | None]:
+        """First row of what is decoded of a chunk, and these rows; None if it is damaged."""
+        if self._chunk[0] != number:
+            begin, needed = self._about.chunk(number)[0], self._needed(number)
+            rows = self._again(number, earlier)
+            if rows is not None:
+                self._chunk = number, begin, rows
+                progress(needed.stop - needed.start)
+            else:
+                try:
+                    self._chunk = number, begin + needed.start, self._decode(number, needed, progress)
+                except ContainerError as error:
+                    if damage is None:
+                        raise
+                    damage.append(str(error))
+                    self._chunk = number, begin, None
+        return self._chunk[1:]
+
+    def _decode(self, number: int, needed: slice, progress: Callable[[int], Any]) -> Tensor:
+        """Rows of a chunk, checked: uint8 [rows, c, h, w]."""
+        reader, valid = self._reader, self._valid(number)
+        payload, where = reader.read(number), f"{reader.path}: chunk {number} of {self._about.chunk_count}"
+        try:
+            rows = self._coder.decode(payload, valid, needed, progress)
+        except ValueError as error:
+            raise DamagedFile(f"{where} does not decode: {error}") from error
+        if len(rows) == len(valid):
+            crc, expected = rows_crc(rows, valid), reader.found[number].rows_crc
+            if crc != expected:
+                raise DamagedFile(
+                    f"{where} decodes to other rows than were encoded (CRC-32 expected {expected:08x}, got {crc:08x}); "
+                    "its bytes are intact, so the networks computed other numbers: decode with the device and library "
+                    "versions that encoded it"
+                )
+        return rows
+
+    def _again(self, number: int, earlier: Earlier) -> Tensor | None:
+        """A chunk from the pictures that an earlier run has written, if they are all there and have its checksum."""
+        about = self._about
+        begin, end = about.chunk(number)
+        low, parts = bisect_right(about.ends, begin), []
+        for j in range(low, bisect_right(about.ends, end - 1) + 1):
+            item, image = self.items[j], earlier(j)
+            if image is None or list(image.shape) != [CHANNELS[item.mode], item.height, item.width]:
+                return None
+            parts.append(files.tiles(image, about.shape[0], about.size)[0])
+        skip = begin - about.rows(low)[0]
+        rows = torch.cat(parts)[skip : skip + end - begin]
+        found = self._reader.found.get(number)
+        return rows if found and rows_crc(rows, self._valid(number)) == found.rows_crc else None
+
+    def _valid(self, number: int) -> Tensor:
+        """Which values of a chunk are coded: bool [rows, c, h, w]."""
+        about = self._about
+        begin, end = about.chunk(number)
+        low, high = bisect_right(about.ends, begin), bisect_right(about.ends, end - 1)
+        kinds = [item[1:] for item in about.items[low : high + 1]]  # without names: of an array's images, all the same
+        masks = {kind: files.valid_of(Item("", *kind), about.shape[0], about.size) for kind in set(kinds)}
+        skip = begin - about.rows(low)[0]
+        return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
+
+
+def about(reader: Reader) -> About:
+    """Read the header of a file of rows.
+
+    Nothing is allocated by a size in the header before it is compared with what the file holds. Raises DamagedFile for
+    a header that does not fit the chunks or is no such header.
+    """
+    header = reader.header
+    if header.get("kind") not in ("images", "array"):
+        raise DamagedFile(
+            f"{reader.path}: expected kind images or array, got {str(header.get('kind'))[:40]!r}; update this toolkit"
+        )
+    try:
+        return _about(reader, header)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DamagedFile(
+            f"{reader.path}: expected rows, chunk_rows, settings, and items or array that fit the file, got "
+            f"{type(error).__name__}: {str(error)[:300]}; copy the file again, or update this toolkit"
+        ) from error
+
+
+def _about(reader: Reader, header: dict[str, Any]) -> About:
+    shape = _whole(header["rows"], 3)
+    [chunk_rows] = _whole([header["chunk_rows"]], 1)
+    settings = Settings(**header["settings"]).check()
+    if type(header["exact"]) is not bool:
+        raise ValueError(f"expected exact to be true or false, got {str(header['exact'])[:40]!r}")
+    array = None if header["kind"] == "images" else arrays.described(**header["array"])
+    items = [array.item] if array else [files.described(*fields) for fields in header["items"]]
+    per_item = [files.count_tiles(item, shape[0], shape[1:]) for item in items]
+    number = array.images[0] if array else 1  # of each item
+    rows, values = number * sum(per_item), math.prod(shape)
+    if not reader.damage and rows != sum(chunk.rows for chunk in reader.chunks):
+        raise ValueError(f"expected {rows} rows, got {sum(chunk.rows for chunk in reader.chunks)} in chunks")
+    if rows * values > CHEAPEST * reader.size or min(rows, chunk_rows) * values > MOST_VALUES:
+        raise ValueError(f"{rows} rows of {shape}, {chunk_rows} a chunk, in a file of {reader.size} bytes")
+    ends = range(per_item[0], rows + 1, per_item[0]) if array else list(accumulate(per_item))
+    found = About(shape, settings, array, items * number, ends, chunk_rows)
+    for i, chunk in reader.found.items():
+        first, last = found.chunk(i)
+        if chunk.rows != last - first:
+            raise ValueError(f"expected {max(last - first, 0)} rows in chunk {i}, got {chunk.rows}")
+    if not reader.damage and len(reader.found) != found.chunk_count:
+        raise ValueError(f"expected {found.chunk_count} chunks, got {len(reader.found)}")
+    return found
+
+
+def _whole(values: Any, count: int) -> Any:
+    """A list of so many whole numbers from 1 to 2**31 - 1, as a tuple."""
+    if not isinstance(values, list) or len(values) != count or not all(
+        type(value) is int and 0 < value < 1 << 31 for value in values
+    ):  # fmt: skip
+        raise ValueError(f"expected {count} whole numbers above 0, got {str(values)[:100]}")
+    return tuple(values)
+
+
+def _described(array: arrays.Array) -> dict[str, Any]:
+    return {**array._asdict(), "shape": list(array.shape)}

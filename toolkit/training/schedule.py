@@ -1,0 +1,92 @@
+"""How long a training lasts, how fast it learns, what the bar shows, and which weights are kept: callbacks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from torch import Tensor
+
+
+class Schedule(Callback):
+    """Warm up, then let the learning rate fall to zero as a half cosine (Loshchilov, Hutter 2016, arXiv:1608.03983).
+
+    The end is `minutes` of wall-clock time or `max_steps`, whichever comes first; time spent before a resume counts.
+    """
+
+    def __init__(self, minutes: float, max_steps: int, warmup: int) -> None:
+        if minutes <= 0:
+            raise ValueError(f"expected minutes above 0, got {minutes}")
+        self.minutes, self.max_steps, self.warmup = minutes, max_steps, warmup
+        self.spent = 0.0  # seconds of earlier sessions
+        self.began = 0.0  # of this session, by the monotonic clock; 0 before
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, by this process's own clock."""
+        return self.spent + (time.monotonic() - self.began if self.began else 0.0)
+
+    def progress(self, trainer: Trainer) -> float:
+        # All processes follow one clock, or their learning rates, and so their weights, would drift apart.
+        elapsed = trainer.strategy.broadcast(self.elapsed) if trainer.world_size > 1 else self.elapsed
+        steps = trainer.global_step / self.max_steps if self.max_steps > 0 else 0.0
+        return min(1.0, max(steps, elapsed / 60 / self.minutes))
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Tensor, index: int) -> None:
+        progress = self.progress(trainer)
+        factor = min(1.0, (trainer.global_step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * progress))
+        for optimizer in trainer.optimizers:
+            # defaults, not the groups' own values: those come decayed out of a checkpoint.
+            rate = optimizer.defaults["lr"] * max(factor, 1e-3)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            module.log("train/learning_rate", rate)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self.progress(trainer) >= 1.0:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, float]:
+        return {"spent": self.elapsed}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.spent = state["spent"]
+
+
+class Progress(RichProgressBar):
+    """A progress bar for trainings that last so many minutes, not so many epochs; it shows the rate in bits/dim."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(leave=False)
+        self.schedule = schedule
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch}, {self.schedule.elapsed / 60:.1f}/{self.schedule.minutes:g} min"
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_batch_end(trainer, *args)
+        if self.progress is not None and self.train_progress_bar_id is not None:  # else it says this once an epoch
+            self.progress.update(
+                self.train_progress_bar_id, description=self._get_train_description(trainer.current_epoch)
+            )
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+def averaging(decay: float) -> WeightAveraging:
+    """Exponential moving average of the weights that forgets the first steps' weights faster than `decay` would."""
+    return WeightAveraging(avg_fn=functools.partial(_average, decay))
+
+
+def _average(decay: float, mean: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+    if not mean.is_floating_point():  # integer tables are no weights
+        return new
+    return mean.lerp(new, 1 - min(decay, (1 + int(n)) / (10 + int(n))))
