@@ -243,4 +243,4 @@ def _fold(x: Tensor, block: int, window: int) -> Tensor:
     return torch.cat([total[window : window + n], x[:, block + 2 * window :].reshape(-1, d)])
 
 
-Evaluation = Vectors  # as runs of version 0.2 name it
+Evaluation = Vectors  # what runs from before heads name

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from toolkit.data.splits import downsample, random_crops
-from toolkit.images.files import find, read_image
+from toolkit.images.files import read_image
+from toolkit.images.folder import find
 
 
 def main(output: str, size: int, specifications: list[str]) -> None:

@@ -28,7 +28,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 RESTORED = {
-    "grey.png": "grey.png", "a.jpg": "a.png", "a.png": "a.png.png", "deep/one.bmp": "deep/one.png",
+    "grey.png": "grey.png", "a.jpg": "a.jpg.png", "a.png": "a.png", "deep/one.bmp": "deep/one.png",
     "deep/er/one.png": "deep/er/one.png", "deep/palette.png": "deep/palette.png",
     "deep/er/bilevel.tif": "deep/er/bilevel.png",
 }  # fmt: skip

@@ -156,7 +156,8 @@ def test_an_unknown_method_is_refused() -> None:
 @pytest.mark.parametrize(
     ("word", "got"),
     [
-        ("", "an empty word"), ("new york", "a word with a space"), ("line\nend", "a word with a space or line end"),
+        ("", "an empty word"), ("new\tyork", "a word with a tab"), ("line\nend", "a word with a tab, a line end"),
+        (" space", "a word with a tab"), ("next\u2028line", "a word with a tab"),
         ("one", "the word of an earlier row: 'one'"), ("\udc80", "text that is not valid as UTF-8"),
     ],
 )  # fmt: skip

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from toolkit.images import arrays, files
 from toolkit.images.arrays import Array, axes_of, load_array, restore_array, writer
-from toolkit.images.files import Item, check_name, count_tiles, find, output_names, read_image, tiles, untile, valid_of
+from toolkit.images.files import Item, check_name, count_tiles, output_names, read_image, tiles, untile, valid_of
+from toolkit.images.folder import find, look
 
 RNG = np.random.default_rng(0)
 
@@ -109,7 +110,7 @@ def test_find_lists_visible_images_sorted_by_their_relative_path(tmp_path: Path)
         (tmp_path / name).touch()
     names = [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)]
     assert names == ["a/1.tiff", "a/2.webp", "b.png", "b/z.JPG"]
-    assert [path.name for path in files.left_out(tmp_path)] == ["notes.txt", "x.npy"]
+    assert [path.name for path, why in look(tmp_path).left_out if "hidden" not in why] == ["notes.txt", "x.npy"]
     assert find(tmp_path / "b.png") == [tmp_path / "b.png"]
 
 
@@ -120,7 +121,7 @@ def test_find_refuses_a_path_that_does_not_exist(tmp_path: Path) -> None:
 
 def test_find_refuses_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "x.npy").touch()
-    with pytest.raises(ValueError, match=r"expected images \(.png .*found none; do: .* arrays"):
+    with pytest.raises(ValueError, match=r"expected images \(.png .*found none.*; do: .* arrays"):
         find(tmp_path)
 
 
@@ -238,11 +239,11 @@ def test_pictures_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: py
 def test_output_names_are_png_and_never_meet() -> None:
     names = ["a.jpg", "a.png", "A.webp", "b/a.tar.gif", "a.jpg.bmp", "a.jpg.gif", "noSuffix", "x.jpg", "X.png/in.jpg"]
     assert output_names([Item(name, "L", 1, 1) for name in names], set()) == [
+        "a.jpg.png",  # the next one keeps its name
         "a.png",
-        "a.png.png",
         "A.webp.png",  # a.png on a file system that does not tell upper from lower case
         "b/a.tar.png",
-        "a.jpg.png",
+        "a.jpg.bmp.png",
         "a.jpg.gif.png",
         "noSuffix.png",
         "x.jpg.png",  # x.png would be the folder of the next

@@ -18,10 +18,10 @@ TABLE: dict[str, set[str]] = {
     "toolkit.model": set(),
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
-    "toolkit.images": {"chunks", "coding", "container"},
+    "toolkit.images": {"chunks", "coding", "container", "model"},
     "toolkit.embeddings": {"coding", "container"},
     "toolkit.data": {"container", "images"},
-    "toolkit.training": {"chunks", "container"},
+    "toolkit.training": {"chunks", "container", "model"},
     "toolkit.runs": {"chunks", "container", "images", "model", "nets"},
     "toolkit.heads": {
         "chunks",

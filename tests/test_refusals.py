@@ -271,7 +271,7 @@ def test_a_failure_leaves_the_file_that_was_there(
 ) -> None:
     (tmp_path / "x.tkc").write_bytes(b"an older file")
     broken(tmp_path)
-    refused(lambda: pack(runs["rgb"], tmp_path, tmp_path / "x.tkc"), tmp_path, "picture.png", capsys)
+    refused(lambda: pack(runs["rgb"], tmp_path, tmp_path / "x.tkc", "overwrite=true"), tmp_path, "picture.png", capsys)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes.bitswap import BitSwap
 from tests.tiny import OWN, SMALL, configure
-from toolkit.train import _resumed, train
+from toolkit import runs
+from toolkit.train import train
 
 QUICK = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=2"]
 
@@ -145,8 +146,7 @@ def test_training_refuses_what_its_parts_refuse(tmp_path: Path) -> None:
 
 
 def resumed(run: Path, *overrides: str) -> DictConfig:
-    cfg = configure("bitswap", f"resume={run}", *[o for o in overrides if o.split("=")[0] not in ("recipe", "data")])
-    return _resumed(cfg, [f"resume={run}", *overrides])[0]
+    return runs.resumed(run, [f"resume={run}", *overrides])
 
 
 def test_a_resumed_run_keeps_its_configuration_but_for_what_is_asked(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_resumed_run_cannot_change_its_recipe_or_data(tmp_path: Path, override
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     with pytest.raises(ValueError, match=r"expected only values to change when resuming, got"):
-        _resumed(configure("bitswap", f"resume={tmp_path}"), [override])
+        resumed(tmp_path, override)
 
 
 @pytest.mark.parametrize(("name", "unbuffered"), [("train", ""), ("compress", "1"), ("inspect", ""), ("inspect", "1")])

@@ -179,7 +179,7 @@ def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None
     output = tmp_path / "v.tkc"
     sizes = []
     for goal in ("lambda=1", "lambda=0.01", "target_size=3kB"):
-        assert export_embeddings.main([f"run={trained.run}", f"output={output}", goal]) == 0
+        assert export_embeddings.main([f"run={trained.run}", f"output={output}", goal, "overwrite=true"]) == 0
         sizes.append(output.stat().st_size)
     assert sizes[0] < sizes[1] and 2940 < sizes[2] <= 3000
 

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "train", ["recipe=flow", f"hydra.searchpath=[file://{folder}/configs]", *SMALL, "max_steps=60"]
         )  # fmt: skip
     OmegaConf.set_struct(cfg, False)
-    cfg.recipe.module.update(couplings=2, width=8)
+    cfg.recipe.module.update(levels=2, width=8)
     (folder / "run").mkdir()
     train(cfg, folder / "run")
     return folder / "run"
@@ -57,7 +57,8 @@ def test_its_rows_come_back_and_cost_what_its_bound_says(run: Path) -> None:
     payload, account = coder.encode(rows, everything(rows))
     assert torch.equal(coder.decode(payload, everything(rows)), rows)
     with torch.inference_mode():
-        assert account.net == pytest.approx(float(loaded.module.bits(rows).sum()), rel=0.01)
+        bound = loaded.module.bits(rows)
+    assert 0.8 * float(bound.sum()) < account.net < 1.01 * float(bound.sum())  # a rare symbol costs 24 bits at most
 
 
 def test_it_learns_something(run: Path) -> None:

@@ -1,13 +1,17 @@
 """The command line that the commands share: `key=value` arguments, and errors as one line instead of a traceback."""
 
+import contextlib
 import difflib
 import functools
 import io
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -110,16 +114,46 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             print("error: interrupted; give the same command again", file=sys.stderr)
             return 130
         except (ValueError, OSError) as error:
-            text = str(error)
-            if isinstance(error, OSError) and error.strerror:  # without "[Errno 2]"
-                text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {said(error)}", file=sys.stderr)
             return 1
         finally:
             if ours:
                 signal.signal(signal.SIGTERM, before)
 
     return wrapped
+
+
+@contextlib.contextmanager
+def streams(values: dict[str, str], suffix: str) -> Iterator[dict[str, str]]:
+    """Arguments in which "-", standard input or output, is a file: of what was read, and to be written out at the end.
+
+    suffix: of an input "-". An output "-" is a name in a new folder, without suffix; what the command prints goes to
+    standard error then.
+    """
+    with contextlib.ExitStack() as stack:
+        values = dict(values)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if "-" in values.values() else Path()
+        if values.get("input") == "-":
+            values["input"] = str(folder / f"input{suffix}")
+            with open(values["input"], "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        piped = values.get("output") == "-"
+        if piped:
+            values["output"] = str(folder / "output")
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield values
+        if piped:
+            [made] = folder.glob("output*")
+            with open(made, "rb") as file:
+                shutil.copyfileobj(file, sys.__stdout__.buffer)  # type: ignore[union-attr]
+            sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
+
+
+def said(error: BaseException) -> str:
+    """What an error says to people: the system's without their numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def piped(main: Callable[P, R]) -> Callable[P, R]:

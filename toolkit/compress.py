@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from toolkit import cli
+from toolkit.container import check_new
 from toolkit.images.source import source
 from toolkit.runs import load
 
@@ -16,30 +17,37 @@ toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bp
 bits a value, any size."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...)",
-    "input": "an image, a folder, or an array file (.npy, .pt)",
-    "output": "the .tkc file to write",
+    "input": "an image, a folder, or an array file (.npy, .pt); - for a .npy file from standard input",
+    "output": "the .tkc file to write; - for standard output",
     "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
+    "on_bad": "error (default), or skip: leave out pictures that cannot be coded, and list them",
+    "metadata": "all (default), color (profile, gamma, orientation) or none: what is kept beside the pixels",
+    "overwrite": "true: replace a file that is there (default false: an error)",
     "device": "auto, cpu or cuda (default auto)",
 }
+OWN = {"run", "input", "output", "on_bad", "metadata", "overwrite", "device"}
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    exact = cli.boolean(values, "exact") if "exact" in values else None
-    pictures = source(values["input"])  # before the model is loaded: a mistake is told at once
-    run = load(values["run"], values.get("device", "auto"), exact)
-    asked = cli.asked(values, {"run", "input", "output", "device"}, run.head.asks, run.name)
-    text = run.head.compress(run, pictures, values["output"], asked)
-    for file in pictures.left_out:
-        print(f"left out, not an image: {file}", file=sys.stderr)
-    print(text)
+    with cli.streams(values, ".npy") as found:
+        output = found["output"] + ".tkc" * (values["output"] == "-")
+        check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
+        # Before the model is loaded, so that a mistake is told at once.
+        pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"))
+        run = load(found["run"], found.get("device", "auto"), None)
+        asked = cli.asked(found, OWN, run.head.compress_options, run.name)
+        text = run.head.compress(run, pictures, output, asked)
+        for file, why in pictures.left_out:
+            print(f"left out: {file}: {why}", file=sys.stderr)
+        print(text)
     return 0
 
 

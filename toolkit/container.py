@@ -6,11 +6,14 @@ docs/format.md is the specification. All integers are little-endian; sizes and o
 import json
 import mmap
 import os
+import re
 import secrets
+import shutil
+import socket
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -75,8 +78,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
     if target.exists() and not target.is_file():  # os.replace would happily put a file in the place of /dev/null
         raise ValueError(f"{path}: expected a file or a new name, got a folder or device; give a file name")
-    # Not tempfile.mkstemp: its files are readable by their owner only, and stay so after the renaming.
-    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    temporary = temporary_of(target)
     try:
         yield temporary
         with open(temporary, "r+b") as file:  # without it, a crash can leave the new name with no bytes behind it
@@ -84,6 +86,86 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder; the files in it, that called as `path` last, take their places at the end.
+
+    For writers that make several files. Raises as `atomic_path`.
+    """
+    target = Path(os.path.realpath(path))
+    with atomic_path(target) as temporary:
+        folder = temporary.with_name(f"{temporary.name}.d")
+        folder.mkdir()
+        try:
+            yield folder
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+                with open(file, "r+b") as opened:
+                    os.fsync(opened.fileno())
+                os.replace(file, temporary if file.name == target.name else target.with_name(file.name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_PARTIAL = re.compile(rf"\..*\.{_HOST}-(\d+)-[0-9a-f]{{8}}\.partial(\..*)?", re.DOTALL)
+
+
+def temporary_of(target: Path) -> Path:
+    """A name beside a file or folder for what will become it; what dead processes left under such names is deleted."""
+    _clean(target.parent)
+    # Not tempfile.mkstemp: its files are readable by their owner only, and stay so after the renaming.
+    return target.with_name(f".{target.stem[:40]}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.partial{target.suffix}")
+
+
+def _clean(folder: Path) -> None:
+    """Delete what processes of this machine that are gone have left half-written in a folder."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = _PARTIAL.fullmatch(path.name)
+            if match and not _is_alive(int(match[1])):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # where asking ends it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def check_new(
+    path: str | os.PathLike[str], overwrite: bool = False, suffixes: Sequence[str] = (), inputs: Sequence[str] = ()
+) -> None:
+    """Raise ValueError or OSError for an output that cannot or must not be written: now, not after minutes of work.
+
+    overwrite: a file that is there may go; suffixes: that the name may have; inputs: files that the output must not be.
+    """
+    target = Path(path)
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise ValueError(f"expected output= to end in {' or '.join(suffixes)}, got {path}; give another name")
+    if not Path(os.path.realpath(target)).parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: expected output= in an existing folder, got {target.parent}; make the folder first"
+        )
+    for other in inputs:
+        if os.path.exists(other) and os.path.exists(target) and os.path.samefile(other, target):
+            raise ValueError(f"expected output= to be another file than input=, got {path} for both; give another name")
+    if os.path.lexists(target) and not target.is_file():
+        raise ValueError(f"{path}: expected a file or a new name, got a folder or device; give a file name")
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path}: expected a new file, got one that exists; give another name, or overwrite=true to replace it"
+        )
 
 
 class Writer:

@@ -13,10 +13,12 @@ Restore the pictures of a .tkc file as PNG files below a new folder, or its arra
 on when it is run again. Exit status: 0, 1 for an error, 2 if on_damage=skip left something out."""
 KNOWN = {
     "run": "folder of the model that compressed it",
-    "input": "the .tkc file",
-    "output": "the folder to make (pictures) or the file to write (.npy, .pt)",
+    "input": "the .tkc file; - for standard input",
+    "output": "the folder to make, or the file to write: .png for one picture, .npy or .pt for an array; - for one "
+    "of these on standard output",
     "only": "name of one picture: decode just the part of the file that holds it",
     "on_damage": "error (default), or skip: restore all that is not damaged, and list what is lost",
+    "overwrite": "true: replace a file that is there (default false: an error)",
     "device": "auto, cpu or cuda (default auto)",
 }
 
@@ -25,15 +27,27 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    on_damage = values.get("on_damage", "error")
+    with cli.streams(values, ".tkc") as found:
+        return _decompress(found, values["output"] == "-")
+
+
+def _decompress(values: dict[str, str], piped: bool) -> int:
+    on_damage, overwrite = values.get("on_damage", "error"), cli.boolean(values, "overwrite")
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
         run = load(values["run"], values.get("device", "auto"), reader.header.get("exact") is True)
-        report = run.head.restore(run, reader, values["output"], values.get("only"), on_damage)
-    for title, lines in (("damage", report.damage), ("lost", report.lost), ("lost in part", report.partly)):
+        array = reader.header.get("array")
+        output = values["output"] + (f".{array.get('format')}" if isinstance(array, dict) else ".png") * piped
+        report = run.head.restore(run, reader, output, values.get("only"), on_damage, overwrite)
+    for title, lines in (
+        ("damage", report.damage),
+        ("lost", report.lost),
+        ("lost in part", report.partly),
+        ("another has its name", report.renamed),
+    ):
         for line in lines:
             print(f"{title}: {line}", file=sys.stderr)
     left = f"; {len(report.lost)} lost, {len(report.partly)} in part" if report.damage else ""
-    print(f"{report.restored} pictures restored to {values['output']}{left}")
+    print(f"{report.restored} picture{'s' * (report.restored != 1)} restored to {output}{left}")
     return 2 if report.damage else 0
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from toolkit import cli
+from toolkit.container import atomic_path
 from toolkit.runs import load
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
@@ -26,10 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run"}, USAGE)
     run = load(values["run"], values.get("device", "auto"))
-    text, figure = run.head.measure(run, cli.asked(values, {"run", "device"}, run.head.measures, run.name))
+    text, figure = run.head.measure(run, cli.asked(values, {"run", "device"}, run.head.measure_options, run.name))
     print(text)
-    (run.folder / "evaluation.txt").write_text(text + "\n")
-    figure.savefig(run.folder / "evaluation.png", dpi=150)
+    with atomic_path(run.folder / "evaluation.txt") as path:
+        path.write_text(text + "\n")
+    with atomic_path(run.folder / "evaluation.png") as path:
+        figure.savefig(path, dpi=150)
     return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit import cli
+from toolkit.container import check_new
 from toolkit.embeddings import exporting, sources
 from toolkit.runs import load
 
@@ -19,9 +20,11 @@ KNOWN = {
     "input": "vectors trained elsewhere: word2vec .bin, .txt, .vec, GloVe .txt, gensim .kv; or a .tkc file",
     "output": "the .tkc file to write; for input=FILE.tkc a .bin, .txt, .vec or .kv file",
     **exporting.OPTIONS,
+    "errors": "for input=: of words that are not UTF-8: strict (default), replace or skip",
+    "overwrite": "true: replace a file that is there (default false: an error)",
     "counts": "for input=: a text file, a word and how often it occurs in training on each line",
 }
-OWN = {"run", "input", "output", "counts"}
+OWN = {"run", "input", "output", "counts", "errors", "overwrite"}
 
 
 @cli.command
@@ -31,24 +34,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     output, given = Path(values["output"]), values.get("input", "")
     if ("run" in values) == ("input" in values):
         raise ValueError("expected one of run= and input=, got both or none; give a trained run or a file of vectors")
-    if "run" in values and "counts" in values:
-        raise ValueError("expected counts= with input= only, got it with run=, which knows its own; leave it out")
+    for key in ("counts", "errors"):
+        if "run" in values and key in values:
+            raise ValueError(f"expected {key}= with input= only, got it with run=, which knows its own; leave it out")
+    overwrite = cli.boolean(values, "overwrite")
     if given.endswith(".tkc"):
-        if more := sorted(values.keys() - {"input", "output"}):
+        if more := sorted(values.keys() - {"input", "output", "overwrite"}):
             raise ValueError(
                 f"expected only output= with input=FILE.tkc, got {', '.join(f'{key}=' for key in more)}; a file of "
                 "another size is made from what this one was made from"
             )
-        print(exporting.convert(given, output))
+        print(exporting.convert(given, output, overwrite))
         return 0
-    exporting.check_output(output)
+    check_new(output, overwrite, [".tkc"], [given] if given else [])
     asked = {key: value for key, value in values.items() if key not in OWN}
     exporting.goal_of(asked)
     if given:
-        print(exporting.export_vectors(output, sources.read(given, values.get("counts")), asked)[1])
+        print(
+            exporting.export_vectors(
+                output, sources.read(given, values.get("counts"), values.get("errors", "strict")), asked
+            )[1]
+        )
         return 0
     run = load(values["run"], "cpu")
-    print(run.head.compress(run, None, output, cli.asked(values, OWN, run.head.asks, run.name)))
+    print(run.head.compress(run, None, output, asked))
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit import cli
-from toolkit.runs import EXACT, build_data, load, save_exact
+from toolkit.runs import EXACT, save_exact
 
 USAGE = """usage: python -m toolkit.make_exact run=RUN
 
@@ -18,7 +18,7 @@ KNOWN = {"run": "folder of the trained model (outputs/...)"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     run = Path(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
-    save_exact(run, build_data(load(run, "cpu").cfg).train)
+    save_exact(run)
     print(f"{run / EXACT}: files of this run now decode on any machine")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -22,7 +23,7 @@ from toolkit.chunks.model import Settings, fingerprint
 from toolkit.container import Reader, atomic_path
 from toolkit.images.restore import Report
 from toolkit.images.source import Source
-from toolkit.model import Model, trainable
+from toolkit.model import Model, plain, trainable
 from toolkit.nets.exact import prove
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
+CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
@@ -61,29 +63,31 @@ class Head(Protocol):
         """The logged value whose least belongs to the best weights."""
 
     @property
-    def asks(self) -> dict[str, str]:
+    def compress_options(self) -> dict[str, str]:
         """Options of `compress` that this head takes, and what they are."""
 
     @property
-    def measures(self) -> dict[str, str]:
+    def measure_options(self) -> dict[str, str]:
         """Options of `measure`."""
 
     def watch(self, run: Run, data: Any) -> Callback:
         """A callback of training that makes real files, decodes them, and shows what they are on TensorBoard."""
 
-    def finish(self, run: Run, data: Any, step: int) -> None:
-        """Write the trained weights into the run's folder, with all else that coding needs; step: the last one."""
+    def finish(self, run: Run, data: Any) -> None:
+        """Write the trained weights into the run's folder, with all else that coding needs."""
 
-    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
-        """What a training ends with, of the run as it is loaded: text with what to do next, and figures."""
+    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
+        """What a training of so many steps ends with, of the run as loaded: text with what to do next, and figures."""
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
         """Write a .tkc file of pictures, or None: of the model itself; says what it did.
 
-        asked: options that stand in `asks`. Raises ValueError for what it cannot code.
+        asked: options that stand in `compress_options`. Raises ValueError for what it cannot code.
         """
 
-    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+    def restore(
+        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
+    ) -> Report:
         """Restore what `compress` wrote: see `images.restore.restore`. Raises ValueError for another model's file."""
 
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
@@ -116,7 +120,8 @@ def save(run: Path, cfg: DictConfig, module: Model) -> None:
 
 def save_config(run: Path, cfg: DictConfig) -> None:
     """Write the configuration of a run."""
-    OmegaConf.save(cfg, run / CONFIG, resolve=True)
+    with atomic_path(run / CONFIG) as temporary:
+        OmegaConf.save(cfg, temporary, resolve=True)
 
 
 def save_weights(run: Path, module: Model) -> None:
@@ -125,13 +130,16 @@ def save_weights(run: Path, module: Model) -> None:
     _save_state(run / WEIGHTS, module)
 
 
-def save_exact(run: Path, rows: Tensor) -> None:
+def save_exact(run: Path, rows: Tensor | None = None) -> None:
     """Make and write the exact network of a saved run, as `load` reads it, from its weights.
 
-    rows: uint8 [n, ...], training rows. Raises ValueError for a model that has no exact form.
+    rows: uint8 [n, ...], training rows; None: those of the run's data. Raises ValueError for a model that has no exact
+    form.
     """
-    module: Any = load(run, "cpu").module
-    found = module.exact(rows[torch.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).long()])
+    loaded = load(run, "cpu")
+    loaded.module.exact()  # refuses before data are read
+    rows = build_data(loaded.cfg).train if rows is None else rows
+    found = loaded.module.exact(rows[torch.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).long()])
     prove(found)
     _save_state(run / EXACT, found)
 
@@ -143,7 +151,9 @@ def has_exact(run: str | Path) -> bool:
 
 def _save_state(file: Path, module: Model) -> None:
     with atomic_path(file) as temporary:
-        torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, temporary)
+        data = io.BytesIO()  # for a full disk torch.save has errors of its own
+        torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, data)
+        temporary.write_bytes(data.getbuffer())
 
 
 def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> Run:
@@ -186,8 +196,8 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
         module.load_state_dict(torch.load(run / name, map_location="cpu", weights_only=True))
     except Exception as error:  # torch, zipfile and pickle raise whatever they like for broken weights
         raise ValueError(
-            f"expected weights of the model that {run / CONFIG} describes, got others in {name}: "
-            f"{' '.join(str(error).split())[:300]}; give a run folder whose files belong together"
+            f"expected weights of the model that {run / CONFIG} describes, got others in {name}: {plain(error)}; give "
+            "a run folder whose files belong together"
         ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,6 +211,24 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
     if exact:
         prove(module)
     return Run(run, cfg, module, head, exact)
+
+
+def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run whose training goes on, with overrides on top. Raises OSError or ValueError."""
+    if not (run / CHECKPOINT).is_file():
+        raise FileNotFoundError(
+            f"expected resume= to name a run folder with {CHECKPOINT}, got {run}; give a folder that "
+            "toolkit.train made (outputs/...)"
+        )
+    refused = [o for o in overrides if o.split("=")[0] in ("recipe", "data") or not o[0].isalpha()]
+    if refused:
+        raise ValueError(
+            f"expected only values to change when resuming, got {' '.join(refused)}; leave out: recipe and data are "
+            f"those of {run}"
+        )
+    saved = read_config(run / CONFIG)
+    saved.merge_with_dotlist(list(overrides))
+    return saved
 
 
 def read_config(path: Path) -> DictConfig:
@@ -241,7 +269,8 @@ def _head(cfg: DictConfig) -> Head:
     """The head of a recipe. Runs from before heads name the codec of their rows instead, or a callback of that name."""
     made: Any = _instantiate(cfg.recipe.head if "head" in cfg.recipe else cfg.recipe.evaluation, HEADS)
     if isinstance(made, functools.partial):
-        made = made() if isinstance(made.func, type) else get_class("toolkit.heads.rows.Rows")(made)
+        more = {"bits_per_dim": cfg.recipe.export_bits_per_dim} if "export_bits_per_dim" in cfg.recipe else {}
+        made = made(**more) if isinstance(made.func, type) else get_class("toolkit.heads.rows.Rows")(made)
     return made  # type: ignore[no-any-return]
 
 
@@ -261,9 +290,14 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
 
     for node in _nodes(cfg):
         target = node.get("_target_")
+        if target is None:
+            continue
+        found = get_object(target) if ours(str(target)) else None
         # Where it is defined counts too: toolkit.images.files.os.system begins as our own names do.
-        if target is not None and not (ours(str(target)) and ours(getattr(get_object(target), "__module__", ""))):
+        if not ours(getattr(found, "__module__", "")):
             raise ValueError(f"expected _target_ to name something in {', '.join(packages)}, got {target!r}")
+        if not isinstance(found, type) and (not node.get("_partial_") or "." in getattr(found, "__qualname__", ".")):
+            raise ValueError(f"expected _target_ to name a class, or a function with _partial_: true, got {target!r}")
     try:
         if not train:
             return instantiate(cfg)

@@ -201,4 +201,4 @@ class VAE(Model):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
 
-Evaluation = Rate  # as runs of version 0.2 name it
+Evaluation = Rate  # what runs from before heads name

@@ -121,7 +121,7 @@ class Coder:
                 f"expected lanes that doubled {len(doublings)} times to {self.settings.lanes} or fewer, got "
                 f"{message.lanes}; the data are damaged"
             )
-        rows = torch.zeros(valid.shape, dtype=self.module.row_dtype)
+        rows = torch.zeros(valid.shape, dtype=torch.uint8)
         ranges = list(enumerate(blocks(len(valid), self.settings.batch, growth)))
         for i, (first, last) in reversed(ranges):
             rows[first:last] = self._codec(valid[first:last]).pop(message)[: last - first].to(rows.dtype).cpu()

@@ -32,11 +32,10 @@ class RowModel(Model):
     """
 
     shape: tuple[int, ...]  # of a row
-    net: Any  # the module of all that is trained: what compile=true compiles
+    net: Any  # its networks; where that module has a `forward`, compile=true compiles it
     learning_rate: float  # at its peak
     weight_decay: float = 0.0
     part_names: Sequence[str] = ("x", "z")  # of what `parts` returns
-    row_dtype = torch.uint8  # of a row's values
     alone = False  # whether each row is coded by itself, for random access: see `toolkit.chunks.separate`
     is_exact = False  # whether the networks that a decoder runs are in exact arithmetic
 

@@ -60,7 +60,7 @@ class AloneCoder(Coder):
         where = wire.index(payload)
         if len(where.size) != len(valid):
             raise ValueError(f"expected {len(valid)} rows, got {len(where.size)}; the data are damaged")
-        rows = torch.zeros(valid[only].shape, dtype=self.module.row_dtype)
+        rows = torch.zeros(valid[only].shape, dtype=torch.uint8)
         batch, device = self.settings.batch, self.module.device
         for begin in range(only.start - only.start % batch, only.stop, batch):
             low, high = max(begin, only.start), min(begin + batch, only.stop)

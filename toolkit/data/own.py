@@ -12,7 +12,8 @@ from torch import Tensor
 
 from toolkit.data.splits import Splits, downsample, grid_crops, hold_out, random_crops, shares
 from toolkit.images.arrays import to_images
-from toolkit.images.files import find, read_image
+from toolkit.images.files import read_image
+from toolkit.images.folder import find
 
 
 def array(

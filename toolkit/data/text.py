@@ -114,10 +114,10 @@ def _lines(path: Path) -> Iterator[list[str]]:
                 *lines, left = (left + block).split("\n")
                 for line in lines:
                     yield from _cut(line.split())
-                tokens = left.split(" ")
+                tokens = left.split()
                 if len(tokens) > 2 * LONGEST:
-                    yield from _cut([token for token in tokens[:-1] if token])
-                    left = tokens[-1]
+                    left = "" if left[-1].isspace() else tokens.pop()
+                    yield from _cut(tokens)
     except (UnicodeDecodeError, OSError, EOFError, lzma.LZMAError) as error:
         raise ValueError(
             f"expected {path} to be text in UTF-8, and what its ending says ({error}); convert or rename it"

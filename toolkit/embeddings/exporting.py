@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from toolkit.container import atomic_path
+from toolkit.container import atomic_folder, check_new
 from toolkit.embeddings import vocabulary as word_list
 from toolkit.embeddings.file import load, write
 from toolkit.embeddings.search import about_file, fit, quantise
@@ -18,12 +20,15 @@ from toolkit.embeddings.sources import WRITTEN, Vectors, save, sigma_of
 GOALS = ("lambda", "target_size", "bits_per_dim")
 OPTIONS = {
     "lambda": "nats of distortion that a bit is worth: larger is smaller, 0 is largest",
-    "target_size": "of the whole file: bytes, or with kB or MB",
+    "target_size": "of the whole file: bytes, or with kB, MB, GB (1000), KiB, MiB, GiB (1024)",
     "bits_per_dim": "of the whole file without its vocabulary",
     "method": "default, or vbq for the published algorithm (default: default)",
 }
-UNITS = {"kB": 1e3, "MB": 1e6, "B": 1, "": 1}
-_SPACES = frozenset(" \t\n\r\v\f")
+UNITS = {
+    f"{prefix}{kind}": base**power
+    for power, prefix in enumerate(("", "k", "m", "g", "t"))
+    for kind, base in (("b", 1000), ("ib", 1024), ("", 1000))
+}  # in lower case
 
 
 def goal_of(asked: dict[str, str]) -> tuple[str, float]:
@@ -32,10 +37,10 @@ def goal_of(asked: dict[str, str]) -> tuple[str, float]:
     if len(goals) != 1:
         raise ValueError(f"expected one of lambda=, target_size= and bits_per_dim=, got {goals or 'none'}; give one")
     [key], text = goals, asked[goals[0]]
-    unit = next(unit for unit in UNITS if text.endswith(unit)) if key == "target_size" else ""
+    digits, unit = re.fullmatch(r"(.*?)\s*([a-zA-Z]*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     try:
-        number = float(text.removesuffix(unit)) * UNITS[unit]
-    except ValueError:
+        number = float(digits) * UNITS[unit.lower() if key == "target_size" else unit]
+    except (ValueError, KeyError):
         number = -1.0
     if not 0 <= number < float("inf") or (number == 0 and key != "lambda"):
         kind = "a number that is not negative" if key == "lambda" else "a number above 0"
@@ -54,25 +59,23 @@ def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple
     return sizes, summary(sizes, found.words, found.vectors.shape[1], output)
 
 
-def check_output(output: Path, suffixes: Sequence[str] = (".tkc",)) -> None:
-    """Raise ValueError for an output that could not be written: now, not after minutes of work."""
-    if not output.parent.is_dir():
-        raise ValueError(f"expected output= in an existing folder, got {output}; make {output.parent} first")
-    if output.suffix not in suffixes:
-        hint = "choose one" if len(suffixes) > 1 else f"for other formats: input=FILE.tkc output={output.name}"
-        raise ValueError(f"expected output= to end in {', '.join(suffixes)}, got {output}; {hint}")
-
-
-def convert(file: str | Path, output: Path) -> str:
-    """A .tkc file in another program's format; says what it did."""
-    check_output(output, WRITTEN)
+def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:
+    """A .tkc file in another program's format; says what it did. Raises ValueError for words that it cannot hold."""
+    check_new(output, overwrite, WRITTEN, [str(file)])
     keyed = load(file)
-    if output.suffix == ".kv":
-        save(keyed, output)  # gensim puts large arrays into files beside it, named after it
-    else:
-        with atomic_path(output) as temporary:
-            save(keyed, temporary)
-    return f"{file} -> {output}: {output.stat().st_size} bytes"
+    spaced = next((word for word in keyed.index_to_key if " " in word), None)
+    if spaced is not None and output.suffix != ".kv":
+        raise ValueError(
+            f"expected words without spaces for {output.suffix}, got {spaced!r}; give output= the ending .kv"
+        )
+    with atomic_folder(output) as folder:  # gensim puts large arrays into files beside the first, named after it
+        save(keyed, folder / output.name)
+    return f"{file} -> {output}: {sum(path.stat().st_size for path in parts_of(output))} bytes"
+
+
+def parts_of(output: Path) -> list[Path]:
+    """A file that gensim saved, and those beside it."""
+    return [output, *sorted(output.parent.glob(f"{glob.escape(output.name)}.*.npy"))]
 
 
 def check(words: Sequence[str], vectors: Tensor) -> None:
@@ -88,14 +91,14 @@ def check(words: Sequence[str], vectors: Tensor) -> None:
     for row, word in enumerate(words):
         wrong = (
             "an empty word" if not word
-            else "a word with a space or line end" if _SPACES.intersection(word)
+            else "a word with a tab, a line end or the like" if _breaks(word)
             else "the word of an earlier row" if word in seen
             else "text that is not valid as UTF-8" if not _encodable(word)
             else ""
         )  # fmt: skip
         if wrong:
             raise ValueError(
-                f"row {row}: expected words that are not empty, have no spaces, and occur once, got {wrong}: {word!r}; "
+                f"row {row}: expected words that are not empty, on one line, and occur once, got {wrong}: {word!r}; "
                 "rename or remove it"
             )
         seen.add(word)
@@ -141,6 +144,11 @@ def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.
 def vocabulary_size(words: Sequence[str]) -> int:
     """Bytes that words take in a file."""
     return len(word_list.pack(words))
+
+
+def _breaks(word: str) -> bool:
+    """Whether a word has white space but the space itself, which no text file of vectors could hold."""
+    return word != word.strip() or any(letter.isspace() and letter != " " for letter in word)
 
 
 def _encodable(word: str) -> bool:

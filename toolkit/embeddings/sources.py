@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
 import struct
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,6 +16,16 @@ from torch import Tensor
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
 WRITTEN = (*BINARY, *TEXT, ".kv")
+PLAIN = {
+    ("builtins", "set"), ("builtins", "slice"), ("builtins", "object"), ("__builtin__", "set"),
+    ("__builtin__", "object"), ("collections", "defaultdict"), ("collections", "OrderedDict"),
+    ("copyreg", "_reconstructor"),
+    ("copy_reg", "_reconstructor"), ("_codecs", "encode"),
+}  # fmt: skip
+ERRORS = ("strict", "replace", "skip")
+CONTROL = bytes(range(32))
+PRINTABLE = bytes([9, 10, 13, *range(32, 127)])
+GZIP, BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
 FASTTEXT = 793712314  # first four bytes of a fastText model
 
 
@@ -38,21 +51,24 @@ def sigma_of(found: Vectors) -> Tensor:
     return sigma.float().clamp(min=1e-12)[:, None].expand_as(found.vectors).contiguous()
 
 
-def read(path: str | Path, counts: str | Path | None = None) -> Vectors:
+def read(path: str | Path, counts: str | Path | None = None, errors: str = "strict") -> Vectors:
     """Vectors of a word2vec .bin, .txt or .vec, a GloVe .txt or a gensim .kv file; counts: file of `read_counts`.
 
-    Gensim's own files are pickles: read only those that you trust. Raises FileNotFoundError, or ValueError that says
-    where the file is not what its name promises.
+    .txt and .vec may be compressed by gzip. errors: of words that are not UTF-8: "strict", "replace" or "skip". Raises
+    FileNotFoundError, or ValueError that says where the file is not what its name promises. Of gensim's own files,
+    which are pickles, only gensim's and numpy's classes are unpickled.
     """
+    if errors not in ERRORS:
+        raise ValueError(f"expected errors= to be one of {', '.join(ERRORS)}, got {errors!r}")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is not there; check the name")
     if path.suffix in GENSIM or _is_fasttext(path):
         words, vectors, known = _gensim(path)
     elif path.suffix in BINARY:
-        (words, vectors), known = _binary(path), None
-    elif path.suffix in TEXT:
-        (words, vectors), known = _text(path), None
+        (words, vectors), known = _binary(path, errors), None
+    elif path.suffix in TEXT or (path.suffix == ".gz" and path.with_suffix("").suffix in TEXT):
+        (words, vectors), known = _text(path, errors), None
     else:
         raise ValueError(f"expected a file ending in {', '.join(TEXT + BINARY + GENSIM)}, got {path}; rename it")
     if counts is not None:
@@ -78,8 +94,10 @@ def save(keyed: Any, path: Path) -> None:
 def read_counts(path: str | Path) -> dict[str, int]:
     """A text file with a word and its count on each line -> counts by word. Raises ValueError that names the line."""
     table: dict[str, int] = {}
-    for number, line in enumerate(_decoded(Path(path).read_bytes(), path).splitlines(), 1):
-        word, _, count = line.rpartition(" ")
+    for number, line in enumerate(_decoded(Path(path).read_bytes().removeprefix(BOM), path).split("\n"), 1):
+        if not line.strip():
+            continue
+        word, _, count = line.rstrip("\r").replace("\t", " ").rpartition(" ")
         if not word or not count.isdecimal() or len(count) > 18 or word in table:
             raise ValueError(f"{path}, line {number}: expected a new word and its count, got {line!r}; correct it")
         table[word] = int(count)
@@ -96,50 +114,115 @@ def _decoded(data: bytes, path: str | Path) -> str:
         ) from error
 
 
-def _text(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """word2vec's text format, and GloVe's, which has no first line with sizes."""
-    words: list[str] = []
-    rows: list[np.ndarray[Any, Any]] = []
+def _word(data: bytes, where: str, errors: str) -> str | None:
+    """A word; None if it is not UTF-8 and is to be left out."""
+    if errors == "strict":
+        return _decoded(data, where)
+    try:
+        return data.decode("utf-8", "replace" if errors == "replace" else "strict")
+    except UnicodeDecodeError:
+        return None
+
+
+def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """word2vec's text format, and GloVe's, which has no first line with sizes; a word may have spaces (GloVe 840B)."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            fields = line.rstrip(b"\n\r ").split(b" ")
-            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-                continue
-            d = len(rows[0]) if rows else len(fields) - 1
-            try:
-                if len(fields) != d + 1 or not d:
-                    raise ValueError
-                rows.append(np.array(fields[1:], np.float32))
-            except ValueError:
-                raise ValueError(
-                    f"{path}, line {number}: expected a word and {d} numbers with a space between them, got "
-                    f"{len(fields)} fields that begin {b' '.join(fields[:3])[:60]!r}; words must not have spaces"
-                ) from None
-            words.append(_decoded(fields[0], f"{path}, line {number}"))
-    if not rows:
+        packed = file.read(2) == GZIP
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            lines = file.read().removeprefix(BOM).split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: expected text, or text that gzip compressed, got another file ({error})") from error
+    whole = not lines[-1].strip()  # else the last line, and perhaps its last number, was cut
+    lines = [line.rstrip(b"\r \t").replace(b"\t", b" ") for line in lines]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
         raise ValueError(f"{path}: expected vectors, got an empty file")
+    sizes = lines[0].split()
+    headed = len(sizes) == 2 and all(size.isdigit() for size in sizes)
+    # Without a first line that says it, the shortest of some lines has a word without spaces.
+    d = int(sizes[1]) if headed else min(line.count(b" ") for line in lines[:1000])
+    if headed and int(sizes[0]) != len(lines) - 1:
+        raise ValueError(
+            f"{path}: expected {int(sizes[0])} vectors, as its first line says, got {len(lines) - 1}; the file is cut "
+            "short, or of two files: get it again, or correct the first line"
+        )
+    words, rows = list[str](), list[np.ndarray[Any, Any]]()
+    for number, line in enumerate(lines[headed:], 1 + headed):
+        fields = line.split(b" ")
+        try:
+            if len(fields) <= d or not d:
+                raise ValueError
+            # Spaces are a word's where what they part is none of the numbers.
+            if len(fields) > d + 1 and all(map(_is_number, fields[1:])):
+                raise ValueError
+            row = np.array(fields[-d:], np.float32)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: expected a word and {d} numbers with a space between them, got "
+                f"{len(fields)} fields that begin {b' '.join(fields[:3])[:60]!r}"
+            ) from None
+        word = _word(b" ".join(fields[:-d]), f"{path}, line {number}", errors)
+        if word is not None:
+            words.append(word)
+            rows.append(row)
+    if not whole:
+        raise ValueError(
+            f"{path}: expected a line end after the last vector, got none; the file may be cut in a number: get it "
+            "again, or add the line end if it is whole"
+        )
+    if not rows:
+        raise ValueError(f"{path}: expected vectors, got none whose word is UTF-8")
     return words, np.stack(rows)
 
 
-def _binary(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def _binary(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
     """word2vec's binary format: "words d", then each word, a space, and d float32; line ends are allowed between."""
     with path.open("rb") as file:
         sizes = file.readline(64).split()
         if len(sizes) != 2 or not all(size.isdigit() for size in sizes):
-            raise ValueError(f"{path}: expected word2vec's binary format, got {sizes[:2]}; is it a text file?")
+            raise ValueError(
+                f"{path}: expected word2vec's binary format, got {sizes[:2]}; if it is text, give it the ending .txt"
+            )
         count, d = map(int, sizes)
         size = path.stat().st_size
         if not count * d or count * (4 * d + 2) > size:  # before memory is taken
-            raise ValueError(f"{path}: expected {count} vectors of {d}, got {size} bytes; the file is cut short")
+            raise ValueError(
+                f"{path}: expected {count} vectors of {d}, got {size} bytes; the file is cut short, or text: then give "
+                "it the ending .txt"
+            )
+        start = file.tell()
+        if not file.read(1 << 16).translate(None, PRINTABLE):
+            raise ValueError(f"{path}: expected word2vec's binary format, got text; give it the ending .txt")
+        file.seek(start)
         vectors = np.empty((count, d), np.float32)
-        words = []
-        for row in range(count):
-            words.append(_decoded(_until_space(file), f"{path}, word {row}"))
+        names = []
+        for number in range(count):
+            names.append(_until_space(file))
             data = file.read(4 * d)
             if len(data) != 4 * d:
-                raise ValueError(f"{path}: expected {count} vectors of {d}, got {row}; the file is cut short")
-            vectors[row] = np.frombuffer(data, "<f4")
-    return words, vectors
+                raise ValueError(f"{path}: expected {count} vectors of {d}, got {number}; the file is cut short")
+            vectors[number] = np.frombuffer(data, "<f4")
+        rest = len(file.read().strip(b"\n"))
+        torn = next((number for number, name in enumerate(names) if name.translate(None, CONTROL) != name), None)
+        if rest or torn is not None:
+            what = f"{rest} bytes more" if torn is None else f"no word in the place of word {torn}"
+            raise ValueError(
+                f"{path}: expected {count} vectors of {d}, as its first line says, and no more, got {what}; there are "
+                "more vectors, or a word has a space, which this format cannot hold: save it as .txt or .kv"
+            )
+    words = [_word(name, f"{path}, word {number}", errors) for number, name in enumerate(names)]
+    kept = [number for number, word in enumerate(words) if word is not None]
+    return [word for word in words if word is not None], vectors[kept]
 
 
 def _until_space(file: BinaryIO) -> bytes:
@@ -154,12 +237,36 @@ def _is_fasttext(path: Path) -> bool:
         return file.read(4) == struct.pack("<i", FASTTEXT)
 
 
+class _Trusted(pickle.Unpickler):
+    """Unpickles what gensim's files of vectors are made of and nothing else: a pickle can run any program."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        ours = module.startswith(("gensim.models.", "numpy.core.", "numpy._core.")) or module == "numpy"
+        if not ours and (module, name) not in PLAIN:
+            raise ValueError(f"it names {module}.{name}, which no vectors need: do not trust it")
+        return super().find_class(module, name)
+
+
 def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]:
     from gensim.models import KeyedVectors
     from gensim.models.fasttext import load_facebook_vectors
 
-    loaded = load_facebook_vectors(str(path)) if _is_fasttext(path) else KeyedVectors.load(str(path))
-    keyed = getattr(loaded, "wv", loaded)
-    known = keyed.expandos.get("count")
+    try:
+        if _is_fasttext(path):
+            loaded = load_facebook_vectors(str(path))
+        else:
+            with path.open("rb") as file:
+                _Trusted(file, encoding="latin1").load()
+            loaded = KeyedVectors.load(str(path))
+        keyed = getattr(loaded, "wv", loaded)
+        words, vectors, known = list(keyed.index_to_key), keyed.vectors, keyed.expandos.get("count")
+    except Exception as error:  # pickle, gensim and numpy raise whatever they like for a broken file
+        raise ValueError(
+            f"{path}: expected vectors that gensim saved, with the files beside it, got another or a broken file "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); save it again"
+        ) from error
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"{path}: expected words, got keys such as {word!r}; make them text: str(key)")
     counts = torch.from_numpy(np.asarray(known, np.int64).copy()) if known is not None else None
-    return list(keyed.index_to_key), np.array(keyed.vectors[: len(keyed.index_to_key)], np.float32), counts
+    return words, np.array(vectors[: len(words)], np.float32), counts

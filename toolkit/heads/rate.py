@@ -15,12 +15,13 @@ from toolkit.container import Reader
 from toolkit.data.embedded import held_out
 from toolkit.data.splits import spread
 from toolkit.images import rate_archive, rate_coder, rate_distortion
-from toolkit.images.files import find, read_image
+from toolkit.images.files import read_image
+from toolkit.images.folder import find
 from toolkit.images.rate_archive import RateContents
 from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
 from toolkit.images.restore import Report, check_model, restore
-from toolkit.images.source import Source, pictures
+from toolkit.images.source import Source, some
 from toolkit.runs import Run, save_weights
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-OWN = (
+YOUR_OWN = (
     "  python -m toolkit.train recipe={name} data=folder data.splits.path=FOLDER data.splits.size=192 "
     "data.batch_size=8 minutes=120   # on your own"
 )
@@ -54,23 +55,22 @@ class Rate:
     """
 
     monitor = "validation/objective_bpp"
-    asks: ClassVar = {
+    compress_options: ClassVar = {
         "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",
         "psnr": "quality of each picture in dB",
     }  # fmt: skip
-    measures: ClassVar = {"pictures": "folder of held-out pictures"}
+    measure_options: ClassVar = {"pictures": "folder of held-out pictures"}
 
     def __init__(
-        self, pictures: str | None = None, lambdas: Sequence[float] = (1, 4, 16, 64, 256), fit_rows: int = 48,
-        fit_steps: int = 10, final_fit_rows: int = 112, final_fit_steps: int = 60, every_n_epochs: int = 3,
+        self, pictures: str | None, lambdas: Sequence[float], fit_rows: int, fit_steps: int, final_fit_rows: int,
+        final_fit_steps: int, every_n_epochs: int,
     ) -> None:  # fmt: skip
         self.folder, self.lambdas, self.every_n_epochs = pictures, list(lambdas), every_n_epochs
         self.fit, self.final_fit = (fit_rows, fit_steps), (final_fit_rows, final_fit_steps)
-        self.step = 0  # of training, when the model was finished
         self._codecs: dict[str, Curve] = {}
 
     def watch(self, run: Run, data: Any) -> Callback:
-        from toolkit.training.evaluation import Looks
+        from toolkit.training.evaluation import Regularly
 
         def look(module: Any, board: Any, step: int) -> dict[str, float]:
             module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
@@ -78,19 +78,18 @@ class Rate:
             return {}
 
         # Not at the end, when `report` does it, with the weights that are saved.
-        return Looks(look, self.every_n_epochs, at_end=False)
+        return Regularly(look, self.every_n_epochs, at_end=False)
 
-    def finish(self, run: Run, data: Any, step: int) -> None:
+    def finish(self, run: Run, data: Any) -> None:
         print("\nfitting the tables of the coder, and coding the held-out pictures", flush=True)
         run.module.fit_tables(spread(data.train, self.final_fit[0]), self.final_fit[1])
         save_weights(run.folder, run.module)
-        self.step = step
 
-    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(str(run.folder)) as board:
-            curves = self._show(board, run, self.step)
+            curves = self._show(board, run, step)
         here = f"run={run.folder}"
         return (
             f"""
@@ -101,17 +100,16 @@ Next:
   python -m toolkit.compress {here} input=PICTURE_OR_FOLDER output=small.tkc bpp=0.5   # or psnr=32
   python -m toolkit.decompress {here} input=small.tkc output=restored   # only=NAME for one picture
   python -m toolkit.evaluate {here} pictures=FOLDER
-{OWN.format(name=run.name)}""",
+{YOUR_OWN.format(name=run.name)}""",
             {"pictures": float(len(self.held_out()))},
         )
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
-        source = pictures(source, run.folder)
+        source = some(source, run.folder)
         if len(asked) != 1:
-            raise ValueError(
-                f"expected one of {', '.join(f'{way}=' for way in self.asks)}, got {' and '.join(asked) or 'none'}; "
-                "give one, for instance bpp=0.5"
-            )
+            ways = ", ".join(f"{way}=" for way in self.compress_options)
+            got = " and ".join(asked) or "none"
+            raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
         [way] = asked
@@ -122,9 +120,11 @@ Next:
             f"{8 * size / pixels:.4f} bits per pixel"
         )
 
-    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+    def restore(
+        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
+    ) -> Report:
         check_model(reader, _identity(run))
-        return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage)
+        return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage, overwrite)
 
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
         """The rate-distortion curve of held-out pictures, and the times of the first."""

@@ -16,7 +16,7 @@ from toolkit.container import Reader
 from toolkit.images import baselines, row_archive
 from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.row_archive import RowContents
-from toolkit.images.source import Source, pictures
+from toolkit.images.source import Source, some
 from toolkit.nets.exact import exactly
 from toolkit.runs import Run, build_data, has_exact, identity, load, save_exact, save_weights
 
@@ -39,8 +39,8 @@ class Rows:
     """
 
     monitor = "validation/elbo_bpd"
-    asks: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
-    measures: ClassVar = {
+    compress_options: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
+    measure_options: ClassVar = {
         "rows": "test rows to code",
         "exact": "whether networks are those whose files any machine decodes",
     }
@@ -67,14 +67,14 @@ class Rows:
             options.every_n_epochs, {name: lines[name] for name in LINES if name in lines},
         )  # fmt: skip
 
-    def finish(self, run: Run, data: Any, step: int) -> None:
+    def finish(self, run: Run, data: Any) -> None:
         save_weights(run.folder, run.module)
         try:
             save_exact(run.folder, data.train)
         except ValueError as error:  # the training is none the worse for it
             print(f"\nfiles will decode only where networks compute the same floats: {error}", file=sys.stderr)
 
-    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
         from toolkit.data.splits import spread
         from toolkit.training.evaluation import evaluate
         from toolkit.training.plots import rate_table
@@ -100,7 +100,9 @@ Next:
         )
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
-        source = pictures(source, run.folder)
+        source = some(source, run.folder)
+        if "exact" in asked and cli.boolean(asked, "exact") != run.exact:
+            run = load(run.folder, str(run.module.device), not run.exact)
         size = row_archive.compress(
             source, output, functools.partial(self.coder, run), identity(run),
             cli.positive(asked, "chunk_rows", CHUNK_ROWS),
@@ -116,10 +118,12 @@ Next:
             )
         return text
 
-    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+    def restore(
+        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
+    ) -> Report:
         check_model(reader, identity(run))
         contents = RowContents(reader, functools.partial(self.coder, run))
-        return restore(reader, contents, output, only, on_damage)
+        return restore(reader, contents, output, only, on_damage, overwrite)
 
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of test rows of the run's data set; leaves their file, evaluation.tkc, in the run's folder."""

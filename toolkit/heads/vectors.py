@@ -44,18 +44,17 @@ class Vectors:
     """
 
     monitor = "validation/bits_per_pair"
-    asks = exporting.OPTIONS
-    measures: ClassVar[dict[str, str]] = {}
+    compress_options = exporting.OPTIONS
+    measure_options: ClassVar[dict[str, str]] = {}
 
     def __init__(
-        self, lambdas: Sequence[float] = (0.01, 0.03, 0.1, 0.3), questions: int = 1000, every_n_epochs: int = 10,
-        projected: int = 2000, bits_per_dim: float = 2,
+        self, lambdas: Sequence[float], questions: int, every_n_epochs: int, projected: int, bits_per_dim: float = 2,
     ) -> None:  # fmt: skip
         self.lambdas, self.questions, self.every_n_epochs = list(lambdas), questions, every_n_epochs
         self.projected, self.bits_per_dim = projected, bits_per_dim
 
     def watch(self, run: Run, data: Any) -> Callback:
-        from toolkit.training.evaluation import Looks
+        from toolkit.training.evaluation import Regularly
 
         run.folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{word} {count}\n" for word, count in zip(data.words, data.counts.tolist(), strict=True)]
@@ -70,12 +69,12 @@ class Vectors:
                 board.add_embedding(module.posterior()[0][:n], data.words[:n], global_step=step, tag="words")
             return {f"accuracy/{name}": value for name, value in curves["uncompressed"][0][1].items()}
 
-        return Looks(look, self.every_n_epochs)
+        return Regularly(look, self.every_n_epochs)
 
-    def finish(self, run: Run, data: Any, step: int) -> None:
+    def finish(self, run: Run, data: Any) -> None:
         save_weights(run.folder, run.module)
 
-    def report(self, run: Run, data: Any) -> tuple[str, dict[str, float]]:
+    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
         found, file = vectors_of(run), run.folder / "vectors.tkc"
         sizes, summary = exporting.export_vectors(file, found, {"bits_per_dim": str(self.bits_per_dim)})
         size, word = sizes["file"], found.words[99 % len(found.words)]
@@ -99,7 +98,9 @@ Next:
             )
         return exporting.export_vectors(Path(output), vectors_of(run), asked)[1]
 
-    def restore(self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str) -> Report:
+    def restore(
+        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
+    ) -> Report:
         raise ValueError(
             f"expected a file of pictures and the run that wrote it, got run={run.folder}, of word vectors; use "
             f"{COMMAND} input={reader.path} output=vectors.bin"
@@ -108,6 +109,8 @@ Next:
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
         """Analogies that files of several sizes answer, beside other ways to make vectors smaller."""
         curves = self.curves(run.folder / "evaluation.tkc", vectors_of(run).words, *run.module.posterior())
+        if not scores.questions(vectors_of(run).words, self.questions):
+            raise ValueError(f"expected words that the analogies ask for, got none in {run.folder}; train on more text")
         lines = [f"{'bits per dimension':>18}  {SCORES[0]:>20} {SCORES[1]:>20} {'similarity':>12}"]
         for name, points in curves.items():
             for bits, found in points:

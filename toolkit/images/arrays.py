@@ -1,6 +1,8 @@
 """A person's arrays of images (.npy, .pt) as uint8 [n, c, h, w], and back with their shape and dtype."""
 
+import io
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from toolkit.images.files import Item
+from toolkit.model import plain
 
 # What the axes of an array mean; the channel axis has length 1 or 3.
 AXES = ("hw", "nhw", "hwc", "nhwc", "nchw")
@@ -134,7 +137,7 @@ def _read(path: Path) -> np.ndarray:
         else:
             raise ValueError("its name ends in neither")
     except Exception as error:  # numpy, zipfile and pickle raise whatever they like for a broken file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = plain(error) or type(error).__name__
         raise ValueError(
             f"{path}: expected a .npy file, or a .pt file of a tensor, that can be read ({reason}); do: save it again"
         ) from error
@@ -163,6 +166,13 @@ def restore_array(images: Tensor, array: Array) -> np.ndarray:
     return np.ascontiguousarray(values).astype(np.dtype(array.dtype))
 
 
+def _allocate(path: str | Path) -> None:
+    """Take the room of a sparse file now. Raises OSError: later, a full disk would end the process by a signal."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
 @contextmanager
 def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Callable[[int, Tensor], None]]:
     """Write an array image by image: yields write(i, uint8 [c, h, w]); a .npy file is mapped, so memory is bounded.
@@ -176,6 +186,7 @@ def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Cal
     if array.format == "npy":
         how = (np.dtype(array.dtype), tuple(array.shape))
         values = np.lib.format.open_memmap(path, "r+") if resume else np.lib.format.open_memmap(path, "w+", *how)
+        _allocate(path)
     else:
         values = np.zeros(tuple(array.shape), np.dtype(array.dtype))
     one = array._replace(shape=(1, *array.shape[1:]) if array.axes[0] == "n" else array.shape)
@@ -191,4 +202,6 @@ def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Cal
     if isinstance(values, np.memmap):
         values.flush()
     else:
-        torch.save(torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False)), path)
+        data = io.BytesIO()  # for a full disk torch.save has errors of its own
+        torch.save(torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False)), data)
+        Path(path).write_bytes(data.getbuffer())

@@ -16,10 +16,12 @@ import torch
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from toolkit.images import metadata
+
 CHANNELS = {"L": 1, "RGB": 3}
 GREY = 128  # of what is lost in a picture
 MOST_PARTS = 200  # folders of a name
+MOST_NAME = 255  # bytes that a file system takes
 DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)  # not a file on Windows, in any folder
 
 
@@ -43,42 +45,12 @@ def described(name: Any, mode: Any, height: Any, width: Any) -> Item:
     return Item(name, mode, height, width)
 
 
-def find(path: str | Path) -> list[Path]:
-    """List the images of a folder and its subfolders, sorted by relative path, or a single image file.
-
-    An image is what ends in one of SUFFIXES; names that begin with a dot are ignored (`left_out` lists the others).
-    Raises FileNotFoundError for a path that does not exist, ValueError if there is no image.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"expected a folder or an image, got {path}, which does not exist; do: check the path")
-    images = [file for file in _visible(path) if file.suffix.lower() in SUFFIXES]
-    if not images:
-        raise ValueError(
-            f"expected images ({' '.join(SUFFIXES)}) in {path}, found none; "
-            "do: convert them to PNG, or give arrays (.npy, .pt) by their own path"
-        )
-    return images
-
-
-def left_out(path: str | Path) -> list[Path]:
-    """List the files of a folder that `find` does not take, so that a command can name them instead of losing them."""
-    return [file for file in _visible(Path(path)) if file.suffix.lower() not in SUFFIXES]
-
-
-def _visible(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [(file.relative_to(path), file) for file in path.rglob("*") if file.is_file()]
-    visible = [(rel.as_posix(), file) for rel, file in files if not any(part.startswith(".") for part in rel.parts)]
-    return [file for _, file in sorted(visible)]
-
-
 def read_image(path: str | Path) -> np.ndarray:
     """Read the pixels of an image file as stored: uint8 [c, h, w], c = 1 (grey, bilevel) or 3 (RGB, palette).
 
-    The orientation tag of cameras is not applied. Raises ValueError for a file that cannot be read, or whose pixels
-    would not all come back: transparency, more than 8 bits a value, other colour spaces, several frames.
+    The orientation tag of cameras is not applied: `metadata` keeps it. Of a phone's several frames (MPO) the first is
+    read. Raises ValueError for a file that cannot be read, or whose pixels would not all come back: transparency, more
+    than 8 bits a value, other colour spaces, several frames.
     """
     with _opened(path) as image:
         pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
@@ -108,10 +80,22 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def describe(path: str | Path, name: str) -> Item:
-    """Tell what `read_image` will give, from the file's first bytes. Raises ValueError as `read_image` does."""
+def describe(path: str | Path, name: str, keep: str = "all") -> tuple[Item, dict[str, Any], str]:
+    """What `read_image` will give, what `metadata` keeps of the file, and what is left out of it, "" if nothing.
+
+    The file is read whole, so that one that is cut short is found before others are coded. Raises ValueError as
+    `read_image` does.
+    """
     with _opened(path) as image:
-        return Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
+        item = Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
+        frames = getattr(image, "n_frames", 1)
+        about = metadata.of_image(image, keep)
+        image.load()
+        return (
+            item,
+            about,
+            f"frames 2 to {frames} of {frames}: previews or depth, not the photograph" if frames > 1 else "",
+        )
 
 
 def _refusal(image: Image.Image) -> str:
@@ -134,15 +118,16 @@ def _refusal(image: Image.Image) -> str:
             'from CMYK and YCbCr: Image.open(path).convert("RGB").save(new_path)'
         )
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and image.format != "MPO":  # of phones, whose first frame is the photograph
         return f"expected one frame, got {frames} ({image.format}); do: save each frame as a file of its own"
     return ""
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write uint8 [c, h, w], c = 1 or 3, as a PNG of mode L or RGB; folders above it are made."""
+def write_image(path: str | Path, image: np.ndarray, about: dict[str, Any] | None = None) -> None:
+    """Write uint8 [c, h, w], c = 1 or 3, as a PNG of mode L or RGB, with its metadata; folders above it are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))).save(path, "PNG")
+    made = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+    made.save(path, "PNG", **metadata.options(about or {}))
 
 
 def check_name(name: str, windows: bool = os.name == "nt") -> str:
@@ -174,7 +159,8 @@ def output_names(items: Sequence[Item], taken: set[str]) -> list[str]:
     """Choose the relative path that `decompress` writes each item to; all differ, in lower case too. Fills `taken`.
 
     The item's own name with the suffix .png; where that is taken, or is a folder of another item, the full old name +
-    ".png". Raises ValueError for an unsafe name, and for two items of one name.
+    ".png". An item that is called .png keeps its name. Raises ValueError for an unsafe name, and for two items of one
+    name.
     """
     for item in items:
         path = PurePosixPath(check_name(item.name))
@@ -184,7 +170,20 @@ def output_names(items: Sequence[Item], taken: set[str]) -> list[str]:
         raise ValueError(
             f"expected names that differ, got {name!r} twice; this .tkc file is damaged, or do not trust it"
         )
-    return [new_name(item.name, taken) for item in items]
+    order = sorted(range(len(items)), key=lambda i: not items[i].name.endswith(".png"))
+    names = {i: new_name(items[i].name, taken) for i in order}
+    return [names[i] for i in range(len(items))]
+
+
+def check_restorable(items: Sequence[Item]) -> None:
+    """Raise ValueError for pictures whose names, once restored, no file system takes."""
+    for item, name in zip(items, output_names(items, set()), strict=True):
+        # A damaged picture's name is longer by ".damaged".
+        if max(len(os.fsencode(part)) for part in name.split("/")) + len(".damaged") > MOST_NAME:
+            raise ValueError(
+                f"expected names of at most {MOST_NAME - len('.damaged')} bytes once restored, got "
+                f"{item.name[:40]}...; rename the file"
+            )
 
 
 def new_name(name: str, taken: set[str], suffix: str = ".png") -> str:

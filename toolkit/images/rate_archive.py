@@ -48,6 +48,7 @@ def compress(
         **identity,
         "kind": LOSSY,
         "values": origin.values,
+        **origin.header,
         "items": [list(item) for item in items],
     }
     stored = zlib.compress(

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.container import Reader
-from toolkit.images import arrays, files
+from toolkit.container import DamagedFile, Reader, check_new, temporary_of
+from toolkit.images import arrays, files, metadata
 from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
 MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
-Write = Callable[[int, Tensor, bool], str]  # number, uint8 [c, h, w], whether it is whole -> the name that it gets
+Write = Callable[[int, Tensor, dict[str, Any]], None]  # number, uint8 [c, h, w], its metadata
 
 
 class Contents(Protocol):
@@ -59,6 +59,7 @@ class Report(NamedTuple):
     partly: list[str]  # those with lost tiles, and the name that each was written to
     lost: list[str]  # those of which nothing is left
     damage: list[str]  # what is wrong with the file: an error for each chunk that is lost
+    renamed: list[str]  # whole pictures that got another name than their own with .png, as two would have had one
 
 
 def check_model(reader: Reader, identity: dict[str, Any]) -> None:
@@ -74,103 +75,154 @@ def check_model(reader: Reader, identity: dict[str, Any]) -> None:
 
 def restore(
     reader: Reader, contents: Contents, output: str | Path, only: str | None = None, on_damage: str = "error",
-    progress: bool = True,
+    overwrite: bool = False, progress: bool = True,
 ) -> Report:  # fmt: skip
-    """Restore the pictures of a .tkc file below the new folder `output`, or its array as that file.
+    """Restore the pictures of a .tkc file below the new folder `output`, or its array, or one picture, as that file.
 
     only: the name of one picture; just what holds it is decoded. on_damage: "skip" restores what is sound, instead of
-    raising for the first that is not; then `reader` salvages. An interrupted run leaves OUTPUT.partial, from which the
-    next one goes on; an error leaves nothing. Raises ContainerError for damage, ValueError for a name that is not in
+    raising for the first that is not; then `reader` salvages. overwrite: a file that is there may go. An interrupted
+    run leaves OUTPUT.partial, and so does one that the system stops, on a full disk say; the next one goes on from
+    there. Other errors leave nothing. Raises ContainerError for damage, ValueError for a name that is not in
     the file.
     """
     if on_damage not in ON_DAMAGE:
         raise ValueError(f"expected on_damage to be one of {', '.join(ON_DAMAGE)}, got {on_damage!r}")
-    which = range(len(contents.items)) if only is None else [_wanted(contents, only)]
-    report = Report(0, [], [], [str(reader.damage)] if reader.damage else [])
+    items, array = contents.items, contents.array
+    taken: set[str] = set()
+    names = files.output_names(items, taken) if array is None else []
+    which = range(len(items)) if only is None else [_wanted(contents, names, only)]
+    try:
+        about = metadata.described(reader.header, len(items)) if array is None else []
+    except ValueError as error:
+        raise DamagedFile(f"{reader.path}: {error}; copy the file again, or update this toolkit") from error
+    report = Report(0, [], [], [str(reader.damage)] if reader.damage else [], [])
     state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
-    array = contents.array
-    target = new_folder(output) if array is None else _new_array(Path(output), array)
+    single = array is None and Path(output).suffix.lower() == ".png"
+    if single and len(which) != 1:
+        raise ValueError(
+            f"{output}: expected a new folder for the {len(which)} pictures of the file, got the name of one; give a "
+            "folder, or only=NAME"
+        )
+    done = hashlib.sha256(state).hexdigest()
+    clear(Path(os.path.realpath(output)), done)
+    if array or single:
+        check_new(output, overwrite, [f".{array.format}" if array else ".png"], [str(reader.path)])
+        target = Path(os.path.realpath(output))
+    else:
+        target = new_folder(output)
     with (
-        work(target, hashlib.sha256(state).hexdigest()) as (result, resumed),
-        _array(result, array) if array else pictures(result, contents.items) as (read, write),
+        work(target, done) as (result, resumed),
+        _array(result, array) if array else _picture(result) if single else pictures(result, names) as (read, write),
         tqdm(total=contents.select(which), unit=contents.unit, disable=not progress) as bar,
     ):
-        earlier = read if resumed else lambda i: None
+        kept: dict[int, Tensor | None] = {}
+
+        def earlier(i: int) -> Tensor | None:
+            kept[i] = read(i) if resumed else None
+            return kept[i]
+
         for i in which:
             picture, whole = contents.picture(i, report.damage if on_damage == "skip" else None, earlier, bar.update)
-            name = contents.items[i].name if array is None else str(i)
+            name = items[i].name if array is None else str(i)
             if picture is None:
                 report.lost.append(name)
                 continue
-            written = write(i, picture, whole)
+            if not whole and not single and array is None:
+                names[i] = files.new_name(name, taken, ".damaged.png")
+            if picture is not kept.pop(i, None):
+                write(i, picture, about[i] if array is None else {})
+            place = "the array, grey where it is lost" if array else str(output) if single else names[i]
             if not whole:
-                report.partly.append(f"{name} -> {written}")
+                report.partly.append(f"{name} -> {place}")
+            elif not single and array is None and place != str(PurePosixPath(name).with_suffix(".png")):
+                report.renamed.append(f"{name} -> {place}")
     return report._replace(restored=len(which) - len(report.partly) - len(report.lost))
 
 
-def _wanted(contents: Contents, only: str) -> int:
+def _wanted(contents: Contents, names: Sequence[str], only: str) -> int:
+    """The picture of a name, that in the file or the one that it gets."""
     if contents.array:
         raise ValueError(
             "expected only= for a file of pictures, got one of an array; leave only= out and index the array"
         )
-    names = [item.name for item in contents.items]
-    if only not in names:
-        raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, for instance, {names[:3]}")
-    return names.index(only)
+    known = [item.name for item in contents.items]
+    for found in (known, names):
+        if only in found:
+            return found.index(only)
+    raise ValueError(f"expected only= to be a name in the file, got {only!r}; names are, for instance, {known[:3]}")
 
 
 def new_folder(output: str | Path) -> Path:
     """The path of a folder that can be made; a link is followed. Raises FileExistsError or FileNotFoundError."""
-    target = _below_a_folder(output)
+    target = Path(os.path.realpath(output))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{output}: expected an existing folder, got {target.parent}; make the folder first")
     if target.exists():
         raise FileExistsError(f"{output}: expected a new folder, got one that exists; give another name")
     return target
 
 
-def _below_a_folder(output: str | Path) -> Path:
-    target = Path(os.path.realpath(output))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{output}: expected an existing folder, got {target.parent}; make the folder first")
-    return target
+def _mark(state: str) -> str:
+    return f"Left by an interrupted toolkit.decompress, which goes on from here, of {state}\n"
 
 
-def _new_array(output: Path, array: arrays.Array) -> Path:
-    target = _below_a_folder(output)
-    if target.exists() and not target.is_file():
-        raise ValueError(f"{output}: expected a file or a new name, got a folder or device; give a file name")
-    if target.suffix.lower() != f".{array.format}":
-        raise ValueError(
-            f"expected output= to end in .{array.format}, as the compressed array's name did, got {output}"
+def _left_of(target: Path, state: str) -> tuple[Path, bool]:
+    """The folder of an interrupted run, and whether one of this very state is there. FileExistsError for another."""
+    folder = target.with_name(f"{target.name}.partial")
+    if not os.path.lexists(folder):
+        return folder, False
+    mark, text = folder / MARK, _mark(state)
+    plain = folder.is_dir() and not folder.is_symlink() and mark.is_file() and not mark.is_symlink()
+    if not plain or mark.stat().st_size != len(text) or mark.read_text() != text:
+        raise FileExistsError(
+            f"{folder}: expected no such folder, or one that this very command left when it was interrupted, got "
+            "another; remove it, or give another output="
         )
-    return target
+    return folder, True
+
+
+def clear(target: Path, state: str) -> None:
+    """Delete the folder of a run that was killed when its result had its name already."""
+    with contextlib.suppress(FileExistsError):
+        folder, there = _left_of(target, state)
+        if there and target.exists() and not os.path.lexists(folder / f"result{target.suffix}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
     """Yield a path that becomes `target` at the end, and whether a run of the same state has left something there.
 
-    It lies in the folder TARGET.partial, which stays if the block is interrupted, and is deleted if it fails.
+    It lies in the folder TARGET.partial, which stays if the block is interrupted or stopped by the system, and is
+    deleted if it fails.
     """
-    folder = target.with_name(f"{target.name}.partial")
-    mark, result = folder / MARK, folder / f"result{target.suffix}"
-    text = f"Left by an interrupted toolkit.decompress, which goes on from here, of {state}\n"
-    resumed = os.path.lexists(folder)
-    if resumed:
-        plain = folder.is_dir() and not folder.is_symlink() and mark.is_file() and not mark.is_symlink()
-        if not plain or result.is_symlink() or mark.stat().st_size != len(text) or mark.read_text() != text:
-            raise FileExistsError(
-                f"{folder}: expected no such folder, or one that this very command left when it was interrupted, got "
-                "another; remove it, or give another output="
-            )
-    else:
-        folder.mkdir()
-        mark.write_text(text)
+    folder, resumed = _left_of(target, state)
+    result = folder / f"result{target.suffix}"
+    if result.is_symlink():
+        raise FileExistsError(f"{result}: expected a file or folder of this command, got a link; remove it")
+    if not resumed:
+        # With its mark from the beginning: without, it would not be known again.
+        made = temporary_of(folder)
+        try:
+            made.mkdir()
+            (made / MARK).write_text(_mark(state))
+            made.rename(folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
     try:
         yield result, resumed
         if result.is_file():
             with open(result, "r+b") as file:  # without it, a crash can leave the new name with no bytes behind it
                 os.fsync(file.fileno())
         os.replace(result, target)
+    except OSError as error:  # a full disk, most often
+        if isinstance(error, FileExistsError):
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"{reason}; what is restored is kept in {folder}: make room, and give the same command again"
+        ) from error
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -178,10 +230,8 @@ def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
 
 
 @contextlib.contextmanager
-def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Earlier, Write]]:
-    """Read and write pictures below a folder."""
-    taken: set[str] = set()
-    names = files.output_names(items, taken)
+def pictures(folder: Path, names: Sequence[str]) -> Iterator[tuple[Earlier, Write]]:
+    """Read and write pictures below a folder, under their names, which may change before they are written."""
     folder.mkdir(exist_ok=True)
 
     def place(name: str, make: bool) -> Path:
@@ -195,25 +245,30 @@ def pictures(folder: Path, items: Sequence[Item]) -> Iterator[tuple[Earlier, Wri
                 raise FileExistsError(f"{path}: expected a folder of this command, got a link; remove it")
         return path / PurePosixPath(name).name
 
-    def read(i: int) -> Tensor | None:
-        path = place(names[i], False)
-        if path.is_symlink() or not path.is_file():
-            return None
-        try:
-            return torch.from_numpy(files.read_image(path))
-        except ValueError:  # it was cut short
-            return None
-
-    def write(i: int, image: Tensor, whole: bool) -> str:
-        name = names[i] if whole else files.new_name(items[i].name, taken, ".damaged.png")
+    def write(i: int, image: Tensor, about: dict[str, Any]) -> None:
         # Under its name only when it is complete, whatever happens in between.
         part = folder.with_name("picture.png")
         part.unlink(missing_ok=True)
-        files.write_image(part, image.numpy())
-        os.replace(part, place(name, True))
-        return name
+        files.write_image(part, image.numpy(), about)
+        os.replace(part, place(names[i], True))
 
-    yield read, write
+    yield lambda i: _sound(place(names[i], False)), write
+
+
+@contextlib.contextmanager
+def _picture(path: Path) -> Iterator[tuple[Earlier, Write]]:
+    """Write one picture as a file."""
+    yield lambda i: None, lambda i, image, about: files.write_image(path, image.numpy(), about)
+
+
+def _sound(path: Path) -> Tensor | None:
+    """A picture that an earlier run has written."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        return torch.from_numpy(files.read_image(path))
+    except ValueError:  # it was cut short
+        return None
 
 
 @contextlib.contextmanager
@@ -229,9 +284,4 @@ def _array(path: Path, array: arrays.Array) -> Iterator[tuple[Earlier, Write]]:
         return None if values is None else arrays.one_image(values, array, i)
 
     with arrays.writer(path, array, resume=values is not None) as put:
-
-        def write(i: int, image: Tensor, whole: bool) -> str:
-            put(i, image)
-            return "grey where it is lost"
-
-        yield read, write
+        yield read, lambda i, image, about: put(i, image)

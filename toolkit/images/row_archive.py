@@ -50,6 +50,7 @@ def compress(
         **identity,
         "kind": "array" if origin.array else "images",
         "values": origin.values,
+        **origin.header,
         "rows": list(shape),
         "chunk_rows": chunk_rows,
         "settings": coder.settings._asdict(),
@@ -78,7 +79,7 @@ def _chunks(origin: Source, channels: int, size: tuple[int, int], chunk_rows: in
         yield rows, valid
 
 
-class About(NamedTuple):
+class Header(NamedTuple):
     """What the header of an image file says, all of it checked against the file's chunks and its size."""
 
     shape: tuple[int, int, int]  # of a row: channels, height, width
@@ -117,46 +118,46 @@ class RowContents:
     unit = "row"
 
     def __init__(self, reader: Reader, make_coder: MakeCoder) -> None:
-        self._reader, self._about = reader, about(reader)
-        self.items, self.array = self._about.items, self._about.array
+        self._reader, self._header = reader, read_header(reader)
+        self.items, self.array = self._header.items, self._header.array
         most = max((chunk.rows for chunk in reader.found.values()), default=1)
-        self._coder = make_coder(most, self._about.settings)
+        self._coder = make_coder(most, self._header.settings)
         shape = tuple(self._coder.module.shape)
-        if shape != self._about.shape:
+        if shape != self._header.shape:
             raise DamagedFile(
-                f"{reader.path}: expected rows of {list(shape)}, got {list(self._about.shape)}; do not trust the file"
+                f"{reader.path}: expected rows of {list(shape)}, got {list(self._header.shape)}; do not trust the file"
             )
         self._first, self._last = 0, 0  # rows that are asked for
         self._chunk: tuple[int, int, Tensor | None] = -1, 0, None  # the last one: its number, first row, rows
 
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`: rows to be decoded."""
-        about = self._about
-        self._first, self._last = (about.rows(which[0])[0], about.rows(which[-1])[1]) if len(which) else (0, 0)
-        chunks = range(self._first // about.chunk_rows, -(-self._last // about.chunk_rows))
+        header = self._header
+        self._first, self._last = (header.rows(which[0])[0], header.rows(which[-1])[1]) if len(which) else (0, 0)
+        chunks = range(self._first // header.chunk_rows, -(-self._last // header.chunk_rows))
         return sum(needed.stop - needed.start for needed in map(self._needed, chunks))
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[Tensor | None, bool]:
         """See `restore.Contents`."""
-        about = self._about
-        first, last = about.rows(i)
+        header = self._header
+        first, last = header.rows(i)
         parts, sound = [], 0
-        for number in range(first // about.chunk_rows, -(-last // about.chunk_rows)):
-            begin, end = about.chunk(number)
+        for number in range(first // header.chunk_rows, -(-last // header.chunk_rows)):
+            begin, end = header.chunk(number)
             low, high = max(first, begin), min(last, end)
             at, rows = self._rows(number, damage, earlier, progress)
-            grey = torch.full((high - low, *about.shape), files.GREY, dtype=torch.uint8)
+            grey = torch.full((high - low, *header.shape), files.GREY, dtype=torch.uint8)
             parts.append(grey if rows is None else rows[low - at : high - at])
             sound += 0 if rows is None else high - low
         if not sound:
             return None, False
-        return files.untile(torch.cat(parts), self.items[i], about.shape[0], about.size), sound == last - first
+        return files.untile(torch.cat(parts), self.items[i], header.shape[0], header.size), sound == last - first
 
     def _needed(self, number: int) -> slice:
         """Rows of a chunk that are decoded, from its first."""
-        begin, end = self._about.chunk(number)
+        begin, end = self._header.chunk(number)
         asked = slice(max(self._first, begin) - begin, min(self._last, end) - begin)
         return self._coder.needed(asked, end - begin)
 
@@ -165,7 +166,7 @@ class RowContents:
     ) -> tuple[int, Tensor | None]:
         """First row of what is decoded of a chunk, and these rows; None if it is damaged."""
         if self._chunk[0] != number:
-            begin, needed = self._about.chunk(number)[0], self._needed(number)
+            begin, needed = self._header.chunk(number)[0], self._needed(number)
             rows = self._again(number, earlier)
             if rows is not None:
                 self._chunk = number, begin, rows
@@ -183,7 +184,7 @@ class RowContents:
     def _decode(self, number: int, needed: slice, progress: Callable[[int], Any]) -> Tensor:
         """Rows of a chunk, checked: uint8 [rows, c, h, w]."""
         reader, valid = self._reader, self._valid(number)
-        payload, where = reader.read(number), f"{reader.path}: chunk {number} of {self._about.chunk_count}"
+        payload, where = reader.read(number), f"{reader.path}: chunk {number} of {self._header.chunk_count}"
         try:
             rows = self._coder.decode(payload, valid, needed, progress)
         except ValueError as error:
@@ -200,31 +201,31 @@ class RowContents:
 
     def _again(self, number: int, earlier: Earlier) -> Tensor | None:
         """A chunk from the pictures that an earlier run has written, if they are all there and have its checksum."""
-        about = self._about
-        begin, end = about.chunk(number)
-        low, parts = bisect_right(about.ends, begin), []
-        for j in range(low, bisect_right(about.ends, end - 1) + 1):
+        header = self._header
+        begin, end = header.chunk(number)
+        low, parts = bisect_right(header.ends, begin), []
+        for j in range(low, bisect_right(header.ends, end - 1) + 1):
             item, image = self.items[j], earlier(j)
             if image is None or list(image.shape) != [CHANNELS[item.mode], item.height, item.width]:
                 return None
-            parts.append(files.tiles(image, about.shape[0], about.size)[0])
-        skip = begin - about.rows(low)[0]
+            parts.append(files.tiles(image, header.shape[0], header.size)[0])
+        skip = begin - header.rows(low)[0]
         rows = torch.cat(parts)[skip : skip + end - begin]
         found = self._reader.found.get(number)
         return rows if found and rows_crc(rows, self._valid(number)) == found.rows_crc else None
 
     def _valid(self, number: int) -> Tensor:
         """Which values of a chunk are coded: bool [rows, c, h, w]."""
-        about = self._about
-        begin, end = about.chunk(number)
-        low, high = bisect_right(about.ends, begin), bisect_right(about.ends, end - 1)
-        kinds = [item[1:] for item in about.items[low : high + 1]]  # without names: of an array's images, all the same
-        masks = {kind: files.valid_of(Item("", *kind), about.shape[0], about.size) for kind in set(kinds)}
-        skip = begin - about.rows(low)[0]
+        header = self._header
+        begin, end = header.chunk(number)
+        low, high = bisect_right(header.ends, begin), bisect_right(header.ends, end - 1)
+        kinds = [item[1:] for item in header.items[low : high + 1]]  # without names: of an array's images, all the same
+        masks = {kind: files.valid_of(Item("", *kind), header.shape[0], header.size) for kind in set(kinds)}
+        skip = begin - header.rows(low)[0]
         return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
 
 
-def about(reader: Reader) -> About:
+def read_header(reader: Reader) -> Header:
     """Read the header of a file of rows.
 
     Nothing is allocated by a size in the header before it is compared with what the file holds. Raises DamagedFile for
@@ -236,7 +237,7 @@ def about(reader: Reader) -> About:
             f"{reader.path}: expected kind images or array, got {str(header.get('kind'))[:40]!r}; update this toolkit"
         )
     try:
-        return _about(reader, header)
+        return _checked(reader, header)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedFile(
             f"{reader.path}: expected rows, chunk_rows, settings, and items or array that fit the file, got "
@@ -244,7 +245,7 @@ def about(reader: Reader) -> About:
         ) from error
 
 
-def _about(reader: Reader, header: dict[str, Any]) -> About:
+def _checked(reader: Reader, header: dict[str, Any]) -> Header:
     shape = _whole(header["rows"], 3)
     [chunk_rows] = _whole([header["chunk_rows"]], 1)
     settings = Settings(**header["settings"]).check()
@@ -260,7 +261,7 @@ def _about(reader: Reader, header: dict[str, Any]) -> About:
     if rows * values > CHEAPEST * reader.size or min(rows, chunk_rows) * values > MOST_VALUES:
         raise ValueError(f"{rows} rows of {shape}, {chunk_rows} a chunk, in a file of {reader.size} bytes")
     ends = range(per_item[0], rows + 1, per_item[0]) if array else list(accumulate(per_item))
-    found = About(shape, settings, array, items * number, ends, chunk_rows)
+    found = Header(shape, settings, array, items * number, ends, chunk_rows)
     for i, chunk in reader.found.items():
         first, last = found.chunk(i)
         if chunk.rows != last - first:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from toolkit.images import arrays, files
+from toolkit.images import arrays, files, folder, metadata
 from toolkit.images.files import CHANNELS, Item
 
 ARRAYS = (".npy", ".pt")
+ON_BAD = ("error", "skip")
 
 
 class Source(NamedTuple):
@@ -21,7 +22,13 @@ class Source(NamedTuple):
     items: list[Item]
     read: Callable[[int], Tensor]  # uint8 [c, h, w]
     array: arrays.Array | None  # the one array that all items come from
-    left_out: Sequence[Path] = ()  # files of the folder that are no images
+    left_out: Sequence[tuple[Path, str]] = ()  # files that are not coded, or not all of them, and why
+    metadata: Sequence[dict[str, Any]] = ()  # of each picture, see `toolkit.images.metadata`
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a file's header says of the metadata."""
+        return {"metadata": list(self.metadata)} if any(self.metadata) else {}
 
     @property
     def values(self) -> int:
@@ -36,19 +43,47 @@ class Source(NamedTuple):
         return found
 
 
-def source(path: str | Path) -> Source:
-    """An image, a folder of images, or an array file. Raises ValueError for what cannot be coded losslessly."""
+def source(path: str | Path, on_bad: str = "error", keep: str = "all") -> Source:
+    """An image, a folder of images, or an array file.
+
+    on_bad: "skip" leaves out what cannot be coded losslessly, instead of raising ValueError that lists it; keep: of
+    metadata, see `metadata.KEEP`.
+    """
+    for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP)):
+        if value not in known:
+            raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
     path = Path(path)
     if path.suffix.lower() in ARRAYS:
         values, array = arrays.open_array(path)
         return Source([array.item] * array.images[0], lambda i: arrays.one_image(values, array, i), array)
-    found = files.find(path)
+    found = folder.look(path)
     root = path if path.is_dir() else path.parent
-    items = [files.describe(file, files.check_name(file.relative_to(root).as_posix())) for file in found]
-    return Source(items, lambda i: torch.from_numpy(files.read_image(found[i])), None, files.left_out(path))
+    good, items, about, bad, left_out = list[Path](), list[Item](), list[dict[str, Any]](), list[str](), found.left_out
+    for file in found.images:
+        try:
+            item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep)
+        except (ValueError, OSError) as error:
+            bad.append(str(error))
+            left_out.append((file, f"cannot be coded: {error}"))
+            continue
+        good.append(file)
+        items.append(item)
+        about.append(entry)
+        if rest:
+            left_out.append((file, rest))
+    if bad and (on_bad == "error" or not items):
+        if len(bad) == 1:
+            raise ValueError(bad[0] + ", by on_bad=skip" * (len(found.images) > 1))
+        lines = "\n  ".join(bad)
+        raise ValueError(
+            f"{len(bad)} of {len(found.images)} pictures cannot be coded:\n  {lines}\ncorrect them, or leave them out "
+            "by on_bad=skip"
+        )
+    files.check_restorable(items)
+    return Source(items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about)
 
 
-def pictures(given: Source | None, folder: Path) -> Source:
+def some(given: Source | None, folder: Path) -> Source:
     """The pictures that are given. Raises ValueError if there are none, of a run that codes pictures."""
     if given is None:
         raise ValueError(

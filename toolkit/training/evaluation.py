@@ -72,7 +72,7 @@ class CodecEvaluation(Callback):
                 board.add_image(f"images/{name}", plots.grid(rows), step)
 
 
-class Looks(Callback):
+class Regularly(Callback):
     """Each n epochs look(module, TensorBoard's writer or None, step), whose figures are logged.
 
     at_end: also when the training ends.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 
@@ -79,6 +81,31 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+class Last(Callback):
+    """Saves the training's state to a file at the end of each epoch, each ten minutes, and when it is interrupted."""
+
+    def __init__(self, file: Path, minutes: float = 10) -> None:
+        self.file, self.minutes, self.saved = file, minutes, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        due = time.monotonic() - self.saved > 60 * self.minutes
+        # Saving is the work of all processes together, so they must agree.
+        if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
+        if stopped and trainer.world_size == 1 and trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.file)
+        self.saved = time.monotonic()
 
 
 def averaging(decay: float) -> WeightAveraging:

@@ -1,0 +1,613 @@
+"""Nothing lost, nothing silent: cases from bug reports of programs like this one, each by its number (A1 to H30)."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import io
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gensim.models import KeyedVectors
+from omegaconf import open_dict
+from PIL import Image, PngImagePlugin
+
+from tests.archives import files_of, noise, pack, refused, rewritten, unpack
+from tests.tiny import configure, run_folder
+from toolkit import compress, container, embeddings, export_embeddings
+from toolkit.container import atomic_path
+from toolkit.data.text import corpus
+from toolkit.embeddings.exporting import goal_of
+from toolkit.embeddings.sources import read
+from toolkit.images import arrays
+from toolkit.images.files import read_image
+from toolkit.runs import CHECKPOINT, CONFIG
+from toolkit.train import train
+from toolkit.training.overrides import quoted
+
+ROOT = Path(__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_folder(tmp_path_factory.mktemp("runs") / "grey", (1, 8, 8))
+
+
+def picture(path: Path, *shape: int, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(*(shape or (9, 7)))).save(path, **options)
+    return path
+
+
+def full_disk(*_: Any, **__: Any) -> Any:
+    raise OSError(28, "No space left on device")
+
+
+# A. A failed command damages nothing that was there.
+
+
+@pytest.mark.training
+def test_a1_a_resumed_training_of_another_network_is_refused_and_the_run_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    cfg = configure("bitswap", "max_steps=2")
+    train(cfg, run)
+    before = (run / CONFIG).read_bytes()
+    with open_dict(cfg):
+        cfg.resume, cfg.recipe.module.width, cfg.max_steps = str(run), 12, 4
+    with pytest.raises(ValueError, match=r"network of the run .* recipe.module.width=12: .* and was .*; leave it out"):
+        train(cfg, run, ["recipe.module.width=12"])
+    assert (run / CONFIG).read_bytes() == before
+    (run / CHECKPOINT).write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ValueError, match="expected a checkpoint, got a broken file"):
+        train(cfg, run)
+    assert (run / CONFIG).read_bytes() == before
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a2_an_output_that_is_the_input_is_refused(link: bool, run: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = picture(tmp_path / "a.png")
+    if link:
+        (tmp_path / "b.tkc").symlink_to(file)
+    output = tmp_path / ("b.tkc" if link else "a.png")
+    message = "another file than input=" if link else "expected output= to end in .tkc"
+    refused(lambda: pack(run, file, output, "overwrite=true"), tmp_path, message, capsys)
+
+
+def test_a3_vectors_that_stand_there_outlive_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    keyed = KeyedVectors(8)
+    keyed.add_vectors([f"w{i}" for i in range(20)], np.random.default_rng(0).random((20, 8), np.float32))
+    keyed.save(str(tmp_path / "v.kv"))
+    embeddings.export(
+        tmp_path / "v.tkc", keyed.index_to_key, torch.from_numpy(keyed.vectors), torch.ones(20, 8), "lambda", 1
+    )
+    for name in ("v.kv", "v.bin", "v.txt"):
+        (tmp_path / name).touch()
+        convert = [f"input={tmp_path / 'v.tkc'}", f"output={tmp_path / name}", "overwrite=true"]
+        with monkeypatch.context() as patch:
+            patch.setattr("toolkit.embeddings.exporting.save", half_written)
+            refused(functools.partial(export_embeddings.main, convert), tmp_path, "No space left", capsys)
+        assert export_embeddings.main(convert) == 0
+        assert sorted(path.suffix for path in tmp_path.iterdir() if "partial" in path.name) == []
+
+
+def half_written(keyed: KeyedVectors, path: Path) -> None:
+    path.write_bytes(b"half")
+    path.with_name(f"{path.name}.vectors.npy").write_bytes(b"half")
+    full_disk()
+
+
+def test_a4_no_file_is_replaced_without_being_asked_to(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "x.npy", noise(3, 8, 8))
+    (tmp_path / "x.tkc").write_text("mine")
+    (tmp_path / "y.npy").write_text("mine")
+    message = "expected a new file, got one that exists; give another name, or overwrite=true to replace it"
+    refused(lambda: pack(run, tmp_path / "x.npy", tmp_path / "x.tkc"), tmp_path, message, capsys)
+    assert pack(run, tmp_path / "x.npy", tmp_path / "x.tkc", "overwrite=true") == 0
+    refused(lambda: unpack(run, tmp_path / "x.tkc", tmp_path / "y.npy"), tmp_path, message, capsys)
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "y.npy", "overwrite=true") == 0
+    (tmp_path / "g.txt").write_text("a 1 2\nb 3 4\n")
+    command = [f"input={tmp_path / 'g.txt'}", f"output={tmp_path / 'x.tkc'}", "lambda=1"]
+    refused(lambda: export_embeddings.main(command), tmp_path, message, capsys)
+    assert export_embeddings.main([*command, "overwrite=true"]) == 0
+    back = [f"input={tmp_path / 'x.tkc'}", f"output={tmp_path / 'g.txt'}"]
+    refused(lambda: export_embeddings.main(back), tmp_path, message, capsys)
+
+
+# B. Interrupted.
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_b5_an_interrupted_training_says_how_to_go_on(sign: signal.Signals, status: int, tmp_path: Path) -> None:
+    folder, command = tmp_path / "my run", [sys.executable, "-m", "toolkit.train"]
+    small = [
+        "recipe=bitswap", "data=digits", "minutes=600", "trainer.enable_progress_bar=false", "recipe.module.width=8",
+        "recipe.module.blocks=[1,1]", "evaluation.rows=16", "trainer.accelerator=cpu", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+    options: dict[str, Any] = {"text": True, "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    process = subprocess.Popen([*command, *small], stderr=subprocess.PIPE, **options)
+    until = time.monotonic() + 120
+    kept = folder / CHECKPOINT, folder / "checkpoints/best.ckpt"
+    while not all(path.is_file() for path in kept) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.2)
+    process.send_signal(sign)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == status, said
+    assert "interrupted; go on with: python -m toolkit.train resume='my run'\n" in said
+    assert (folder / "model.pt").is_file()
+    again = [*command, f"resume={folder}", "max_steps=1", "evaluation.test_rows=16"]
+    done = subprocess.run(again, capture_output=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["my run"]
+
+
+def test_b6_what_is_restored_outlives_a_full_disk(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for name in "abcd":
+        picture(tmp_path / f"in/{name}.png")
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc", "chunk_rows=2") == 0
+    save, saved = Image.Image.save, []
+
+    def limited(self: Image.Image, *arguments: Any, **options: Any) -> None:
+        if len(saved) == 2:
+            full_disk()
+        saved.append(save(self, *arguments, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", limited)
+        assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "No space left on device; what is restored is kept in" in said and "give the same command again" in said
+    assert files_of(tmp_path / "out.partial/result") == {"a.png", "b.png"}
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert files_of(tmp_path / "out") == {"a.png", "b.png", "c.png", "d.png"}
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_b7_what_killed_processes_left_is_cleaned_up(run: Path, tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from toolkit.container import atomic_path
+with atomic_path({str(tmp_path / "x.tkc")!r}) as path:
+    path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert [path.name.endswith(".partial.tkc") for path in tmp_path.iterdir()] == [True]
+    other = tmp_path / ".mine.partial.tkc"
+    other.write_text("of somebody else")
+    with atomic_path(tmp_path / "y.tkc") as mine, atomic_path(tmp_path / "z.tkc") as path:
+        mine.write_text("whole")
+        path.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.partial.tkc", "y.tkc", "z.tkc"]
+
+
+def test_b8_room_for_an_array_is_taken_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = arrays.Array("x.npy", "npy", "|u1", (64, 64, 64), "nhw")
+    with arrays.writer(tmp_path / "x.npy", array):
+        assert os.stat(tmp_path / "x.npy").st_blocks * 512 >= 64**3
+    monkeypatch.setattr(os, "posix_fallocate", full_disk)
+    with pytest.raises(OSError, match="No space left"), arrays.writer(tmp_path / "y.npy", array):
+        raise AssertionError("written where there is no room")
+
+
+# C. No part of a folder is lost in silence.
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_c9_a_folder_that_cannot_be_read_is_an_error(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    picture(tmp_path / "in/a.png")
+    picture(tmp_path / "in/sub/b.png")
+    (tmp_path / "in/sub").chmod(0)
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 1
+    (tmp_path / "in/sub").chmod(0o700)
+    assert "Permission denied" in capsys.readouterr().err and not (tmp_path / "x.tkc").exists()
+
+
+def test_c9_an_error_below_a_folder_is_not_passed_over(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    picture(tmp_path / "in/a.png")
+    picture(tmp_path / "in/sub/b.png")
+    scandir = os.scandir
+
+    def forbidden(path: Any) -> Any:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("toolkit.images.folder.os.scandir", forbidden)
+    refused(lambda: pack(run, tmp_path / "in", tmp_path / "x.tkc"), tmp_path, "sub: Permission denied", capsys)
+
+
+def test_c10_all_that_is_left_out_is_named_with_its_reason(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    picture(folder / "a.png")
+    picture(elsewhere / "b.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "loop").symlink_to(folder)
+    (folder / "nothing.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    (folder / ".hidden.png").touch()
+    (folder / "notes.txt").touch()
+    (folder / "phone.heic").touch()
+    for suffix in ("ppm", "jfif", "jp2", "avif"):
+        picture(folder / f"c.{suffix}", 16, 16, **({"format": "JPEG"} if suffix == "jfif" else {}))
+    assert pack(run, folder, tmp_path / "x.tkc") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out:")]
+    reasons = {
+        "loop": "a link to a folder that it lies in", "nothing.png": "a link to nothing", "pipe.png": "a pipe",
+        ".hidden.png": "hidden", "notes.txt": "not an image", "phone.heic": "an image of a kind that is not read",
+    }  # fmt: skip
+    assert len(said) == len(reasons)
+    assert all(any(f"/{name}: {why}" in line for line in said) for name, why in reasons.items())
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert len(files_of(tmp_path / "out")) == 6 and (tmp_path / "out/linked/b.png").is_file()
+    assert np.array_equal(read_image(tmp_path / "out/c.ppm.png"), read_image(folder / "c.ppm"))
+
+
+def test_c11_all_broken_pictures_are_named_before_anything_is_coded(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name in "abcdef":
+        picture(tmp_path / f"in/{name}.png", 40, 40)
+    cut, junk = picture(tmp_path / "in/cut.png", 40, 40), tmp_path / "in/junk.jpg"
+    cut.write_bytes(cut.read_bytes()[:600])
+    junk.write_bytes(b"junk")
+    before = set(tmp_path.iterdir())
+    assert compress.main(["run=nowhere", f"input={tmp_path / 'in'}", f"output={tmp_path / 'x.tkc'}"]) == 1
+    said = capsys.readouterr().err
+    assert "2 of 8 pictures cannot be coded" in said and "cut.png" in said and "junk.jpg" in said
+    assert "leave them out by on_bad=skip" in said and set(tmp_path.iterdir()) == before
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc", "on_bad=skip") == 0
+    said = capsys.readouterr().err
+    assert "left out:" in said and "cut.png: cannot be coded" in said and "junk.jpg: cannot be coded" in said
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert files_of(tmp_path / "out") == {f"{name}.png" for name in "abcdef"}
+
+
+# D. What changes how a picture looks is kept.
+
+
+LOOKS = "icc_profile", "gamma", "chromaticity", "srgb"
+
+
+def described(path: Path) -> dict[str, Any]:
+    with Image.open(path) as image:
+        found = {key: image.info.get(key) for key in (*LOOKS, "Title", "Comment", "comment")}
+        exif = image.getexif()
+        return {
+            **found,
+            "dpi": tuple(round(x) for x in image.info.get("dpi", ())),
+            "turned": exif.get(0x0112),
+            "maker": exif.get(0x010F),
+        }
+
+
+@pytest.mark.parametrize("keep", ["all", "color", "none"])
+def test_d12_orientation_colour_and_text_are_kept(keep: str, run: Path, tmp_path: Path) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", struct.pack(">I", 45455))
+    chunks.add(b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
+    chunks.add_itxt("Title", "Blüte")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"  # turned; who made the camera
+    picture(tmp_path / "in/a.png", 9, 7, pnginfo=chunks, exif=exif, dpi=(300, 300))
+    picture(tmp_path / "in/b.png", 9, 7, icc_profile=b"a profile" * 40)
+    picture(tmp_path / "in/c.jpg", 16, 16, exif=exif, icc_profile=b"another" * 40, comment="said", dpi=(72, 72))
+    picture(tmp_path / "in/d.png")
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc", f"metadata={keep}") == 0
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    for name in ("a.png", "b.png", "c.jpg", "d.png"):
+        before, after = tmp_path / "in" / name, (tmp_path / "out" / name).with_suffix(".png")
+        was, now = described(before), described(after)
+        assert np.array_equal(read_image(before), read_image(after))
+        if keep == "none":
+            assert not any(now.values())
+            continue
+        for key in (*LOOKS, "turned"):
+            assert now[key] == was[key], (name, key)
+        for key in ("Title", "maker", "dpi"):
+            assert now[key] == (was[key] if keep == "all" else type(was[key])() if key == "dpi" else None), (name, key)
+        assert (now["Comment"] or "") == ((was["comment"] or b"").decode() if keep == "all" else "")
+
+
+def test_d12_metadata_that_nobody_wrote_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    picture(tmp_path / "a.png")
+    assert pack(run, tmp_path / "a.png", tmp_path / "x.tkc") == 0
+    for wrong in ([], 3, [{"icc": "?"}], [{"run": "rm"}], [{"gamma": -1}], [{"text": {"a": 1}}], [{"exif": 7}], [7]):
+        file = rewritten(tmp_path / "x.tkc", tmp_path / "y.tkc", functools.partial(changed, wrong))
+        refused(functools.partial(unpack, run, file, tmp_path / "out"), tmp_path, "expected the metadata of", capsys)
+
+
+def changed(metadata: Any, header: dict[str, Any]) -> None:
+    header["metadata"] = metadata
+
+
+def test_d13_the_photograph_of_a_phone_is_coded_and_its_other_frames_are_named(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    frames = [Image.fromarray(noise(16, 16, 3)) for _ in range(2)]
+    (tmp_path / "in").mkdir()
+    frames[0].save(tmp_path / "in/a.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    assert "a.jpg: frames 2 to 2 of 2: previews or depth, not the photograph" in capsys.readouterr().err
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert np.array_equal(read_image(tmp_path / "out/a.png"), read_image(tmp_path / "in/a.jpg"))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA"])
+def test_d14_deep_pictures_and_transparency_are_refused(mode: str, run: Path, tmp_path: Path, capsys: Capture) -> None:
+    Image.new(mode, (8, 8)).save(tmp_path / "a.png")
+    message = "expected 8 bits a value" if mode == "I;16" else "expected no transparency"
+    refused(lambda: pack(run, tmp_path / "a.png", tmp_path / "x.tkc"), tmp_path, message, capsys)
+
+
+# E. Sizes that vectors' files declare are compared with what is there.
+
+
+def exported(tmp_path: Path, name: str, data: bytes, *options: str) -> int:
+    (tmp_path / name).write_bytes(data)
+    return export_embeddings.main([f"input={tmp_path / name}", f"output={tmp_path / 'v.tkc'}", "lambda=1", *options])
+
+
+def binary(words: list[bytes], count: int | None = None) -> bytes:
+    rows = [word + b" " + np.float32([i, 1]).tobytes() + b"\n" for i, word in enumerate(words)]
+    return b"%d 2\n" % (len(words) if count is None else count) + b"".join(rows)
+
+
+ROWS = [b"w%d %d 0.25" % (i, i) for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("v.txt", b"50 2\n" + b"\n".join(ROWS) + b"\n", "expected 50 vectors, as its first line says, got 30"),
+        ("v.vec", b"20 2\n" + b"\n".join(ROWS) + b"\n", "expected 20 vectors, as its first line says, got 30"),
+        ("v.txt", b"30 3\n" + b"\n".join(ROWS) + b"\n", "line 2: expected a word and 3 numbers"),
+        ("v.txt", b"30 2\n" + b"\n".join(ROWS)[:-1], "the file may be cut in a number"),
+        ("v.txt", b"\n".join(ROWS)[:-1], "the file may be cut in a number"),
+        ("v.bin", binary([b"a", b"new york", b"c"]), "a word has a space, which this format cannot hold"),
+        ("v.bin", binary([b"a", b"b", b"c"], 2), "there are more vectors"),
+        ("v.bin", b"\n".join(ROWS), "is it text|if it is text, give it the ending .txt"),
+        ("v.bin", b"30 2\n" + b"\n".join(ROWS) + b"\n", "cut short|more vectors|UTF-8|text"),
+        ("v.txt", b"a 1 2\nb 3 4 5\n", "line 2: expected a word and 2 numbers"),
+    ],
+)
+def test_e15_e16_e17_files_that_are_not_what_they_say_are_refused(
+    name: str, data: bytes, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert exported(tmp_path, name, data) == 1
+    said = capsys.readouterr().err
+    assert any(part in said for part in message.split("|")), said
+    assert not (tmp_path / "v.tkc").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("v.txt", b"\xef\xbb\xbfa 1 2\nb 3 4\n"), ("v.txt", b"a 1 2\r\nb 3 4\r\n"), ("v.txt", b"a\t1\t2\nb\t3\t4\n"),
+        ("v.txt", b"2 2\na 1 2\nb 3 4\n\n\n"), ("v.txt", gzip.compress(b"a 1 2\nb 3 4\n", mtime=0)),
+        ("v.txt.gz", gzip.compress(b"2 2\na 1 2\nb 3 4\n", mtime=0)), ("v.vec", b"2 2 \na 1 2 \nb 3 4 \n"),
+        ("v.bin", b"2 2\na " + np.float32([1, 2]).tobytes() + b"b " + np.float32([3, 4]).tobytes()),
+    ],
+)  # fmt: skip
+def test_e17_files_as_other_systems_write_them_are_read(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    found = read(tmp_path / name)
+    assert found.words == ["a", "b"] and found.vectors.tolist() == [[1, 2], [3, 4]]
+
+
+def test_e18_words_may_have_spaces(tmp_path: Path, capsys: Capture) -> None:
+    data = b". . . 1 2 3\nat name@domain.com 4 5 6\nking 7 8 9\n"
+    assert exported(tmp_path, "glove.txt", data) == 0
+    words = [". . .", "at name@domain.com", "king"]
+    assert embeddings.load(tmp_path / "v.tkc").index_to_key == words
+    capsys.readouterr()
+    for name in ("v.txt", "v.bin"):
+        assert export_embeddings.main([f"input={tmp_path / 'v.tkc'}", f"output={tmp_path / name}"]) == 1
+        assert "expected words without spaces" in capsys.readouterr().err and not (tmp_path / name).exists()
+    assert export_embeddings.main([f"input={tmp_path / 'v.tkc'}", f"output={tmp_path / 'v.kv'}"]) == 0
+    assert KeyedVectors.load(str(tmp_path / "v.kv")).index_to_key == words
+
+
+def test_e19_words_that_are_cut_inside_a_letter_are_replaced_or_left_out(tmp_path: Path, capsys: Capture) -> None:
+    for name, data in (("v.txt", b"caf\xc3 1 2\nb 3 4\n"), ("v.bin", binary([b"caf\xc3", b"b"]))):
+        for errors, words in (("replace", ["caf\ufffd", "b"]), ("skip", ["b"])):
+            assert exported(tmp_path, name, data, f"errors={errors}", "overwrite=true") == 0
+            assert embeddings.load(tmp_path / "v.tkc").index_to_key == words
+        capsys.readouterr()
+        assert exported(tmp_path, name, data, "overwrite=true") == 1
+        assert "expected text in UTF-8" in capsys.readouterr().err
+    assert exported(tmp_path, "v.txt", b"a 1 2\n", "errors=ignore", "overwrite=true") == 1
+    assert "expected errors= to be one of strict, replace, skip" in capsys.readouterr().err
+
+
+# F. Errors of libraries do not reach the user.
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch pwned",)
+
+
+def test_f20_files_of_gensim_that_are_none_are_one_line_and_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keyed = KeyedVectors(2)
+    keyed.add_vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    keyed.save("good.kv")
+    cases = {
+        "junk": b"junk", "empty": b"", "cut": Path("good.kv").read_bytes()[:-20], "dict": pickle.dumps({"a": 1}),
+        "harmful": pickle.dumps(Harmful()),
+    }  # fmt: skip
+    for name, data in cases.items():
+        assert exported(tmp_path, f"{name}.kv", data) == 1, name
+        said = capsys.readouterr().err
+        assert "expected vectors that gensim saved" in said and said.count("\n") == 1, said
+    assert not Path("pwned").exists()
+    assert exported(tmp_path, "again.kv", Path("good.kv").read_bytes()) == 0
+    numbers = KeyedVectors(2)
+    numbers.add_vectors([3, 4], np.eye(2, dtype=np.float32))
+    numbers.save("numbers.kv")
+    capsys.readouterr()
+    assert exported(tmp_path, "numbers.kv", Path("numbers.kv").read_bytes(), "overwrite=true") == 1
+    assert "expected words, got keys such as 3; make them text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["/my photos/a=b (1)/~x", "it's here", "C:\\x y", "a,b", "[x", "${x}y", ""])
+def test_f21_values_are_quoted_where_hydra_wants_it(value: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    [argument] = quoted([f"data.splits.path={value}"])
+    found = OverridesParser.create().parse_override(argument)
+    if value not in ("a,b", "${x}y"):  # which Hydra has meanings for
+        assert str(found.value()) == value
+    assert quoted(["--help", "+trainer.x=1", "minutes=3"]) == ["--help", "+trainer.x=1", "minutes=3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hydra.run.dir=/proc/nowhere/x"], "give a folder for the run that can be made: hydra.run.dir=FOLDER"),
+        (["minuts=3"], "minuts"),
+        (["recipe=nothing"], "nothing"),
+        (["data=folder", "data.splits.path=/my photos/(1)"], "/my photos/(1)"),
+    ],
+)
+def test_f21_mistakes_in_training_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit.train", *arguments], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_f22_no_message_says_how_to_switch_safety_off(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    torch.save(Harmful(), tmp_path / "x.pt")
+    assert pack(run, tmp_path / "x.pt", tmp_path / "x.tkc") == 1
+    other = run_folder(tmp_path / "other", (1, 8, 8))
+    torch.save(Harmful(), other / "model.pt")
+    assert pack(other, picture(tmp_path / "a.png"), tmp_path / "x.tkc") == 1
+    said = capsys.readouterr().err
+    assert said.count("it holds more than tensors") == 2 and "weights_only" not in said
+
+
+# G. Names.
+
+
+def test_g23_a_name_that_could_not_be_restored_is_refused_at_once(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    good, bad = "a" * 240 + ".jpg", "b" * 245 + ".jpg"
+    picture(tmp_path / "in" / good, 16, 16)
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    picture(tmp_path / "in" / bad, 16, 16)
+    refused(
+        lambda: pack(run, tmp_path / "in", tmp_path / "y.tkc"), tmp_path, "expected names of at most 247 bytes", capsys
+    )
+
+
+def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("a.jpg", "a.png", "b.bmp"):
+        picture(tmp_path / "in" / name, 16, 16)
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert files_of(tmp_path / "out") == {"a.png", "a.jpg.png", "b.png"}
+    assert "another has its name: a.jpg -> a.jpg.png\n" in capsys.readouterr().err
+    pairs = {"a.jpg": "a.jpg.png", "a.jpg.png": "a.jpg.png", "a.png": "a.png", "b.png": "b.png"}
+    for i, (only, name) in enumerate(pairs.items()):
+        folder = tmp_path / f"one{i}"
+        assert unpack(run, tmp_path / "x.tkc", folder, f"only={only}") == 0
+        assert files_of(folder) == {name}
+
+
+def test_g25_one_picture_is_restored_as_the_file_that_is_named(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    picture(tmp_path / "in/a.png")
+    assert pack(run, tmp_path / "in", tmp_path / "one.tkc") == 0
+    picture(tmp_path / "in/b.png")
+    assert pack(run, tmp_path / "in", tmp_path / "two.tkc") == 0
+    assert unpack(run, tmp_path / "one.tkc", tmp_path / "one.png") == 0
+    assert np.array_equal(read_image(tmp_path / "one.png"), read_image(tmp_path / "in/a.png"))
+    message = "expected a new folder for the 2 pictures of the file, got the name of one"
+    refused(lambda: unpack(run, tmp_path / "two.tkc", tmp_path / "two.png"), tmp_path, message, capsys)
+    assert unpack(run, tmp_path / "two.tkc", tmp_path / "two.png", "only=b.png") == 0
+    assert np.array_equal(read_image(tmp_path / "two.png"), read_image(tmp_path / "in/b.png"))
+    refused(lambda: unpack(run, tmp_path / "one.tkc", tmp_path / "two.png"), tmp_path, "overwrite=true", capsys)
+
+
+# H. Text, units, pipes.
+
+
+def test_h26_no_word_has_white_space_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.data.text.LONGEST", 3)
+    odd = ["\x0c", "\u2028", "\t", "\x85", "\u00a0", "  "]
+    (tmp_path / "t").write_text(
+        "".join(f"w{i}{space}" for i, space in enumerate(odd * 9)), encoding="utf-8", newline=""
+    )
+    tokens = [token for sentence in corpus(tmp_path / "t").sentences() for token in sentence]
+    assert tokens == [f"w{i}" for i in range(9 * len(odd))]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5mb", 5e6), ("5MB", 5e6), ("5MiB", 5 * 2**20), ("5 mib", 5 * 2**20), ("10GB", 1e10), ("1.5kB", 1500),
+        ("2KiB", 2048), ("7", 7), ("7B", 7), ("3k", 3000),
+    ],
+)  # fmt: skip
+def test_h27_units_mean_what_they_say(text: str, size: float) -> None:
+    assert goal_of({"target_size": text}) == ("target_size", size)
+
+
+@pytest.mark.parametrize("text", ["5XB", "MB", "-5MB", "5M B", "nan"])
+def test_h27_units_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected target_size= a number above 0"):
+        goal_of({"target_size": text})
+
+
+def test_h28_a_compiler_that_cannot_work_is_one_line(tmp_path: Path) -> None:
+    from toolkit.training.overrides import explained
+
+    class BackendCompilerFailed(RuntimeError):
+        __module__ = "torch._dynamo.exc"
+
+    with pytest.raises(ValueError, match="TORCHINDUCTOR_CACHE_DIR name a folder that can be written"), explained():
+        raise BackendCompilerFailed("read-only file system")
+    with pytest.raises(RuntimeError, match="other"), explained():
+        raise RuntimeError("other")
+
+
+def test_h30_arrays_and_files_go_through_pipes(run: Path, tmp_path: Path) -> None:
+    values = noise(3, 8, 8)
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    command = [sys.executable, "-m"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    packed = subprocess.run(
+        [*command, "toolkit.compress", f"run={run}", "input=-", "output=-"], input=buffer.getvalue(), cwd=tmp_path,
+        capture_output=True, check=True, env=environment,
+    )  # fmt: skip
+    assert packed.stdout.startswith(container.MAGIC) and b"3 pictures" in packed.stderr
+    back = subprocess.run(
+        [*command, "toolkit.decompress", f"run={run}", "input=-", "output=-"], input=packed.stdout, cwd=tmp_path,
+        capture_output=True, check=True, env=environment,
+    )  # fmt: skip
+    assert np.array_equal(np.load(io.BytesIO(back.stdout)), values)
+    assert list(tmp_path.iterdir()) == []
