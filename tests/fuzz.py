@@ -23,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from gensim.models import KeyedVectors
 from PIL import Image
 from torch import Tensor
 
@@ -47,7 +48,10 @@ from toolkit.container import (
     _sealed,
 )
 from toolkit.embeddings import file as vector_file
+from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
+from toolkit.embeddings.sources import read as read_vectors
+from toolkit.embeddings.sources import save as save_vectors
 from toolkit.images import rate_archive, rate_coder, row_archive
 from toolkit.images.restore import Report
 from toolkit.images.source import source as source_of
@@ -89,7 +93,8 @@ def subjects(folder: Path) -> list[Subject]:
     (pictures / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, size in {"a.png": (4, 4), "b.png": (5, 4), "deep/c.png": (4, 3)}.items():
-        Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name)
+        more = {"icc_profile": b"profile", "dpi": (300, 300)} if name == "a.png" else {}
+        Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name, **more)
     np.save(folder / "x.npy", images(3, (1, 4, 4))[:, 0].numpy().astype("<i2"))
     small: dict[str, Any] = {"likelihood": "logistic", "latent_channels": [2], "downscale": [2], "blocks": [1]}
     runs = {"bitswap": run_folder(folder / "bitswap", (1, 4, 4), **small)}
@@ -119,7 +124,9 @@ def subjects(folder: Path) -> list[Subject]:
     (wide / "deep").mkdir(parents=True)
     for name, shape in {"a.png": (9, 20), "deep/c.png": (5, 12, 3)}.items():
         Image.fromarray((rng.integers(0, 60, shape) + 100).astype(np.uint8)).save(wide / name)
-    return [*found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1)]
+    return [
+        *found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1), *sources_of(folder),
+    ]  # fmt: skip
 
 
 def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TILE) -> Subject:
@@ -231,6 +238,26 @@ def words_of(folder: Path) -> Subject:
 
     rows = read(folder / "words.tkc", folder, "all")[0]
     return Subject("words", (folder / "words.tkc").read_bytes(), read, rows, ("all", "single"))
+
+
+def sources_of(folder: Path) -> Iterator[Subject]:
+    """Vectors in the formats of other programs, which have no checksums: what is read of them may be anything."""
+    keyed = KeyedVectors(4)
+    keyed.add_vectors([f"w{i}" for i in range(12)], np.random.default_rng(0).random((12, 4), np.float32))
+    for suffix in (".txt", ".bin", ".kv"):
+        save_vectors(keyed, folder / f"source{suffix}")
+        data = (folder / f"source{suffix}").read_bytes()
+        read = functools.partial(source_read, suffix=suffix)
+        yield Subject(f"{suffix[1:]} source", data, read, read(folder / f"source{suffix}", folder, "")[0], ("",))
+
+
+def source_read(file: Path, output: Path, mode: str, suffix: str) -> tuple[Rows, bool]:
+    named = file.parent / "run" / f"source{suffix}"
+    named.parent.mkdir(exist_ok=True)
+    shutil.copy(file, named)
+    found = read_vectors(named)
+    check(found.words, found.vectors)
+    return dict(zip(found.words, found.vectors.numpy(), strict=True)), False
 
 
 def loaded(file: Path, output: Path, mode: str, run: Path) -> tuple[Rows, bool]:
@@ -507,8 +534,8 @@ def cases(
             subject = rng.choice(all_subjects)
             if subject.name.endswith("weights") and rng.random() < 0.8:  # they take time to load
                 subject = all_subjects[0]
-            raw = subject.name.endswith("weights") or rng.random() < 0.2
-            mutate = spliced if subject.name.endswith("weights") else rng.choice(RAW if raw else SEALED)
+            ours = not subject.name.endswith(("weights", "source"))
+            mutate = rng.choice(RAW if rng.random() < 0.2 else SEALED) if ours else spliced
             case = mutate(subject, rng)
         yield i, subject, case, rng.choice(subject.modes)
 
@@ -562,6 +589,8 @@ def judge(subject: Subject, case: Case, mode: str, box: Path) -> tuple[str, str]
         if not (whole and same):
             # One word of a file is read without the checksum of all, which is there for damage, not for forgers.
             forged = case.forged or (mode == "single" and case.what == "another payload")
+            # A file of others has no checksum, but says how many vectors it has: one that is cut is found out.
+            forged = forged or (subject.name.endswith("source") and not case.what.startswith("cut"))
             verdict, why = ("forged", "") if forged else ("silent", f"{list(rows)[:5]} of {list(subject.rows)[:5]}")
     for path in box.iterdir():
         remove(path)

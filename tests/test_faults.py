@@ -8,8 +8,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from recipes.vae import VAE
 from tests.archives import noise
 from tests.test_vae import configuration, photo
-from tests.tiny import run_folder
+from tests.tiny import images, run_folder
 from toolkit import compress, decompress, embeddings, export_embeddings, make_exact
 from toolkit.runs import save
 
@@ -40,7 +41,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "compress": Case(compress.main, ("run=run", "input=in", "output=new.tkc", "chunk_rows=4"), "new.tkc"),
+    "compress": Case(compress.main, ("run=run", "input=in", "output=new.tkc", "chunk_rows=2"), "new.tkc"),
     "compress over": Case(compress.main, ("run=run", "input=in", "output=x.tkc", "overwrite=true"), "x.tkc"),
     "compress at a rate": Case(compress.main, ("run=rate", "input=in", "output=new.tkc", "lambda=8"), "new.tkc"),
     "restore": Case(decompress.main, ("run=run", "input=x.tkc", "output=out"), "out"),
@@ -61,8 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     run_folder(folder / "run", (1, 8, 8))
     (folder / "in").mkdir()
-    for name in "abcd":
-        Image.fromarray(noise(9, 20)).save(folder / f"in/{name}.png")
+    for name in "ab":
+        Image.fromarray(noise(9, 8)).save(folder / f"in/{name}.png")
     np.save(folder / "a.npy", noise(6, 8, 8))
     (folder / "rate").mkdir()
     torch.manual_seed(0)
@@ -79,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         for arguments in (
-            ["run=run", "input=in", "output=x.tkc", "chunk_rows=4"], ["run=run", "input=a.npy", "output=a.tkc"],
+            ["run=run", "input=in", "output=x.tkc", "chunk_rows=2"], ["run=run", "input=a.npy", "output=a.tkc"],
             ["run=rate", "input=in", "output=rate.tkc", "lambda=8"],
         ):  # fmt: skip
             assert compress.main(arguments) == 0
@@ -90,6 +91,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(before)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data() -> Iterator[None]:
+    """Few rows for exact networks, in place of a data set that every fork would read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toolkit.runs.build_data", lambda cfg: SimpleNamespace(train=images(16, seed=5)))
+        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -165,8 +174,8 @@ def check(case: Case, made: Path, folder: Path, whole: dict[str, bytes], died: s
     complete = all(after.get(name) == whole[name] for name in new)
     final = [name for name in after if name in new and after[name] != before.get(name)]
     assert all(after[name] == whole[name] for name in final), (died, "half-written", final)
-    status = child(case, folder, 0, None)[0]
-    assert status == 0 or complete, died
+    if not complete or after.keys() != whole.keys():
+        assert child(case, folder, 0, None)[0] == 0 or complete, died
     assert {name: data for name, data in contents(folder).items() if name in whole} == whole, died
     assert contents(folder).keys() == whole.keys(), (died, "left behind", contents(folder).keys() - whole.keys())
 

@@ -22,6 +22,7 @@ from gensim.models import KeyedVectors
 from omegaconf import open_dict
 from PIL import Image, PngImagePlugin
 
+from recipes.bitswap import BitSwap
 from tests.archives import files_of, noise, pack, refused, rewritten, unpack
 from tests.tiny import configure, run_folder
 from toolkit import compress, container, embeddings, export_embeddings
@@ -31,7 +32,7 @@ from toolkit.embeddings.exporting import goal_of
 from toolkit.embeddings.sources import read
 from toolkit.images import arrays
 from toolkit.images.files import read_image
-from toolkit.runs import CHECKPOINT, CONFIG
+from toolkit.runs import CHECKPOINT, CONFIG, read_config, resumed
 from toolkit.train import train
 from toolkit.training.overrides import quoted
 
@@ -75,13 +76,37 @@ def test_a1_a_resumed_training_of_another_network_is_refused_and_the_run_kept(tm
     assert (run / CONFIG).read_bytes() == before
 
 
+@pytest.mark.training
+def test_a1_a_finished_run_outlives_a_training_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    cfg = configure("bitswap", "max_steps=2")
+    train(cfg, run)
+    before = {name: (run / name).read_bytes() for name in ("model.pt", "exact.pt")}
+    train(resumed(run, []), run)  # no steps are left
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+    def interrupted(self: Any, x: torch.Tensor, index: int) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BitSwap, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt) as ended:
+            train(resumed(run, ["recipe.module.free_bits=0.1", "max_steps=9"]), run)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+    assert ended.value.args == (130,)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert read_config(run / CONFIG).recipe == cfg.recipe  # which files' fingerprints are made of
+    assert resumed(run, []).recipe.module.free_bits == 0.1
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_a2_an_output_that_is_the_input_is_refused(link: bool, run: Path, tmp_path: Path, capsys: Capture) -> None:
     file = picture(tmp_path / "a.png")
     if link:
         (tmp_path / "b.tkc").symlink_to(file)
     output = tmp_path / ("b.tkc" if link else "a.png")
-    message = "another file than input=" if link else "expected output= to end in .tkc"
+    message = "to be no link to another kind of file" if link else "expected output= to end in .tkc"
     refused(lambda: pack(run, file, output, "overwrite=true"), tmp_path, message, capsys)
 
 
@@ -106,7 +131,6 @@ def test_a3_vectors_that_stand_there_outlive_a_full_disk(
 
 def half_written(keyed: KeyedVectors, path: Path) -> None:
     path.write_bytes(b"half")
-    path.with_name(f"{path.name}.vectors.npy").write_bytes(b"half")
     full_disk()
 
 
@@ -246,18 +270,23 @@ def test_c10_all_that_is_left_out_is_named_with_its_reason(run: Path, tmp_path: 
     (folder / ".hidden.png").touch()
     (folder / "notes.txt").touch()
     (folder / "phone.heic").touch()
-    for suffix in ("ppm", "jfif", "jp2", "avif"):
+    (folder / "self.png").symlink_to(folder / "self.png")
+    (folder / "deep.ppm").write_bytes(b"P6 1 1 65535\n123456")
+    for suffix in ("ppm", "jfif"):
         picture(folder / f"c.{suffix}", 16, 16, **({"format": "JPEG"} if suffix == "jfif" else {}))
+    refused(lambda: pack(run, folder, tmp_path / "x.tkc"), tmp_path, "a PPM file of 0 to 65535", capsys)
+    (folder / "deep.ppm").unlink()
     assert pack(run, folder, tmp_path / "x.tkc") == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out:")]
     reasons = {
-        "loop": "a link to a folder that it lies in", "nothing.png": "a link to nothing", "pipe.png": "a pipe",
+        "loop": "a link to a folder that is there already", "nothing.png": "a link to nothing", "pipe.png": "a pipe",
+        "self.png": "a link to nothing",
         ".hidden.png": "hidden", "notes.txt": "not an image", "phone.heic": "an image of a kind that is not read",
     }  # fmt: skip
     assert len(said) == len(reasons)
     assert all(any(f"/{name}: {why}" in line for line in said) for name, why in reasons.items())
     assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
-    assert len(files_of(tmp_path / "out")) == 6 and (tmp_path / "out/linked/b.png").is_file()
+    assert len(files_of(tmp_path / "out")) == 4 and (tmp_path / "out/linked/b.png").is_file()
     assert np.array_equal(read_image(tmp_path / "out/c.ppm.png"), read_image(folder / "c.ppm"))
 
 
@@ -325,12 +354,37 @@ def test_d12_orientation_colour_and_text_are_kept(keep: str, run: Path, tmp_path
         assert (now["Comment"] or "") == ((was["comment"] or b"").decode() if keep == "all" else "")
 
 
-def test_d12_metadata_that_nobody_wrote_is_refused(run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_d12_metadata_that_nobody_wrote_are_left_out_and_pixels_come_back(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
     picture(tmp_path / "a.png")
     assert pack(run, tmp_path / "a.png", tmp_path / "x.tkc") == 0
-    for wrong in ([], 3, [{"icc": "?"}], [{"run": "rm"}], [{"gamma": -1}], [{"text": {"a": 1}}], [{"exif": 7}], [7]):
+    hostile: list[Any] = [
+        [], 3, [{"icc": "?"}], [{"run": "rm"}], [{"gamma": -1}], [{"text": {"a": 1}}], [{"exif": 7}], [7],
+        [{"gamma": 1e6}], [{"chromaticity": [1e6] * 8}], [{"srgb": 1.0}], [{"text": []}], [{"text": {"k": "\ud800"}}],
+        [{"xmp": ""}], [{"dpi": [1 << 20, 1]}], [{"text": {"a\0b": "c"}}],
+    ]  # fmt: skip
+    for i, wrong in enumerate(hostile):
         file = rewritten(tmp_path / "x.tkc", tmp_path / "y.tkc", functools.partial(changed, wrong))
-        refused(functools.partial(unpack, run, file, tmp_path / "out"), tmp_path, "expected the metadata of", capsys)
+        assert unpack(run, file, tmp_path / f"out{i}.png") == 0
+        assert "note: a.png: its metadata are not what this toolkit knows" in capsys.readouterr().err
+        assert np.array_equal(read_image(tmp_path / f"out{i}.png"), read_image(tmp_path / "a.png"))
+
+
+def test_d12_metadata_that_cannot_be_kept_are_named_and_what_is_packed_can_be_unpacked(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"pHYs", struct.pack(">IIB", 0xFFFFFFFF, 0xFFFFFFFF, 1))
+    chunks.add(b"sRGB", b"\x09")
+    picture(tmp_path / "in/a.png", 9, 7, pnginfo=chunks)
+    letters = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02A\0\0\0\0\0\0\0"  # in the place of a number
+    picture(tmp_path / "in/b.jpg", 16, 16, exif=letters)
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    assert "a.png: metadata that cannot be kept: srgb" in (said := capsys.readouterr().err)
+    assert "b.jpg: metadata that cannot be kept: orientation" in said or "b.jpg" not in said
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert files_of(tmp_path / "out") == {"a.png", "b.png"}
 
 
 def changed(metadata: Any, header: dict[str, Any]) -> None:
@@ -439,6 +493,63 @@ def test_e19_words_that_are_cut_inside_a_letter_are_replaced_or_left_out(tmp_pat
 # F. Errors of libraries do not reach the user.
 
 
+class Named:
+    """Pickled, a call of what a module names: numpy and gensim import much that runs programs."""
+
+    def __init__(self, module: str, name: str, *arguments: Any) -> None:
+        self.call = module, name, arguments
+
+    def pickled(self) -> bytes:
+        module, name, arguments = self.call
+        data = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(x)]) + x.encode() for x in (module, name)) + b"\x93("
+        return data + b"".join(b"\x8c" + bytes([len(x)]) + x.encode() for x in arguments) + b"tR."
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Named("gensim.models.word2vec", "os.system", "touch pwned"), Named("numpy", "memmap", "pwned"),
+        Named("gensim.models.keyedvectors", "utils.unpickle", "pwned"),
+        Named("gensim.models.word2vec", "Word2Vec.load", "pwned"),
+    ],
+)  # fmt: skip
+def test_f20_a_pickle_that_names_more_than_vectors_need_runs_nothing(
+    call: Named, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exported(tmp_path, "v.kv", call.pickled()) == 1
+    assert "which no vectors need: do not trust it" in capsys.readouterr().err and not Path("pwned").exists()
+
+
+def test_f20_files_beside_a_pickle_are_no_pickles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keyed = KeyedVectors(2)
+    keyed.add_vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    for attribute in ("__scipys", "__numpys"):
+        setattr(keyed, attribute, ["evil"])
+        Path("v.kv.evil.npy").write_bytes(pickle.dumps(Harmful()))
+        assert exported(tmp_path, "v.kv", pickle.dumps(keyed)) == 1
+        assert "expected vectors that gensim saved" in capsys.readouterr().err and not Path("pwned").exists()
+        delattr(keyed, attribute)
+    keyed.save("large.kv", sep_limit=1)  # as gensim saves large ones: arrays beside it
+    assert Path("large.kv.vectors.npy").is_file()
+    assert read("large.kv").vectors.tolist() == [[1, 0], [0, 1]]
+
+
+def test_f20_models_that_gensim_trained_are_read(tmp_path: Path) -> None:
+    from gensim.models import FastText, Word2Vec
+
+    text = [["a", "b", "c", "d"]] * 50
+    for kind in (Word2Vec, FastText):
+        model = kind(text, vector_size=4, min_count=1, seed=1, workers=1)
+        model.save(str(tmp_path / "m.model"))
+        found = read(tmp_path / "m.model")
+        assert sorted(found.words) == ["a", "b", "c", "d"]
+        np.testing.assert_allclose(found.vectors.numpy(), model.wv.vectors[:4], rtol=1e-5)
+
+
 class Harmful:
     def __reduce__(self) -> Any:
         return os.system, ("touch pwned",)
@@ -530,7 +641,7 @@ def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(
     assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
     assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
     assert files_of(tmp_path / "out") == {"a.png", "a.jpg.png", "b.png"}
-    assert "another has its name: a.jpg -> a.jpg.png\n" in capsys.readouterr().err
+    assert "note: a.jpg -> a.jpg.png, as another has its name\n" in capsys.readouterr().err
     pairs = {"a.jpg": "a.jpg.png", "a.jpg.png": "a.jpg.png", "a.png": "a.png", "b.png": "b.png"}
     for i, (only, name) in enumerate(pairs.items()):
         folder = tmp_path / f"one{i}"

@@ -143,9 +143,9 @@ def streams(values: dict[str, str], suffix: str) -> Iterator[dict[str, str]]:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield values
         if piped:
-            [made] = folder.glob("output*")
-            with open(made, "rb") as file:
-                shutil.copyfileobj(file, sys.__stdout__.buffer)  # type: ignore[union-attr]
+            for made in folder.glob("output*"):
+                with open(made, "rb") as file:
+                    shutil.copyfileobj(file, sys.__stdout__.buffer)  # type: ignore[union-attr]
             sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
 
 

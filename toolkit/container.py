@@ -88,28 +88,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder; the files in it, that called as `path` last, take their places at the end.
-
-    For writers that make several files. Raises as `atomic_path`.
-    """
-    target = Path(os.path.realpath(path))
-    with atomic_path(target) as temporary:
-        folder = temporary.with_name(f"{temporary.name}.d")
-        folder.mkdir()
-        try:
-            yield folder
-            for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
-                with open(file, "r+b") as opened:
-                    os.fsync(opened.fileno())
-                os.replace(file, temporary if file.name == target.name else target.with_name(file.name))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _here() -> str:
+    """Where process numbers are those that we know: this machine since its start, and this container."""
+    found = socket.gethostname()
+    with suppress(OSError):
+        found += Path("/proc/sys/kernel/random/boot_id").read_text() + str(os.stat("/proc/self/ns/pid").st_ino)
+    return f"{zlib.crc32(found.encode()):08x}"
 
 
-_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-_PARTIAL = re.compile(rf"\..*\.{_HOST}-(\d+)-[0-9a-f]{{8}}\.partial(\..*)?", re.DOTALL)
+_HOST = _here()
+MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
+_PARTIAL = re.compile(rf"\..*\.{_HOST}-(\d{{1,9}})-[0-9a-f]{{8}}\.partial(\..*)?", re.DOTALL)
 
 
 def temporary_of(target: Path) -> Path:
@@ -126,7 +115,8 @@ def _clean(folder: Path) -> None:
             match = _PARTIAL.fullmatch(path.name)
             if match and not _is_alive(int(match[1])):
                 if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
+                    if {part.name for part in path.iterdir()} <= {MARK}:  # else somebody has put something there
+                        shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
 
@@ -157,6 +147,9 @@ def check_new(
         raise FileNotFoundError(
             f"{path}: expected output= in an existing folder, got {target.parent}; make the folder first"
         )
+    real = Path(os.path.realpath(target))
+    if target.is_symlink() and suffixes and real.suffix.lower() not in suffixes:
+        raise ValueError(f"expected output= to be no link to another kind of file, got {path}, a link to {real}")
     for other in inputs:
         if os.path.exists(other) and os.path.exists(target) and os.path.samefile(other, target):
             raise ValueError(f"expected output= to be another file than input=, got {path} for both; give another name")

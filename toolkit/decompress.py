@@ -42,7 +42,7 @@ def _decompress(values: dict[str, str], piped: bool) -> int:
         ("damage", report.damage),
         ("lost", report.lost),
         ("lost in part", report.partly),
-        ("another has its name", report.renamed),
+        ("note", report.notes),
     ):
         for line in lines:
             print(f"{title}: {line}", file=sys.stderr)

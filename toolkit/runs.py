@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
+PENDING = "checkpoints/config.yaml"  # of a training that goes on, where the weights are still those of the one before
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
@@ -120,14 +121,14 @@ def save(run: Path, cfg: DictConfig, module: Model) -> None:
 
 def save_config(run: Path, cfg: DictConfig) -> None:
     """Write the configuration of a run."""
+    run.mkdir(parents=True, exist_ok=True)
     with atomic_path(run / CONFIG) as temporary:
         OmegaConf.save(cfg, temporary, resolve=True)
 
 
 def save_weights(run: Path, module: Model) -> None:
     """Write the weights of a run: tensors only, no pickled code. An exact network of other weights goes."""
-    (run / EXACT).unlink(missing_ok=True)
-    _save_state(run / WEIGHTS, module)
+    _save_state(run / WEIGHTS, module, run / EXACT)
 
 
 def save_exact(run: Path, rows: Tensor | None = None) -> None:
@@ -149,11 +150,13 @@ def has_exact(run: str | Path) -> bool:
     return (Path(run) / EXACT).is_file()
 
 
-def _save_state(file: Path, module: Model) -> None:
+def _save_state(file: Path, module: Model, stale: Path | None = None) -> None:
     with atomic_path(file) as temporary:
         data = io.BytesIO()  # for a full disk torch.save has errors of its own
         torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, data)
         temporary.write_bytes(data.getbuffer())
+        if stale is not None:  # now that nothing can fail but the renaming
+            stale.unlink(missing_ok=True)
 
 
 def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> Run:
@@ -226,8 +229,9 @@ def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
             f"expected only values to change when resuming, got {' '.join(refused)}; leave out: recipe and data are "
             f"those of {run}"
         )
-    saved = read_config(run / CONFIG)
-    saved.merge_with_dotlist(list(overrides))
+    pending = run / PENDING
+    saved = read_config(pending if pending.is_file() else run / CONFIG)
+    saved.merge_with_dotlist([f"resume={run}", *overrides])
     return saved
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning import Trainer, seed_everything
@@ -22,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from toolkit import cli
-from toolkit.runs import CHECKPOINT, ROOT, WEIGHTS, build, load, resumed, save_config, save_weights
+from toolkit.runs import CHECKPOINT, PENDING, ROOT, WEIGHTS, build, load, resumed, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
 from toolkit.training.overrides import check_network, explained, quoted
 from toolkit.training.precision import chosen
 from toolkit.training.quiet import hush
-from toolkit.training.schedule import Last, Progress, Schedule, averaging
+from toolkit.training.schedule import Last, Progress, Schedule, averaging, end_processes, take_best
 
 
 def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[str, float]:
@@ -42,7 +41,8 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         run.module.net.compile()  # in place: the names of the weights stay
     max_steps = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else cfg.max_steps
     schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
-    best = ModelCheckpoint(folder / "checkpoints", "best", monitor=run.head.monitor, enable_version_counter=False)
+    kept = folder / "checkpoints"
+    best = ModelCheckpoint(kept, "best", monitor=run.head.monitor, enable_version_counter=False)
     trainer = Trainer(
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
         max_epochs=-1,
@@ -52,7 +52,8 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
         callbacks=[
             schedule, run.head.watch(run, data), *([averaging(cfg.ema)] if cfg.ema else []), best,
-            LambdaCallback(on_train_start=lambda *_: save_config(folder, cfg)),  # when a checkpoint has been loaded
+            # When a checkpoint has been loaded. Beside it, where files of the weights of before need their own.
+            LambdaCallback(on_train_start=lambda *_: save_config(kept if (folder / WEIGHTS).exists() else folder, cfg)),
             Last(folder / CHECKPOINT),
             *([Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []),
         ],
@@ -72,20 +73,18 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         if not trainer.interrupted:
             raise
         stopped = 143 if isinstance(error, SIGTERMException) else 130
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # else its threads can abort a process that ends
+    end_processes()
     if not trainer.is_global_zero:
         return {}
-    kept = Path(best.best_model_path).is_file()
-    if kept:
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        run.module.load_state_dict(state["state_dict"])
+    found = take_best(best, run.module)
     run.module.eval()
     if stopped:
-        if kept and not (folder / WEIGHTS).exists():  # those of a training that ended, and goes on, stay
+        if found and not (folder / WEIGHTS).exists():  # those of a training that ended, and goes on, stay
             save_weights(folder, run.module)
         raise KeyboardInterrupt(stopped)
+    save_config(folder, cfg)
     run.head.finish(run, data)
+    (folder / PENDING).unlink(missing_ok=True)
     text, figures = run.head.report(load(folder), data, trainer.global_step)
     print("\n" + text)
     return figures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from toolkit.container import atomic_folder, check_new
+from toolkit.container import atomic_path, check_new
 from toolkit.embeddings import vocabulary as word_list
 from toolkit.embeddings.file import load, write
 from toolkit.embeddings.search import about_file, fit, quantise
@@ -64,18 +63,13 @@ def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:
     check_new(output, overwrite, WRITTEN, [str(file)])
     keyed = load(file)
     spaced = next((word for word in keyed.index_to_key if " " in word), None)
-    if spaced is not None and output.suffix != ".kv":
+    if spaced is not None and output.suffix.lower() != ".kv":
         raise ValueError(
             f"expected words without spaces for {output.suffix}, got {spaced!r}; give output= the ending .kv"
         )
-    with atomic_folder(output) as folder:  # gensim puts large arrays into files beside the first, named after it
-        save(keyed, folder / output.name)
-    return f"{file} -> {output}: {sum(path.stat().st_size for path in parts_of(output))} bytes"
-
-
-def parts_of(output: Path) -> list[Path]:
-    """A file that gensim saved, and those beside it."""
-    return [output, *sorted(output.parent.glob(f"{glob.escape(output.name)}.*.npy"))]
+    with atomic_path(output) as temporary:
+        save(keyed, temporary)
+    return f"{file} -> {output}: {output.stat().st_size} bytes"
 
 
 def check(words: Sequence[str], vectors: Tensor) -> None:

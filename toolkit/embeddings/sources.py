@@ -16,11 +16,18 @@ from torch import Tensor
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
 WRITTEN = (*BINARY, *TEXT, ".kv")
-PLAIN = {
+TRUSTED = {  # of pickles: what gensim's vectors are made of; none of these runs what it is given
+    ("gensim.models.keyedvectors", "KeyedVectors"), ("gensim.models.keyedvectors", "Word2VecKeyedVectors"),
+    ("gensim.models.keyedvectors", "Vocab"), ("gensim.models.keyedvectors", "CompatVocab"),
+    ("gensim.models.fasttext", "FastTextKeyedVectors"), ("gensim.models.fasttext", "FastText"),
+    ("gensim.models.word2vec", "Word2Vec"), ("gensim.utils", "call_on_class_only"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.random._pickle", "__randomstate_ctor"),
+    ("numpy.random._pickle", "__bit_generator_ctor"), ("numpy.random._mt19937", "MT19937"),
     ("builtins", "set"), ("builtins", "slice"), ("builtins", "object"), ("__builtin__", "set"),
-    ("__builtin__", "object"), ("collections", "defaultdict"), ("collections", "OrderedDict"),
-    ("copyreg", "_reconstructor"),
-    ("copy_reg", "_reconstructor"), ("_codecs", "encode"),
+    ("__builtin__", "object"), ("collections", "defaultdict"), ("collections", "OrderedDict"), ("builtins", "int"),
+    ("builtins", "hash"),
+    ("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor"), ("_codecs", "encode"),
 }  # fmt: skip
 ERRORS = ("strict", "replace", "skip")
 CONTROL = bytes(range(32))
@@ -63,11 +70,12 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is not there; check the name")
-    if path.suffix in GENSIM or _is_fasttext(path):
+    suffix = path.suffix.lower()
+    if suffix in GENSIM or _is_fasttext(path):
         words, vectors, known = _gensim(path)
-    elif path.suffix in BINARY:
+    elif suffix in BINARY:
         (words, vectors), known = _binary(path, errors), None
-    elif path.suffix in TEXT or (path.suffix == ".gz" and path.with_suffix("").suffix in TEXT):
+    elif suffix in TEXT or (suffix == ".gz" and path.with_suffix("").suffix.lower() in TEXT):
         (words, vectors), known = _text(path, errors), None
     else:
         raise ValueError(f"expected a file ending in {', '.join(TEXT + BINARY + GENSIM)}, got {path}; rename it")
@@ -85,10 +93,10 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
 
 def save(keyed: Any, path: Path) -> None:
     """Write gensim's KeyedVectors as word2vec .bin, .txt or .vec, or as gensim's own .kv: path ends in one of these."""
-    if path.suffix == ".kv":
-        keyed.save(str(path))
+    if path.suffix.lower() == ".kv":
+        keyed.save(str(path), sep_limit=1 << 62)  # in one file, which takes its name at once
     else:
-        keyed.save_word2vec_format(str(path), binary=path.suffix in BINARY, write_header=True)
+        keyed.save_word2vec_format(str(path), binary=path.suffix.lower() in BINARY, write_header=True)
 
 
 def read_counts(path: str | Path) -> dict[str, int]:
@@ -139,7 +147,7 @@ def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
         lines.pop()
     if not lines:
         raise ValueError(f"{path}: expected vectors, got an empty file")
-    sizes = lines[0].split()
+    sizes = lines[0].rstrip(b" ").split(b" ")
     headed = len(sizes) == 2 and all(size.isdigit() for size in sizes)
     # Without a first line that says it, the shortest of some lines has a word without spaces.
     d = int(sizes[1]) if headed else min(line.count(b" ") for line in lines[:1000])
@@ -241,25 +249,42 @@ class _Trusted(pickle.Unpickler):
     """Unpickles what gensim's files of vectors are made of and nothing else: a pickle can run any program."""
 
     def find_class(self, module: str, name: str) -> Any:
-        ours = module.startswith(("gensim.models.", "numpy.core.", "numpy._core.")) or module == "numpy"
-        if not ours and (module, name) not in PLAIN:
+        if (module, name) not in TRUSTED:
             raise ValueError(f"it names {module}.{name}, which no vectors need: do not trust it")
         return super().find_class(module, name)
 
 
+def _with_arrays(made: Any, path: str) -> Any:
+    """An unpickled object with the arrays that gensim put into files beside the pickle; they are no pickles."""
+    parts = vars(made)
+    names = [*parts.get("__numpys", ()), *parts.get("__recursive_saveloads", ())]
+    if parts.get("__scipys") or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise ValueError("it names files beside it that no vectors need: do not trust it")
+    for name in parts.get("__numpys", ()):
+        setattr(made, name, np.load(f"{path}.{name}.npy", allow_pickle=False))
+    for name in parts.get("__recursive_saveloads", ()):
+        _with_arrays(getattr(made, name), f"{path}.{name}")
+    return made
+
+
 def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]:
-    from gensim.models import KeyedVectors
-    from gensim.models.fasttext import load_facebook_vectors
+    from gensim.models.fasttext import FastTextKeyedVectors, load_facebook_vectors
 
     try:
         if _is_fasttext(path):
             loaded = load_facebook_vectors(str(path))
         else:
             with path.open("rb") as file:
-                _Trusted(file, encoding="latin1").load()
-            loaded = KeyedVectors.load(str(path))
-        keyed = getattr(loaded, "wv", loaded)
+                loaded = _with_arrays(_Trusted(file, encoding="latin1").load(), str(path))
+        keyed = vars(loaded).get("wv", loaded)
+        if isinstance(keyed, FastTextKeyedVectors) and vars(keyed).get("vectors") is None:
+            keyed.recalc_char_ngram_buckets()
+            keyed.adjust_vectors()
         words, vectors, known = list(keyed.index_to_key), keyed.vectors, keyed.expandos.get("count")
+        if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) < len(words):
+            raise ValueError(f"{vectors.dtype} vectors {list(vectors.shape)} for {len(words)} words")
+        if known is not None and (np.shape(known) != (len(words),) or np.min(known) < 1):
+            raise ValueError(f"counts that are none, for {len(words)} words")
     except Exception as error:  # pickle, gensim and numpy raise whatever they like for a broken file
         raise ValueError(
             f"{path}: expected vectors that gensim saved, with the files beside it, got another or a broken file "

@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 import unicodedata
 import warnings
 from collections import Counter
@@ -71,9 +72,13 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise
+    except ValueError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: expected an image that can be read, got one that is broken ({error})") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: expected a picture of fewer pixels ({error}); do: cut it into parts") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say broken
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, struct.error) as error:  # Pillow's ways to say it
         raise ValueError(
             f"{path}: expected an image that can be read, got a broken or unknown file ({error}); "
             "do: save it again as PNG, or leave it out"
@@ -89,13 +94,10 @@ def describe(path: str | Path, name: str, keep: str = "all") -> tuple[Item, dict
     with _opened(path) as image:
         item = Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
         frames = getattr(image, "n_frames", 1)
-        about = metadata.of_image(image, keep)
+        about, lost = metadata.of_image(image, keep)
         image.load()
-        return (
-            item,
-            about,
-            f"frames 2 to {frames} of {frames}: previews or depth, not the photograph" if frames > 1 else "",
-        )
+        rest = [f"frames 2 to {frames} of {frames}: previews or depth, not the photograph"] if frames > 1 else []
+        return item, about, "; ".join(rest + [f"metadata that cannot be kept: {', '.join(lost)}"] * bool(lost))
 
 
 def _refusal(image: Image.Image) -> str:
@@ -107,6 +109,10 @@ def _refusal(image: Image.Image) -> str:
         deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
     if deep or image.mode.startswith(("I", "F")):
         return "expected 8 bits a value, got more; do: convert it to 8 bits, or give it as an integer array (.npy)"
+    parts: list[Any] = [tile.args for tile in tiles_of_file if tile.codec_name in ("ppm", "ppm_plain")]
+    most = [args[1] for args in parts if len(args) > 1]
+    if image.format == "PPM" and any(value != 255 for value in most):
+        return f"expected values from 0 to 255, got a PPM file of 0 to {most[0]}; do: convert it to PNG of 8 bits"
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return (
             f"expected no transparency, got mode {image.mode} with it; do: convert it: "

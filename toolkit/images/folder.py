@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".tga", ".jp2", ".avif",
+    ".tga",
 )  # fmt: skip
 # Images that are not read.
 OTHERS = (
-    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jxl", ".nef", ".orf",
-    ".pcx", ".pfm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".xcf",
+    ".arw", ".avif", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl",
+    ".nef", ".orf", ".pcx", ".pfm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".xcf",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def look(path: str | Path) -> Found:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"expected a folder or an image, got {path}, which does not exist; do: check the path")
-    files = [(path, "")] if path.is_file() else sorted(_walk(path, ()), key=lambda found: found[0].as_posix())
+    files = [(path, "")] if path.is_file() else sorted(_walk(path), key=lambda found: found[0].as_posix())
     found = Found([], [])
     for file, why in files:
         suffix = file.suffix.lower()
@@ -59,25 +59,32 @@ def find(path: str | Path) -> list[Path]:
     return look(path).images
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[Path, str]]:
-    """Files below a folder, and why they are left out, "" if not; above: the numbers of folders that it lies in."""
-    here = os.stat(folder)
-    if (here.st_dev, here.st_ino) in above:
-        yield folder, "a link to a folder that it lies in"
-        return
-    with os.scandir(folder) as entries:  # raises where nothing may be read
-        found = list(entries)
-    for entry in found:
-        path = folder / entry.name
-        if entry.name.startswith("."):
-            yield path, "hidden: its name begins with a dot"
+def _walk(top: Path) -> Iterator[tuple[Path, str]]:
+    """Files below a folder, and why they are left out, "" if not."""
+    seen, folders = set[tuple[int, int]](), [top]
+    while folders:
+        folder = folders.pop()
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            yield folder, "a link to a folder that is there already"
             continue
-        try:
-            mode = os.stat(path).st_mode
-        except FileNotFoundError:
-            yield path, "a link to nothing"
-            continue
-        if stat.S_ISDIR(mode):
-            yield from _walk(path, (*above, (here.st_dev, here.st_ino)))
-        else:
-            yield path, "" if stat.S_ISREG(mode) else "a pipe or device"
+        seen.add((here.st_dev, here.st_ino))
+        with os.scandir(folder) as entries:  # raises where nothing may be read
+            found = sorted(entry.name for entry in entries)
+        for name in found:
+            path = folder / name
+            if name.startswith("."):
+                yield path, "hidden: its name begins with a dot"
+                continue
+            try:
+                mode = os.stat(path).st_mode
+            except PermissionError:
+                raise
+            except OSError:
+                yield path, "a link to nothing"
+                continue
+            if stat.S_ISDIR(mode):
+                # Links last, so that a folder is found under its own name.
+                folders.insert(0 if path.is_symlink() else len(folders), path)
+            else:
+                yield path, "" if stat.S_ISREG(mode) else "a pipe or device"

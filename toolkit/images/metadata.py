@@ -7,80 +7,105 @@ PNG has them; "text", a dict. docs/format.md describes it.
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
 KEEP = ("all", "color", "none")  # what is kept; orientation is kept with colour, as it changes how a picture looks
-MOST = 1 << 24  # bytes of one entry
-_EXIF = b"Exif\x00\x00"
+MOST = 1_000_000  # bytes of one part: larger ones Pillow would not read again
+EXIF, XMP = b"Exif\x00\x00", "XML:com.adobe.xmp"
 
 
-def of_image(image: Image.Image, keep: str = "all") -> dict[str, Any]:
-    """The entry of an open picture; keep: see `KEEP`."""
-    info, found = image.info, dict[str, Any]()
+def of_image(image: Image.Image, keep: str = "all") -> tuple[dict[str, Any], list[str]]:
+    """The entry of an open picture, and what of it could not be kept; keep: see `KEEP`."""
+    found = dict[str, Any]()
     if keep == "none":
-        return found
+        return found, []
+    for name, part in (("colour", _colour), ("orientation", _exif), ("text", _said)):
+        try:
+            if name != "text" or keep == "all":
+                found.update(part(image, keep))
+        except Exception:  # Pillow and struct raise whatever they like for broken metadata
+            found[name] = None
+    lost = [key for key, value in found.items() if value is None or not _fits(key, value)]
+    return {key: value for key, value in found.items() if key not in lost}, lost
+
+
+def _colour(image: Image.Image, keep: str) -> dict[str, Any]:
+    info, found = image.info, dict[str, Any]()
     if isinstance(info.get("icc_profile"), bytes) and info["icc_profile"]:
         found["icc"] = _text(info["icc_profile"])
-    for key in ("gamma", "srgb"):
-        if isinstance(info.get(key), int | float):
-            found[key] = info[key]
+    found |= {key: info[key] for key in ("gamma", "srgb") if isinstance(info.get(key), int | float)}
     if len(info.get("chromaticity", ())) == 8:
         found["chromaticity"] = list(info["chromaticity"])
+    return found
+
+
+def _exif(image: Image.Image, keep: str) -> dict[str, Any]:
     exif = image.getexif()
     if keep == "color":
         turned = exif.get(ExifTags.Base.Orientation, 1)
         exif = Image.Exif()
         if turned != 1:
             exif[ExifTags.Base.Orientation] = turned
-    if len(exif):
-        found["exif"] = _text(exif.tobytes().removeprefix(_EXIF))  # without the thumbnail, which is another picture
-    if keep == "all":
-        if len(dpi := info.get("dpi", ())) == 2:
-            found["dpi"] = [float(x) for x in dpi]
-        if isinstance(xmp := info.get("xmp"), bytes):
-            found["xmp"] = _text(xmp)
-        text = {str(key): str(value) for key, value in getattr(image, "text", {}).items() if "xmp" not in key.lower()}
-        if isinstance(comment := info.get("comment"), bytes):
-            text["Comment"] = comment.decode("utf-8", "replace")
-        if text:
-            found["text"] = text
-    return found
+    # Without the thumbnail, which is another picture.
+    return {"exif": _text(exif.tobytes().removeprefix(EXIF))} if len(exif) else {}
 
 
-def described(header: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The entries of a file of `count` pictures. Raises ValueError for what `of_image` cannot have made."""
+def _said(image: Image.Image, keep: str) -> dict[str, Any]:
+    info, found = image.info, dict[str, Any]()
+    if len(dpi := info.get("dpi", ())) == 2:
+        found["dpi"] = [float(x) for x in dpi]
+    if isinstance(xmp := info.get("xmp"), bytes) and xmp:
+        found["xmp"] = _text(xmp)
+    text = {str(k): str(v) for k, v in getattr(image, "text", {}).items() if str(k) != XMP}
+    if isinstance(comment := info.get("comment"), bytes):
+        try:
+            text["Comment"] = comment.decode()
+        except UnicodeDecodeError:
+            text["Comment"] = comment.decode("latin-1")
+    return {**found, "text": text} if text else found
+
+
+def described(header: dict[str, Any], count: int) -> list[dict[str, Any] | None]:
+    """The entries of a file of `count` pictures; None for what `of_image` cannot have made: pixels outlive it."""
     entries = header.get("metadata", [{}] * count)
-    if not isinstance(entries, list) or len(entries) != count or not all(map(_is_entry, entries)):
-        raise ValueError(f"expected the metadata of {count} pictures, got {str(entries)[:100]}")
-    return entries
+    if not isinstance(entries, list) or len(entries) != count:
+        return [None] * count
+    return [entry if _is_entry(entry) else None for entry in entries]
 
 
 def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.keys() - _KINDS.keys():
-        return False
+    return isinstance(entry, dict) and all(_fits(key, value) for key, value in entry.items())
+
+
+def _fits(key: Any, value: Any) -> bool:
     try:
-        return all(_KINDS[key](value) for key, value in entry.items())
-    except (TypeError, ValueError, binascii.Error):
+        return bool(_KINDS[key](value))
+    except Exception:  # of a hostile header
         return False
 
 
 def _number(x: Any) -> bool:
-    return type(x) in (int, float) and 0 <= x < 1 << 20
+    return type(x) in (int, float) and 0 <= x < 42_949  # as PNG's chunks hold in 1/100,000
 
 
 def _bytes(x: Any) -> bool:
-    return isinstance(x, str) and len(x) <= MOST and bool(_raw(x))
+    return isinstance(x, str) and 0 < len(_raw(x)) <= MOST
 
 
-_KINDS = {
-    "icc": _bytes, "exif": _bytes, "xmp": _bytes, "gamma": _number, "srgb": lambda x: x in (0, 1, 2, 3),
-    "chromaticity": lambda x: len(x) == 8 and all(map(_number, x)),
-    "dpi": lambda x: len(x) == 2 and all(map(_number, x)),
-    "text": lambda x: all(isinstance(part, str) and len(part) < MOST for pair in x.items() for part in pair),
+def _line(x: Any) -> bool:
+    return isinstance(x, str) and len(x.encode()) <= MOST and "\0" not in x
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "icc": _bytes, "exif": _bytes, "xmp": _bytes, "gamma": lambda x: _number(x) and x > 0,
+    "srgb": lambda x: type(x) is int and 0 <= x <= 3,
+    "chromaticity": lambda x: isinstance(x, list) and len(x) == 8 and all(map(_number, x)),
+    "dpi": lambda x: isinstance(x, list) and len(x) == 2 and all(map(_number, x)),
+    "text": lambda x: isinstance(x, dict) and all(_line(part) for pair in x.items() for part in pair) and all(x),
 }  # fmt: skip
 
 
@@ -96,11 +121,11 @@ def options(entry: dict[str, Any]) -> dict[str, Any]:
     for key, value in entry.get("text", {}).items():
         chunks.add_itxt(key.encode("latin-1", "replace")[:79].decode("latin-1") or "Comment", value)
     if "xmp" in entry:
-        chunks.add_itxt("XML:com.adobe.xmp", _raw(entry["xmp"]).decode("utf-8", "replace"))
+        chunks.add_itxt(XMP, _raw(entry["xmp"]).decode("utf-8", "replace"))
     if "icc" in entry:
         found["icc_profile"] = _raw(entry["icc"])
     if "exif" in entry:
-        found["exif"] = _EXIF + _raw(entry["exif"])
+        found["exif"] = EXIF + _raw(entry["exif"])
     if "dpi" in entry:
         found["dpi"] = tuple(entry["dpi"])
     return {**found, "pnginfo": chunks}

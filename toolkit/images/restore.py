@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.container import DamagedFile, Reader, check_new, temporary_of
+from toolkit.container import MARK, Reader, check_new, temporary_of
 from toolkit.images import arrays, files, metadata
 from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
-MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
 Write = Callable[[int, Tensor, dict[str, Any]], None]  # number, uint8 [c, h, w], its metadata
 
 
@@ -59,7 +58,7 @@ class Report(NamedTuple):
     partly: list[str]  # those with lost tiles, and the name that each was written to
     lost: list[str]  # those of which nothing is left
     damage: list[str]  # what is wrong with the file: an error for each chunk that is lost
-    renamed: list[str]  # whole pictures that got another name than their own with .png, as two would have had one
+    notes: list[str]  # what else a person wants to know: other names, metadata that are left out
 
 
 def check_model(reader: Reader, identity: dict[str, Any]) -> None:
@@ -91,10 +90,7 @@ def restore(
     taken: set[str] = set()
     names = files.output_names(items, taken) if array is None else []
     which = range(len(items)) if only is None else [_wanted(contents, names, only)]
-    try:
-        about = metadata.described(reader.header, len(items)) if array is None else []
-    except ValueError as error:
-        raise DamagedFile(f"{reader.path}: {error}; copy the file again, or update this toolkit") from error
+    about = metadata.described(reader.header, len(items)) if array is None else []
     report = Report(0, [], [], [str(reader.damage)] if reader.damage else [], [])
     state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
     single = array is None and Path(output).suffix.lower() == ".png"
@@ -130,12 +126,15 @@ def restore(
             if not whole and not single and array is None:
                 names[i] = files.new_name(name, taken, ".damaged.png")
             if picture is not kept.pop(i, None):
-                write(i, picture, about[i] if array is None else {})
+                entry = about[i] if array is None else {}
+                if entry is None:
+                    report.notes.append(f"{name}: its metadata are not what this toolkit knows, and left out")
+                write(i, picture, entry or {})
             place = "the array, grey where it is lost" if array else str(output) if single else names[i]
             if not whole:
                 report.partly.append(f"{name} -> {place}")
             elif not single and array is None and place != str(PurePosixPath(name).with_suffix(".png")):
-                report.renamed.append(f"{name} -> {place}")
+                report.notes.append(f"{name} -> {place}, as another has its name")
     return report._replace(restored=len(which) - len(report.partly) - len(report.lost))
 
 
@@ -215,7 +214,8 @@ def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
         if result.is_file():
             with open(result, "r+b") as file:  # without it, a crash can leave the new name with no bytes behind it
                 os.fsync(file.fileno())
-        os.replace(result, target)
+        if os.path.lexists(result):  # else nothing is left of the one picture
+            os.replace(result, target)
     except OSError as error:  # a full disk, most often
         if isinstance(error, FileExistsError):
             raise

@@ -62,6 +62,7 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all") -> Source
     for file in found.images:
         try:
             item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep)
+            files.check_restorable([item])
         except (ValueError, OSError) as error:
             bad.append(str(error))
             left_out.append((file, f"cannot be coded: {error}"))

@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+from toolkit.container import atomic_path
 
 
 class Schedule(Callback):
@@ -21,8 +24,10 @@ class Schedule(Callback):
     """
 
     def __init__(self, minutes: float, max_steps: int, warmup: int) -> None:
-        if minutes <= 0:
-            raise ValueError(f"expected minutes above 0, got {minutes}")
+        if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+            raise ValueError(f"expected minutes above 0, got {minutes}; give a number")
+        if not isinstance(max_steps, int):
+            raise ValueError(f"expected max_steps and epochs to be whole numbers, got {max_steps}; give one")
         self.minutes, self.max_steps, self.warmup = minutes, max_steps, warmup
         self.spent = 0.0  # seconds of earlier sessions
         self.began = 0.0  # of this session, by the monotonic clock; 0 before
@@ -83,7 +88,7 @@ class Progress(RichProgressBar):
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
-class Last(Callback):
+class Last(Checkpoint):
     """Saves the training's state to a file at the end of each epoch, each ten minutes, and when it is interrupted."""
 
     def __init__(self, file: Path, minutes: float = 10) -> None:
@@ -104,8 +109,27 @@ class Last(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.file)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if trainer.world_size == 1:
+            with atomic_path(self.file) as temporary:
+                trainer.save_checkpoint(temporary)
+        else:
+            trainer.save_checkpoint(self.file)
         self.saved = time.monotonic()
+
+
+def take_best(best: ModelCheckpoint, module: LightningModule) -> bool:
+    """Load the weights of the best checkpoint into a module; whether there is one."""
+    if not Path(best.best_model_path).is_file():
+        return False
+    module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    return True
+
+
+def end_processes() -> None:
+    """Leave the group of processes of a training: else its threads can abort a process that ends."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def averaging(decay: float) -> WeightAveraging:
