@@ -93,7 +93,7 @@ def subjects(folder: Path) -> list[Subject]:
     (pictures / "deep").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name, size in {"a.png": (4, 4), "b.png": (5, 4), "deep/c.png": (4, 3)}.items():
-        more = {"icc_profile": b"profile", "dpi": (300, 300)} if name == "a.png" else {}
+        more: dict[str, Any] = {"icc_profile": b"profile", "dpi": (300, 300)} if name == "a.png" else {}
         Image.fromarray((rng.integers(0, 30, size) + 100).astype(np.uint8)).save(pictures / name, **more)
     np.save(folder / "x.npy", images(3, (1, 4, 4))[:, 0].numpy().astype("<i2"))
     small: dict[str, Any] = {"likelihood": "logistic", "latent_channels": [2], "downscale": [2], "blocks": [1]}
