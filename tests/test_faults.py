@@ -1,6 +1,7 @@
 """Every command that writes, under a full disk and killed at five moments: nothing that was there is damaged, nothing
 half-written has a final name, and the same command completes when it is given again."""
 
+import gc
 import io
 import os
 import resource
@@ -98,7 +99,10 @@ def data() -> Iterator[None]:
     """Few rows for exact networks, in place of a data set that every fork would read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toolkit.runs.build_data", lambda cfg: SimpleNamespace(train=images(16, seed=5)))
+        gc.collect()
+        gc.freeze()  # a fork that looks through all objects copies all memory
         yield
+        gc.unfreeze()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -129,6 +133,7 @@ def child(case: Case, folder: Path, moment: int, sign: int | None, room: int | N
         status, seen, armed = 99, [0], [True]
         try:
             os.chdir(folder)
+            gc.disable()
             tqdm.set_lock(threading.RLock())  # its own is shared with forks, and stays locked where one is killed
             signal.alarm(60)
             sys.stdout = sys.stderr = io.StringIO()

@@ -14,7 +14,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,7 +26,7 @@ from toolkit.training.evaluation import RoundTripError
 from toolkit.training.overrides import check_network, explained, quoted
 from toolkit.training.precision import chosen
 from toolkit.training.quiet import hush
-from toolkit.training.schedule import Last, Progress, Schedule, averaging, end_processes, take_best
+from toolkit.training.schedule import Begun, Last, Progress, Schedule, averaging, end_processes, take_best
 
 
 def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[str, float]:
@@ -52,9 +52,8 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
         callbacks=[
             schedule, run.head.watch(run, data), *([averaging(cfg.ema)] if cfg.ema else []), best,
-            # When a checkpoint has been loaded. Beside it, where files of the weights of before need their own.
-            LambdaCallback(on_train_start=lambda *_: save_config(kept if (folder / WEIGHTS).exists() else folder, cfg)),
-            Last(folder / CHECKPOINT),
+            # Beside the checkpoint, where weights of a training that ended stay for now.
+            Begun(lambda: save_config(kept if (folder / WEIGHTS).exists() else folder, cfg)), Last(folder / CHECKPOINT),
             *([Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []),
         ],
         enable_model_summary=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+class Begun(Callback):
+    """Calls a function, in the first process, when training begins and a checkpoint has been loaded."""
+
+    def __init__(self, begun: Callable[[], None]) -> None:
+        self.begun = begun
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.begun()
 
 
 class Last(Checkpoint):
