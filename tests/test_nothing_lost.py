@@ -100,6 +100,34 @@ def test_a1_a_finished_run_outlives_a_training_that_goes_on(tmp_path: Path, monk
     assert resumed(run, []).recipe.module.free_bits == 0.1
 
 
+@pytest.mark.training
+def test_a3_checkpoints_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    train(configure("bitswap", "max_steps=2"), run)
+    files = [run / "checkpoints/best.ckpt", run / CHECKPOINT]
+    before = [file.read_bytes() for file in files]
+
+    def half(source: Any, target: Any) -> None:  # from /tmp, as on another file system
+        Path(target).write_bytes(b"half")
+        full_disk()
+
+    def full(self: Path, data: Any) -> None:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        full_disk()
+
+    monkeypatch.setattr("shutil.move", half)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(resumed(run, ["max_steps=4"]), run)
+    assert [file.read_bytes() for file in files] == before
+    assert [path.name for path in (run / "checkpoints").iterdir() if "partial" in path.name] == []
+    train(resumed(run, ["max_steps=4"]), run)
+    assert torch.load(files[0], weights_only=True)["global_step"] == 4
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_a2_an_output_that_is_the_input_is_refused(link: bool, run: Path, tmp_path: Path, capsys: Capture) -> None:
     file = picture(tmp_path / "a.png")

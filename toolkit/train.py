@@ -26,7 +26,7 @@ from toolkit.training.evaluation import RoundTripError
 from toolkit.training.overrides import check_network, explained, quoted
 from toolkit.training.precision import chosen
 from toolkit.training.quiet import hush
-from toolkit.training.schedule import Begun, Last, Progress, Schedule, averaging, end_processes, take_best
+from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes, take_best
 
 
 def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[str, float]:
@@ -48,6 +48,7 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         max_epochs=-1,
         max_steps=max_steps,
         num_sanity_val_steps=0,
+        plugins=Files(),
         logger=TensorBoardLogger(folder, name="", version=""),
         # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
         callbacks=[

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit import embeddings
-from toolkit.container import Reader
+from toolkit.container import Reader, atomic_path
 from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
 from toolkit.images.restore import Report
@@ -58,7 +58,8 @@ class Vectors:
 
         run.folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{word} {count}\n" for word, count in zip(data.words, data.counts.tolist(), strict=True)]
-        (run.folder / VOCABULARY).write_text("".join(lines), encoding="utf-8")
+        with atomic_path(run.folder / VOCABULARY) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
         def look(module: Any, board: Any, step: int) -> dict[str, float]:
             curves = self.curves(run.folder / "vectors.tkc", data.words, *module.posterior())

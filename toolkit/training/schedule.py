@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -121,13 +123,19 @@ class Last(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        if trainer.world_size == 1:
-            with atomic_path(self.file) as temporary:
-                trainer.save_checkpoint(temporary)
-        else:
-            trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file)
         self.saved = time.monotonic()
+
+
+class Files(TorchCheckpointIO):
+    """Writes checkpoints beside where they go: Lightning's come from /tmp, and across file systems are copied there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        data = io.BytesIO()  # for a full disk torch.save has errors of its own
+        torch.save(checkpoint, data)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data.getbuffer())
 
 
 def take_best(best: ModelCheckpoint, module: LightningModule) -> bool:
