@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from gensim.models import KeyedVectors
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from PIL import Image, PngImagePlugin
 
 from recipes.bitswap import BitSwap
@@ -32,7 +32,7 @@ from toolkit.embeddings.exporting import goal_of
 from toolkit.embeddings.sources import read
 from toolkit.images import arrays
 from toolkit.images.files import read_image
-from toolkit.runs import CHECKPOINT, CONFIG, read_config, resumed
+from toolkit.runs import CHECKPOINT, CONFIG, LOCK, read_config, resumed
 from toolkit.train import train
 from toolkit.training.overrides import quoted
 
@@ -59,7 +59,9 @@ def full_disk(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.training
-def test_a1_a_resumed_training_of_another_network_is_refused_and_the_run_kept(tmp_path: Path) -> None:
+def test_a1_a_resumed_training_of_another_network_is_refused_and_the_run_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
     cfg = configure("bitswap", "max_steps=2")
@@ -70,6 +72,7 @@ def test_a1_a_resumed_training_of_another_network_is_refused_and_the_run_kept(tm
     with pytest.raises(ValueError, match=r"network of the run .* recipe.module.width=12: .* and was .*; leave it out"):
         train(cfg, run, ["recipe.module.width=12"])
     assert (run / CONFIG).read_bytes() == before
+    monkeypatch.setattr("toolkit.heads.rows.Rows.watch", full_disk)  # which writes, for word vectors
     (run / CHECKPOINT).write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(ValueError, match="expected a checkpoint, got a broken file"):
         train(cfg, run)
@@ -98,6 +101,86 @@ def test_a1_a_finished_run_outlives_a_training_that_goes_on(tmp_path: Path, monk
     assert {name: (run / name).read_bytes() for name in before} == before
     assert read_config(run / CONFIG).recipe == cfg.recipe  # which files' fingerprints are made of
     assert resumed(run, []).recipe.module.free_bits == 0.1
+
+
+@pytest.mark.training
+def test_a1_two_trainings_of_one_run_are_refused_until_the_first_is_gone_even_killed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = f"""
+import time
+from toolkit.runs import Path, held
+with held(Path({str(run)!r})):
+    print(1, flush=True)
+    time.sleep(999)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.read(1) == b"1"
+        before = files_of(run)
+        with pytest.raises(ValueError, match=rf"got .*, on which process {first.pid} of .* works; wait"):
+            train(configure("bitswap", "max_steps=2"), run)
+        assert files_of(run) == before
+        first.kill()
+    train(configure("bitswap", "max_steps=1"), run)  # and no file that is left stops it
+    assert not (run / LOCK).exists() and (run / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("minuts=3", r"expected a key of the configuration of .*, got minuts=3; did you mean minutes=\?"),
+        ("recipe.module.widht=8", r"did you mean recipe.module.width=\?"),
+        ("coding=5", "expected one value of coding to change, got coding=5; give coding.NAME=VALUE"),
+        ("trainer={devices: 2}", "expected one value of trainer to change"),
+        ("minutes={a: 2}", "expected one value for minutes="),
+        ("recipe.module=null", "expected one value of recipe.module to change"),
+        ("~minutes", "expected only values to change when resuming, got ~minutes"),
+        ("++more=1", "expected only values to change when resuming"),
+        ("minutes=1,2", "expected only values to change when resuming"),
+        ("coding.batch=0", "expected batch to be a whole number"),
+        ("coding.batch=x", "expected batch to be a whole number"),
+        ("coding.seed=-1", "expected seed to be a whole number"),
+    ],
+)
+def test_a1_overrides_of_a_resumed_training_are_checked_as_those_of_a_new_one(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / CHECKPOINT).touch()
+    OmegaConf.save(configure("bitswap"), tmp_path / CONFIG)
+    before = (tmp_path / CONFIG).read_bytes(), files_of(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(resumed(tmp_path, [override]), tmp_path)
+    assert ((tmp_path / CONFIG).read_bytes(), files_of(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("coding=5", "expected one value of coding to change"),
+        ("recipe.module=3", "expected one value of recipe.module to change"),
+        ("coding.batch=1.5", "expected batch to be a whole number"),
+    ],
+)
+def test_a1_overrides_of_a_new_training_are_checked_before_data_are_read(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.runs.build_data", full_disk)
+    with pytest.raises(ValueError, match=message):
+        train(configure("bitswap", override), tmp_path)
+
+
+def test_a1_a_value_that_only_the_recipe_of_the_run_has_can_change(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / CHECKPOINT).touch()
+    OmegaConf.save(configure("vae_lossless"), run / CONFIG)
+    before = files_of(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit.train", "resume=run", "recipe.module.latents=4"], capture_output=True,
+        text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stderr == f"error: run/{CHECKPOINT}: expected a checkpoint, got a broken file; train anew\n"
+    assert done.returncode == 1 and files_of(tmp_path) == before
 
 
 @pytest.mark.training

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import functools
 import importlib.util
 import io
+import os
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -34,6 +40,7 @@ ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside too
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
 PENDING = "checkpoints/config.yaml"  # of a training that goes on, where the weights are still those of the one before
+LOCK = "training.lock"  # while a training goes on
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
@@ -100,6 +107,10 @@ def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
 
     Raises ValueError for a target outside recipes and toolkit, and whatever the parts say about their arguments.
     """
+    for key in ("trainer", "coding", "evaluation", "data", "recipe", "recipe.module"):
+        if not isinstance(value := OmegaConf.select(cfg, key), DictConfig):
+            raise _no_group(key, value)
+    Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
     data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
     return Run(folder, cfg, _instantiate(cfg.recipe.module, RECIPES, train=True), _head(cfg)), data
@@ -223,16 +234,82 @@ def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
             f"expected resume= to name a run folder with {CHECKPOINT}, got {run}; give a folder that "
             "toolkit.train made (outputs/...)"
         )
-    refused = [o for o in overrides if o.split("=")[0] in ("recipe", "data") or not o[0].isalpha()]
-    if refused:
-        raise ValueError(
-            f"expected only values to change when resuming, got {' '.join(refused)}; leave out: recipe and data are "
-            f"those of {run}"
-        )
     pending = run / PENDING
     saved = read_config(pending if pending.is_file() else run / CONFIG)
-    saved.merge_with_dotlist([f"resume={run}", *overrides])
+    known = _groups(saved)
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        key, value = str(override.key_or_group), override.value()
+        if key in ("recipe", "data") or override.type != OverrideType.CHANGE or override.is_sweep_override():
+            raise ValueError(
+                f"expected only values to change when resuming, got {text}; leave out: recipe and data "
+                f"are those of {run}"
+            )
+        if key not in known and key != "resume":
+            close = difflib.get_close_matches(key, known, 1)
+            raise ValueError(
+                f"expected a key of the configuration of {run}, got {text}; "
+                + (f"did you mean {close[0]}=?" if close else f"see {run / CONFIG}")
+            )
+        if known.get(key):
+            raise _no_group(key, value)
+        if isinstance(value, dict):
+            raise ValueError(f"expected one value for {key}=, got {value}; it has no others below it")
+        OmegaConf.update(saved, key, value)
+    OmegaConf.update(saved, "resume", str(run))
     return saved
+
+
+def _groups(cfg: DictConfig, above: str = "") -> dict[str, bool]:
+    """All keys of a configuration, with dots, and whether each holds others."""
+    found = dict[str, bool]()
+    for key, value in cfg.items():
+        name = f"{above}{key!s}"
+        found[name] = isinstance(value, DictConfig)
+        if isinstance(value, DictConfig):
+            found |= _groups(value, f"{name}.")
+    return found
+
+
+def _no_group(key: str, value: Any) -> ValueError:
+    return ValueError(f"expected one value of {key} to change, got {key}={value}; give {key}.NAME=VALUE, see --help")
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep a run's folder to this training. Raises ValueError if another has it.
+
+    The system lets go of the lock when the process ends, however it does: a file that is left stops nobody.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / LOCK
+    with open(path, "a+") as file:
+        if not _locked(file.fileno(), path):
+            file.seek(0)
+            raise ValueError(
+                f"expected a run that no training works on, got {run}, on which {file.read() or 'another'} works; wait "
+                "until it ends, or stop it"
+            )
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} of {socket.gethostname()}")
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(file: int, path: Path) -> bool:
+    """Lock an open file; whether no other process has, and it is still the one of that name."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a system, or a file system, without locks
+        return True
+    return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
 
 
 def read_config(path: Path) -> DictConfig:

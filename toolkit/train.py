@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,14 +17,27 @@ from hydra.errors import HydraException
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from toolkit import cli
-from toolkit.runs import CHECKPOINT, PENDING, ROOT, WEIGHTS, build, load, resumed, save_config, save_weights
+from toolkit.runs import (
+    CHECKPOINT,
+    PENDING,
+    ROOT,
+    WEIGHTS,
+    Run,
+    build,
+    held,
+    load,
+    resumed,
+    save_config,
+    save_weights,
+)  # fmt: skip
 from toolkit.training.evaluation import RoundTripError
-from toolkit.training.overrides import check_network, explained, quoted
+from toolkit.training.overrides import check_network, explained, going_on, quoted
 from toolkit.training.precision import chosen
 from toolkit.training.quiet import hush
 from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes, take_best
@@ -36,6 +50,16 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
     """
     seed_everything(cfg.seed, verbose=False)
     run, data = build(cfg, folder)
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # of the processes of one training
+    with held(folder) if first else contextlib.nullcontext():
+        return _train(run, data, changed)
+
+
+def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
+    cfg, folder = run.cfg, run.folder
+    resume = folder / CHECKPOINT if cfg.resume else None
+    if resume:
+        check_network(run.module, resume, changed)
     cfg.trainer.precision = chosen(str(cfg.trainer.precision), cfg.trainer.accelerator)
     if cfg.compile:
         run.module.net.compile()  # in place: the names of the weights stay
@@ -59,9 +83,6 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
         ],
         enable_model_summary=False,
     )  # fmt: skip
-    resume = folder / CHECKPOINT if cfg.resume else None
-    if resume:
-        check_network(run.module, resume, changed)
     if trainer.is_global_zero:
         size = sum(p.numel() for p in run.module.parameters()) / 1e6
         print(f"{data.name}: {data.summary()}; model: {size:.2f} M parameters; run: {folder}", flush=True)
@@ -91,32 +112,32 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "configs"), config_name="train")
-def _main(cfg: DictConfig) -> None:
+def _new(cfg: DictConfig) -> None:
     run = Path(HydraConfig.get().runtime.output_dir)
     run = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run  # as a person would type it
-    changed = list(HydraConfig.get().overrides.task)
-    with open_dict(cfg):
-        began = time.monotonic()
-        try:
-            if cfg.resume:
-                made, run = run, Path(cfg.resume)
-                with contextlib.suppress(OSError):  # those of the day, too, if there is no other run in them
-                    for empty in (made, *made.parents[:2]):
-                        empty.rmdir()
-                cfg = resumed(run, changed)
+    try:
+        _run(run, cfg)
+    except SystemExit:
+        with contextlib.suppress(OSError):  # a folder with files in it stays
+            run.rmdir()
+        raise
+
+
+def _run(run: Path, cfg: DictConfig | None, changed: Sequence[str] = ()) -> None:
+    """Train in a folder, or, without a configuration, go on with the training of that folder; say how it ended."""
+    began = time.monotonic()
+    try:
+        cfg = resumed(run, changed) if cfg is None else cfg
+        with open_dict(cfg):
             result = train(cfg, run, changed)
-        except KeyboardInterrupt as error:
-            with contextlib.suppress(OSError):  # a folder with files in it stays
-                run.rmdir()
-            resume = f"go on with: python -m toolkit.train resume={shlex.quote(str(run))}"
-            print("\ninterrupted;", resume if (run / CHECKPOINT).is_file() else "nothing was kept yet", file=sys.stderr)
-            raise SystemExit(error.args[0] if error.args else 130) from None
-        except (ValueError, OSError, RoundTripError) as error:
-            with contextlib.suppress(OSError):  # a folder with files in it stays
-                run.rmdir()
-            raise SystemExit(f"error: {cli.said(error)}") from error
-        if result:  # in the first process only
-            print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
+    except KeyboardInterrupt as error:
+        resume = f"go on with: python -m toolkit.train resume={shlex.quote(str(run))}"
+        print("\ninterrupted;", resume if (run / CHECKPOINT).is_file() else "nothing was kept yet", file=sys.stderr)
+        raise SystemExit(error.args[0] if error.args else 130) from None
+    except (ValueError, OSError, RoundTripError) as error:
+        raise SystemExit(f"error: {cli.said(error)}") from error
+    if result:  # in the first process only
+        print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
 @cli.piped
@@ -125,8 +146,12 @@ def main() -> None:
     hush()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else it prints what we can say in one line
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
-        _main()
+        sys.argv[1:] = arguments = quoted(sys.argv[1:])
+        # Not by Hydra, which would want the overrides to fit the recipe that it starts with.
+        if (run := going_on(arguments)) is not None:
+            _run(run, None, arguments)
+        else:
+            _new()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())[:500]}; see --help") from None
     except OSError as error:

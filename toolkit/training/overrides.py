@@ -37,6 +37,15 @@ def _quoted(argument: str) -> str:
     raise ValueError(f"expected key=value, got {argument!r}; put quotes around the value: \"{key}='VALUE'\"")
 
 
+def going_on(arguments: Sequence[str]) -> Path | None:
+    """The run that resume= names, if arguments, quoted, do and ask for no help."""
+    if {"--help", "-h"} & {*arguments}:
+        return None
+    named = [argument for argument in arguments if argument.startswith("resume=")]
+    value = OverridesParser.create().parse_override(named[-1]).value() if named else None
+    return None if value is None else Path(str(value))
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Say what failed where compile=true asked for what this machine cannot do: ValueError instead of a compiler's."""
