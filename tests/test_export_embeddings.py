@@ -66,7 +66,7 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
         (["input=v.txt", "lambda=1", "method=pq"], "expected method to be one of default, vbq, got 'pq'"),
         (["input=nowhere.txt", "lambda=1"], "expected a file of word vectors, got nowhere.txt, which is not there"),
         (["input=v.csv", "lambda=1"], "expected a file ending in .txt, .vec, .bin, .kv, .model, got v.csv"),
-        (["input=spaces.txt", "lambda=1"], "spaces.txt, line 2: expected a word and 2 numbers"),
+        (["input=spaces.txt", "lambda=1"], "spaces.txt: expected a word and as many numbers on each line"),
         (["input=twice.txt", "lambda=1"], "got the word of an earlier row: 'a'"),
         (["input=latin.txt", "lambda=1"], "latin.txt, line 1: expected text in UTF-8, got b'\\xe9'"),
         (["input=nan.txt", "lambda=1"], "got NaN or infinity for 'b'"),

@@ -28,8 +28,8 @@ from tests.tiny import configure, run_folder
 from toolkit import compress, container, embeddings, export_embeddings
 from toolkit.container import atomic_path
 from toolkit.data.text import corpus
-from toolkit.embeddings.exporting import goal_of
-from toolkit.embeddings.sources import read
+from toolkit.embeddings.exporting import check, goal_of
+from toolkit.embeddings.sources import read, read_counts
 from toolkit.images import arrays
 from toolkit.images.files import read_image
 from toolkit.runs import CHECKPOINT, CONFIG, LOCK, read_config, resumed
@@ -549,7 +549,18 @@ ROWS = [b"w%d %d 0.25" % (i, i) for i in range(30)]
         ("v.bin", binary([b"a", b"b", b"c"], 2), "there are more vectors"),
         ("v.bin", b"\n".join(ROWS), "is it text|if it is text, give it the ending .txt"),
         ("v.bin", b"30 2\n" + b"\n".join(ROWS) + b"\n", "cut short|more vectors|UTF-8|text"),
-        ("v.txt", b"a 1 2\nb 3 4 5\n", "line 2: expected a word and 2 numbers"),
+        ("v.txt", b"a 1 2\nb 3 4 5\n", "got 2 numbers on 1 lines, 3 numbers on 1 lines; if words end in numbers, say"),
+        ("v.txt", b"1 1 2\nb 3 4 5\nc 3 4 5\n", "line 1: expected a word and 3 numbers|if words end in numbers"),
+        ("v.txt", b"text\nof\nwords\n", "got 0 numbers on 3 lines"),
+        ("v.txt", b"2 1\na 1 2\nb 3 4\n", "expected a word and 1 numbers, as its first line says, got 2 numbers"),
+        ("v.txt", b"2 0\na 1 2\nb 3 4\n", "expected a word and 0 numbers, as its first line says"),
+        ("v.txt", b"9" * 5000 + b" 2\na 1 2\n", "got a number of 5000 digits; correct it"),
+        ("v.bin", b"9" * 5000 + b" 2\na 1 2\n", "expected word2vec's binary format"),
+        ("v.txt", "a 1 2\nb 3 4\n".encode("utf-16"), "got UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("v.vec", gzip.compress("a 1 2\n".encode("utf-16")), "got UTF-16; convert it"),
+        ("v.txt", "a 1 2\nb 3 4\n".encode("utf-16-le"), "line 1: expected text in UTF-8, got a NUL byte"),
+        ("v.txt", b"a 1 2\nb\0c 3 4\n", "line 2: expected text in UTF-8, got a NUL byte"),
+        ("v.bin", binary([b"a", b"b\0c"]), "no word in the place of word 1"),
     ],
 )
 def test_e15_e16_e17_files_that_are_not_what_they_say_are_refused(
@@ -594,7 +605,8 @@ def test_e19_words_that_are_cut_inside_a_letter_are_replaced_or_left_out(tmp_pat
         for errors, words in (("replace", ["caf\ufffd", "b"]), ("skip", ["b"])):
             assert exported(tmp_path, name, data, f"errors={errors}", "overwrite=true") == 0
             assert embeddings.load(tmp_path / "v.tkc").index_to_key == words
-        capsys.readouterr()
+            said = "left out: 1 words that are not UTF-8, by errors=skip\n" if errors == "skip" else ""
+            assert capsys.readouterr().err == said
         assert exported(tmp_path, name, data, "overwrite=true") == 1
         assert "expected text in UTF-8" in capsys.readouterr().err
     assert exported(tmp_path, "v.txt", b"a 1 2\n", "errors=ignore", "overwrite=true") == 1
@@ -647,6 +659,26 @@ def test_f20_files_beside_a_pickle_are_no_pickles(
     keyed.save("large.kv", sep_limit=1)  # as gensim saves large ones: arrays beside it
     assert Path("large.kv.vectors.npy").is_file()
     assert read("large.kv").vectors.tolist() == [[1, 0], [0, 1]]
+
+def test_e18_words_may_end_in_numbers(tmp_path: Path) -> None:
+    ends = ["route 66", "area 51", "king", "1", "nan", "to infinity", "queen", "top 10 of 1999", "man", "woman"]
+    body = "".join(f"{word} {i} 0.5 {i}e-3\n" for i, word in enumerate(ends))
+    for name, text in (("glove.txt", body), ("headed.txt", f"{len(ends)} 3\n{body}")):
+        (tmp_path / name).write_text(text)
+        found = read(tmp_path / name)
+        assert found.words == ends and found.vectors[:, 0].tolist() == list(range(len(ends)))
+
+
+def test_e18_words_of_all_kinds_with_nul_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1: .*, got a word with a tab, a line end, NUL or the like"):
+        check(["a", "b\0"], torch.ones(2, 2))
+    (tmp_path / "t.txt").write_bytes("some words of a text".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="a NUL byte, as in UTF-16"):
+        list(corpus(tmp_path / "t.txt").sentences())
+    (tmp_path / "c.txt").write_bytes("a 3".encode("utf-16"))
+    with pytest.raises(ValueError, match="got UTF-16; convert it"):
+        read_counts(tmp_path / "c.txt")
+
 
 
 def test_f20_models_that_gensim_trained_are_read(tmp_path: Path) -> None:

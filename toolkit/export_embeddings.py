@@ -50,11 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = {key: value for key, value in values.items() if key not in OWN}
     exporting.goal_of(asked)
     if given:
-        print(
-            exporting.export_vectors(
-                output, sources.read(given, values.get("counts"), values.get("errors", "strict")), asked
-            )[1]
-        )
+        found = sources.read(given, values.get("counts"), values.get("errors", "strict"))
+        print(exporting.export_vectors(output, found, asked)[1])
+        if found.left_out:
+            print(f"left out: {found.left_out} words that are not UTF-8, by errors=skip", file=sys.stderr)
         return 0
     run = load(values["run"], "cpu")
     print(run.head.compress(run, None, output, asked))

@@ -111,6 +111,8 @@ def _lines(path: Path) -> Iterator[list[str]]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             while block := file.read(1 << 22):  # not line by line: text8 is one line of 100 MB
+                if "\0" in block:
+                    raise OSError("a NUL byte, as in UTF-16 and binary files")
                 *lines, left = (left + block).split("\n")
                 for line in lines:
                     yield from _cut(line.split())

@@ -85,7 +85,7 @@ def check(words: Sequence[str], vectors: Tensor) -> None:
     for row, word in enumerate(words):
         wrong = (
             "an empty word" if not word
-            else "a word with a tab, a line end or the like" if _breaks(word)
+            else "a word with a tab, a line end, NUL or the like" if _breaks(word)
             else "the word of an earlier row" if word in seen
             else "text that is not valid as UTF-8" if not _encodable(word)
             else ""
@@ -141,8 +141,8 @@ def vocabulary_size(words: Sequence[str]) -> int:
 
 
 def _breaks(word: str) -> bool:
-    """Whether a word has white space but the space itself, which no text file of vectors could hold."""
-    return word != word.strip() or any(letter.isspace() and letter != " " for letter in word)
+    """Whether a word has white space but the space itself, or NUL, which no text file of vectors could hold."""
+    return word != word.strip() or any((letter.isspace() and letter != " ") or letter == "\0" for letter in word)
 
 
 def _encodable(word: str) -> bool:

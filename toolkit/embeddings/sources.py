@@ -6,6 +6,8 @@ import gzip
 import pickle
 import struct
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -33,6 +35,9 @@ ERRORS = ("strict", "replace", "skip")
 CONTROL = bytes(range(32))
 PRINTABLE = bytes([9, 10, 13, *range(32, 127)])
 GZIP, BOM = b"\x1f\x8b", b"\xef\xbb\xbf"
+UTF16 = b"\xff\xfe", b"\xfe\xff"  # how such text begins
+LONGEST_SIZE = 18  # digits
+SAMPLE = 1000  # lines that tell how many numbers stand on each
 FASTTEXT = 793712314  # first four bytes of a fastText model
 
 
@@ -44,6 +49,7 @@ class Vectors(NamedTuple):
     sigma: Tensor | None  # float32 [words, d], posterior standard deviations
     counts: Tensor | None  # int64 [words], how often each occurs in the training text
     rule: str  # what sigma is made from
+    left_out: int = 0  # words that are not UTF-8
 
 
 def sigma_of(found: Vectors) -> Tensor:
@@ -71,12 +77,13 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
     if not path.is_file():
         raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is not there; check the name")
     suffix = path.suffix.lower()
+    left_out, known = 0, None
     if suffix in GENSIM or _is_fasttext(path):
         words, vectors, known = _gensim(path)
     elif suffix in BINARY:
-        (words, vectors), known = _binary(path, errors), None
+        words, vectors, left_out = _binary(path, errors)
     elif suffix in TEXT or (suffix == ".gz" and path.with_suffix("").suffix.lower() in TEXT):
-        (words, vectors), known = _text(path, errors), None
+        words, vectors, left_out = _text(path, errors)
     else:
         raise ValueError(f"expected a file ending in {', '.join(TEXT + BINARY + GENSIM)}, got {path}; rename it")
     if counts is not None:
@@ -88,7 +95,7 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
                 f"{missing[0]!r}; add them, or leave counts= out"
             )
         known = torch.tensor([table[word] for word in words])
-    return Vectors(words, torch.from_numpy(vectors), None, known, "counts" if known is not None else "ranks")
+    return Vectors(words, torch.from_numpy(vectors), None, known, "counts" if known is not None else "ranks", left_out)
 
 
 def save(keyed: Any, path: Path) -> None:
@@ -106,7 +113,7 @@ def read_counts(path: str | Path) -> dict[str, int]:
         if not line.strip():
             continue
         word, _, count = line.rstrip("\r").replace("\t", " ").rpartition(" ")
-        if not word or not count.isdecimal() or len(count) > 18 or word in table:
+        if not word or not count.isdecimal() or len(count) > LONGEST_SIZE or word in table:
             raise ValueError(f"{path}, line {number}: expected a new word and its count, got {line!r}; correct it")
         table[word] = int(count)
     return table
@@ -116,10 +123,23 @@ def _decoded(data: bytes, path: str | Path) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
+        _check_utf8(path, data)
         raise ValueError(
             f"{path}: expected text in UTF-8, got {error.object[error.start : error.end]!r} at byte {error.start}; "
             "convert the file"
         ) from error
+
+
+def _check_utf8(path: str | Path, data: bytes) -> None:
+    """Raise ValueError for what is surely no text in UTF-8."""
+    if data.startswith(UTF16):
+        raise ValueError(f"{path}: expected text in UTF-8, got UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
+    if (at := data.find(b"\0")) >= 0:
+        line = data.count(b"\n", 0, at) + 1
+        raise ValueError(
+            f"{path}, line {line}: expected text in UTF-8, got a NUL byte, as in UTF-16 and binary files; convert it, "
+            "or remove the byte"
+        )
 
 
 def _word(data: bytes, where: str, errors: str) -> str | None:
@@ -132,44 +152,48 @@ def _word(data: bytes, where: str, errors: str) -> str | None:
         return None
 
 
-def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
+def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any], int]:
     """word2vec's text format, and GloVe's, which has no first line with sizes; a word may have spaces (GloVe 840B)."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
-            lines = file.read().removeprefix(BOM).split(b"\n")
+            data = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: expected text, or text that gzip compressed, got another file ({error})") from error
+    _check_utf8(path, data)
+    lines = data.removeprefix(BOM).split(b"\n")
     whole = not lines[-1].strip()  # else the last line, and perhaps its last number, was cut
     lines = [line.rstrip(b"\r \t").replace(b"\t", b" ") for line in lines]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
         raise ValueError(f"{path}: expected vectors, got an empty file")
-    sizes = lines[0].rstrip(b" ").split(b" ")
+    sizes = lines[0].split(b" ")
     headed = len(sizes) == 2 and all(size.isdigit() for size in sizes)
-    # Without a first line that says it, the shortest of some lines has a word without spaces.
-    d = int(sizes[1]) if headed else min(line.count(b" ") for line in lines[:1000])
+    if headed and max(map(len, sizes)) > LONGEST_SIZE:
+        raise ValueError(
+            f"{path}: expected how many words and how many numbers each in the first line, got a number of "
+            f"{max(map(len, sizes))} digits; correct it"
+        )
     if headed and int(sizes[0]) != len(lines) - 1:
         raise ValueError(
             f"{path}: expected {int(sizes[0])} vectors, as its first line says, got {len(lines) - 1}; the file is cut "
             "short, or of two files: get it again, or correct the first line"
         )
+    lines = lines[headed:]
+    d = _dimension(path, lines, int(sizes[1]) if headed else None)
     words, rows = list[str](), list[np.ndarray[Any, Any]]()
-    for number, line in enumerate(lines[headed:], 1 + headed):
+    for number, line in enumerate(lines, 1 + headed):
         fields = line.split(b" ")
         try:
-            if len(fields) <= d or not d:
-                raise ValueError
-            # Spaces are a word's where what they part is none of the numbers.
-            if len(fields) > d + 1 and all(map(_is_number, fields[1:])):
+            if len(fields) <= d:
                 raise ValueError
             row = np.array(fields[-d:], np.float32)
         except ValueError:
             raise ValueError(
                 f"{path}, line {number}: expected a word and {d} numbers with a space between them, got "
-                f"{len(fields)} fields that begin {b' '.join(fields[:3])[:60]!r}"
+                f"{len(fields)} fields that begin {b' '.join(fields[:3])[:60]!r}{_first_line(lines) * (not headed)}"
             ) from None
         word = _word(b" ".join(fields[:-d]), f"{path}, line {number}", errors)
         if word is not None:
@@ -182,7 +206,39 @@ def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
         )
     if not rows:
         raise ValueError(f"{path}: expected vectors, got none whose word is UTF-8")
-    return words, np.stack(rows)
+    return words, np.stack(rows), len(lines) - len(rows)
+
+
+def _dimension(path: Path, lines: Sequence[bytes], declared: int | None) -> int:
+    """How many numbers end each line: what the first line of the file declares, or what most lines have.
+
+    Words end in numbers too ("route 66"), so that a line may have more.
+    """
+    found = Counter(map(_numbers, lines[:SAMPLE]))
+    if declared is None:
+        [(d, times), *_] = found.most_common(1)
+        if not d or 2 * times <= found.total():
+            shown = ", ".join(f"{n} numbers on {times} lines" for n, times in found.most_common(3))
+            raise ValueError(
+                f"{path}: expected a word and as many numbers on each line, got {shown}{_first_line(lines)}"
+            )
+        return d
+    if not declared or (found and min(found) > declared):
+        raise ValueError(
+            f"{path}: expected a word and {declared} numbers, as its first line says, got {min(found, default=0)} "
+            "numbers or more on each line; correct the first line"
+        )
+    return declared
+
+
+def _first_line(lines: Sequence[bytes]) -> str:
+    return f"; if words end in numbers, say how many words and how many numbers each by a first line: {len(lines)} 300"
+
+
+def _numbers(line: bytes) -> int:
+    """How many fields of a line, from its end and without its first, are numbers."""
+    fields = line.split(b" ")
+    return next((i for i, field in enumerate(reversed(fields[1:])) if not _is_number(field)), len(fields) - 1)
 
 
 def _is_number(field: bytes) -> bool:
@@ -193,7 +249,7 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _binary(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
+def _binary(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any], int]:
     """word2vec's binary format: "words d", then each word, a space, and d float32; line ends are allowed between."""
     with path.open("rb") as file:
         sizes = file.readline(64).split()
@@ -230,7 +286,7 @@ def _binary(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any]]:
             )
     words = [_word(name, f"{path}, word {number}", errors) for number, name in enumerate(names)]
     kept = [number for number, word in enumerate(words) if word is not None]
-    return [word for word in words if word is not None], vectors[kept]
+    return [word for word in words if word is not None], vectors[kept], count - len(kept)
 
 
 def _until_space(file: BinaryIO) -> bytes:
