@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,63 @@ def described(path: Path) -> dict[str, Any]:
         }
 
 
+def chunks_of(path: Path) -> dict[bytes, bytes]:
+    data, at, found = path.read_bytes(), 8, dict[bytes, bytes]()
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        found[data[at + 4 : at + 8]] = data[at + 8 : at + 8 + size]
+        assert zlib.crc32(data[at + 4 : at + 8 + size]) == int.from_bytes(data[at + 8 + size : at + 12 + size], "big")
+        at += 12 + size
+    return found
+
+
+def with_chunk(path: Path, name: bytes, body: bytes) -> None:
+    data = path.read_bytes()
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    path.write_bytes(data[:33] + chunk + data[33:])
+
+
+def test_d12_the_shape_of_pixels_and_code_points_of_colour_are_kept(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    cases = {
+        "ratio": (b"pHYs", struct.pack(">IIB", 10, 11, 0)), "dense": (b"pHYs", struct.pack(">IIB", 11811, 5906, 1)),
+        "hdr": (b"cICP", bytes([9, 16, 0, 1])),
+    }  # fmt: skip
+    for name, chunk in cases.items():
+        with_chunk(picture(tmp_path / f"in/{name}.png"), *chunk)
+    picture(tmp_path / "in/a.jpg", 16, 16)
+    data = bytearray((tmp_path / "in/a.jpg").read_bytes())
+    data[13:18] = struct.pack(">BHH", 0, 4, 3)  # JFIF: no unit, and so a ratio
+    (tmp_path / "in/a.jpg").write_bytes(data)
+    picture(tmp_path / "in/t.tif", tiffinfo={282: 2.5, 283: 1.0, 296: 1})
+    for keep in ("all", "color"):
+        assert pack(run, tmp_path / "in", tmp_path / f"{keep}.tkc", f"metadata={keep}") == 0
+        assert "metadata" not in capsys.readouterr().err
+        assert unpack(run, tmp_path / f"{keep}.tkc", tmp_path / keep) == 0
+        for name, (key, body) in cases.items():
+            if keep == "all" or name != "dense":
+                assert chunks_of(tmp_path / keep / f"{name}.png")[key] == body
+        for name, ratio in (("a", (4, 3)), ("t", (2500, 1000))):
+            assert chunks_of(tmp_path / keep / f"{name}.png")[b"pHYs"] == struct.pack(">IIB", *ratio, 0)
+        assert np.array_equal(read_image(tmp_path / keep / "hdr.png"), read_image(tmp_path / "in/hdr.png"))
+
+
+def test_d12_chunks_and_segments_of_which_nothing_is_kept_are_named(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name, chunk, body in (
+        ("time", b"tIME", bytes(7)), ("unit", b"pHYs", struct.pack(">IIB", 1, 2, 9)), ("short", b"cICP", b"\1"),
+        ("private", b"prIv", b"mine"),
+    ):  # fmt: skip
+        with_chunk(picture(tmp_path / f"in/{name}.png"), chunk, body)
+    picture(tmp_path / "in/a.jpg", 16, 16)
+    data = (tmp_path / "in/a.jpg").read_bytes()
+    (tmp_path / "in/a.jpg").write_bytes(data[:2] + b"\xff\xed\0\x0fPhotoshop 3.0" + data[2:])
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    said = capsys.readouterr().err
+    for name, what in (
+        ("time.png", "tIME"), ("unit.png", "pHYs"), ("short.png", "cicp"), ("private.png", "prIv"), ("a.jpg", "APP13")
+    ):  # fmt: skip
+        assert f"{name}: metadata that cannot be kept: {what}\n" in said
+
+
 @pytest.mark.parametrize("keep", ["all", "color", "none"])
 def test_d12_orientation_colour_and_text_are_kept(keep: str, run: Path, tmp_path: Path) -> None:
     chunks = PngImagePlugin.PngInfo()
@@ -473,6 +531,7 @@ def test_d12_metadata_that_nobody_wrote_are_left_out_and_pixels_come_back(
     hostile: list[Any] = [
         [], 3, [{"icc": "?"}], [{"run": "rm"}], [{"gamma": -1}], [{"text": {"a": 1}}], [{"exif": 7}], [7],
         [{"gamma": 1e6}], [{"chromaticity": [1e6] * 8}], [{"srgb": 1.0}], [{"text": []}], [{"text": {"k": "\ud800"}}],
+        [{"aspect": [0, 1]}], [{"aspect": [1 << 31, 1]}], [{"cicp": [1, 2, 3]}], [{"cicp": [256] * 4}],
         [{"xmp": ""}], [{"dpi": [1 << 20, 1]}], [{"text": {"a\0b": "c"}}],
     ]  # fmt: skip
     for i, wrong in enumerate(hostile):
@@ -600,6 +659,26 @@ def test_e18_words_may_have_spaces(tmp_path: Path, capsys: Capture) -> None:
     assert KeyedVectors.load(str(tmp_path / "v.kv")).index_to_key == words
 
 
+def test_e18_words_may_end_in_numbers(tmp_path: Path) -> None:
+    ends = ["route 66", "area 51", "king", "1", "nan", "to infinity", "queen", "top 10 of 1999", "man", "woman"]
+    body = "".join(f"{word} {i} 0.5 {i}e-3\n" for i, word in enumerate(ends))
+    for name, text in (("glove.txt", body), ("headed.txt", f"{len(ends)} 3\n{body}")):
+        (tmp_path / name).write_text(text)
+        found = read(tmp_path / name)
+        assert found.words == ends and found.vectors[:, 0].tolist() == list(range(len(ends)))
+
+
+def test_e18_words_of_all_kinds_with_nul_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1: .*, got a word with a tab, a line end, NUL or the like"):
+        check(["a", "b\0"], torch.ones(2, 2))
+    (tmp_path / "t.txt").write_bytes("some words of a text".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="a NUL byte, as in UTF-16"):
+        list(corpus(tmp_path / "t.txt").sentences())
+    (tmp_path / "c.txt").write_bytes("a 3".encode("utf-16"))
+    with pytest.raises(ValueError, match="got UTF-16; convert it"):
+        read_counts(tmp_path / "c.txt")
+
+
 def test_e19_words_that_are_cut_inside_a_letter_are_replaced_or_left_out(tmp_path: Path, capsys: Capture) -> None:
     for name, data in (("v.txt", b"caf\xc3 1 2\nb 3 4\n"), ("v.bin", binary([b"caf\xc3", b"b"]))):
         for errors, words in (("replace", ["caf\ufffd", "b"]), ("skip", ["b"])):
@@ -659,26 +738,6 @@ def test_f20_files_beside_a_pickle_are_no_pickles(
     keyed.save("large.kv", sep_limit=1)  # as gensim saves large ones: arrays beside it
     assert Path("large.kv.vectors.npy").is_file()
     assert read("large.kv").vectors.tolist() == [[1, 0], [0, 1]]
-
-def test_e18_words_may_end_in_numbers(tmp_path: Path) -> None:
-    ends = ["route 66", "area 51", "king", "1", "nan", "to infinity", "queen", "top 10 of 1999", "man", "woman"]
-    body = "".join(f"{word} {i} 0.5 {i}e-3\n" for i, word in enumerate(ends))
-    for name, text in (("glove.txt", body), ("headed.txt", f"{len(ends)} 3\n{body}")):
-        (tmp_path / name).write_text(text)
-        found = read(tmp_path / name)
-        assert found.words == ends and found.vectors[:, 0].tolist() == list(range(len(ends)))
-
-
-def test_e18_words_of_all_kinds_with_nul_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"row 1: .*, got a word with a tab, a line end, NUL or the like"):
-        check(["a", "b\0"], torch.ones(2, 2))
-    (tmp_path / "t.txt").write_bytes("some words of a text".encode("utf-16-le"))
-    with pytest.raises(ValueError, match="a NUL byte, as in UTF-16"):
-        list(corpus(tmp_path / "t.txt").sentences())
-    (tmp_path / "c.txt").write_bytes("a 3".encode("utf-16"))
-    with pytest.raises(ValueError, match="got UTF-16; convert it"):
-        read_counts(tmp_path / "c.txt")
-
 
 
 def test_f20_models_that_gensim_trained_are_read(tmp_path: Path) -> None:

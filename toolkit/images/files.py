@@ -134,6 +134,8 @@ def write_image(path: str | Path, image: np.ndarray, about: dict[str, Any] | Non
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     made = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
     made.save(path, "PNG", **metadata.options(about or {}))
+    if about and "aspect" in about:
+        Path(path).write_bytes(metadata.with_aspect(Path(path).read_bytes(), about))
 
 
 def check_name(name: str, windows: bool = os.name == "nt") -> str:
