@@ -838,6 +838,31 @@ def test_g23_a_name_that_could_not_be_restored_is_refused_at_once(run: Path, tmp
 def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(
     run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
+@pytest.mark.parametrize("name", ["con.png", "Aux .b.png", "conin$.png", "com¹.png"])
+def test_g23_a_picture_that_windows_takes_for_a_device_is_refused_or_left_out(
+    name: str, run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for each in (name, "console.png"):
+        picture(tmp_path / "in" / each)
+    refused(lambda: pack(run, tmp_path / "in", tmp_path / "x.tkc"), tmp_path, "a device on Windows; do: rename", capsys)
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc", "on_bad=skip") == 0
+    assert f"{name}: cannot be coded: expected a relative path" in capsys.readouterr().err
+    assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
+    assert files_of(tmp_path / "out") == {"console.png"}
+
+
+def test_g23_a_link_to_nothing_and_a_folder_are_told_apart(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "x.tkc").symlink_to(tmp_path / "nowhere/y.tkc")
+    message = f"got a link to {tmp_path / 'nowhere/y.tkc'}, which is not there; remove the link"
+    file = picture(tmp_path / "a.png")
+    refused(lambda: pack(run, file, tmp_path / "x.tkc"), tmp_path, message, capsys)
+    (tmp_path / "v.txt").mkdir()
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, what in (("v.txt", "a folder"), ("pipe.txt", "no regular file"), ("w.txt", "not there")):
+        command = [f"input={tmp_path / name}", f"output={tmp_path / 'v.tkc'}", "lambda=1"]
+        refused(lambda: export_embeddings.main(command), tmp_path, f"{name}, which is {what}; check", capsys)  # noqa: B023
+
+
     for name in ("a.jpg", "a.png", "b.bmp"):
         picture(tmp_path / "in" / name, 16, 16)
     assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0

@@ -143,11 +143,16 @@ def check_new(
     target = Path(path)
     if suffixes and target.suffix.lower() not in suffixes:
         raise ValueError(f"expected output= to end in {' or '.join(suffixes)}, got {path}; give another name")
-    if not Path(os.path.realpath(target)).parent.is_dir():
+    real = Path(os.path.realpath(target))
+    if target.is_symlink() and not target.exists():
+        raise ValueError(
+            f"{path}: expected a file or a new name, got a link to {real}, which is not there; remove the link, or "
+            "give another name"
+        )
+    if not real.parent.is_dir():
         raise FileNotFoundError(
             f"{path}: expected output= in an existing folder, got {target.parent}; make the folder first"
         )
-    real = Path(os.path.realpath(target))
     if target.is_symlink() and suffixes and real.suffix.lower() not in suffixes:
         raise ValueError(f"expected output= to be no link to another kind of file, got {path}, a link to {real}")
     for other in inputs:

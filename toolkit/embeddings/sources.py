@@ -75,7 +75,8 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
         raise ValueError(f"expected errors= to be one of {', '.join(ERRORS)}, got {errors!r}")
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is not there; check the name")
+        what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "not there"
+        raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is {what}; check the name")
     suffix = path.suffix.lower()
     left_out, known = 0, None
     if suffix in GENSIM or _is_fasttext(path):

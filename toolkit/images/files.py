@@ -23,7 +23,9 @@ CHANNELS = {"L": 1, "RGB": 3}
 GREY = 128  # of what is lost in a picture
 MOST_PARTS = 200  # folders of a name
 MOST_NAME = 255  # bytes that a file system takes
-DEVICE = re.compile(r"(CON|PRN|AUX|NUL|(COM|LPT)[0-9])(\..*)?", re.IGNORECASE)  # not a file on Windows, in any folder
+DEVICE = re.compile(  # not a file on Windows, in any folder
+    r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL
+)
 
 
 Earlier = Callable[[int], Tensor | None]  # number of a picture -> uint8 [c, h, w], if an earlier run has written it
@@ -145,12 +147,14 @@ def check_name(name: str, windows: bool = os.name == "nt") -> str:
     "..", drive letters, backslashes, empty or "." parts, NUL, names of devices, folders deeper than MOST_PARTS.
     """
     parts = name.split("/")
-    unsafe = any(part in ("", ".", "..") or DEVICE.fullmatch(part) for part in parts) or len(parts) > MOST_PARTS
+    device = any(DEVICE.fullmatch(part) for part in parts)
+    unsafe = device or any(part in ("", ".", "..") for part in parts) or len(parts) > MOST_PARTS
     unsafe = unsafe or bool(re.search(r"[\\\0]", name) or re.match(r"[A-Za-z]:", name) or not _storable(name))
     if unsafe or (windows and any(re.search(r'[<>:"|?*\x01-\x1f]|[. ]$', part) for part in parts)):
         raise ValueError(
-            f"expected a relative path like folder/picture.png, got the unsafe name {name[:200]!r}; "
-            "do: rename the file before compressing it; if you did not make this .tkc file, do not trust it"
+            f"expected a relative path like folder/picture.png, got the unsafe name {name[:200]!r}"
+            f"{', which is a device on Windows' * device}; do: rename the file before compressing it; if you did not "
+            "make this .tkc file, do not trust it"
         )
     return name
 
