@@ -19,8 +19,8 @@ TABLE: dict[str, set[str]] = {
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
     "toolkit.images": {"chunks", "coding", "container", "model"},
-    "toolkit.embeddings": {"coding", "container"},
-    "toolkit.data": {"container", "images"},
+    "toolkit.embeddings": {"coding", "container", "model"},
+    "toolkit.data": {"container", "images", "model"},
     "toolkit.training": {"chunks", "container", "model"},
     "toolkit.runs": {"chunks", "container", "images", "model", "nets"},
     "toolkit.heads": {

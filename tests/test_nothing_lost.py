@@ -11,9 +11,11 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,9 @@ from PIL import Image, PngImagePlugin
 from recipes.bitswap import BitSwap
 from tests.archives import files_of, noise, pack, refused, rewritten, unpack
 from tests.tiny import configure, run_folder
-from toolkit import compress, container, embeddings, export_embeddings
+from toolkit import compress, container, decompress, embeddings, export_embeddings, inspect
 from toolkit.container import atomic_path
+from toolkit.data import images
 from toolkit.data.text import corpus
 from toolkit.embeddings.exporting import check, goal_of
 from toolkit.embeddings.sources import read, read_counts
@@ -835,9 +838,6 @@ def test_g23_a_name_that_could_not_be_restored_is_refused_at_once(run: Path, tmp
     )
 
 
-def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(
-    run: Path, tmp_path: Path, capsys: Capture
-) -> None:
 @pytest.mark.parametrize("name", ["con.png", "Aux .b.png", "conin$.png", "com¹.png"])
 def test_g23_a_picture_that_windows_takes_for_a_device_is_refused_or_left_out(
     name: str, run: Path, tmp_path: Path, capsys: Capture
@@ -863,6 +863,9 @@ def test_g23_a_link_to_nothing_and_a_folder_are_told_apart(run: Path, tmp_path: 
         refused(lambda: export_embeddings.main(command), tmp_path, f"{name}, which is {what}; check", capsys)  # noqa: B023
 
 
+def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
     for name in ("a.jpg", "a.png", "b.bmp"):
         picture(tmp_path / "in" / name, 16, 16)
     assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
@@ -930,6 +933,74 @@ def test_h28_a_compiler_that_cannot_work_is_one_line(tmp_path: Path) -> None:
         raise BackendCompilerFailed("read-only file system")
     with pytest.raises(RuntimeError, match="other"), explained():
         raise RuntimeError("other")
+
+
+def piped(
+    main: Any, data: bytes, monkeypatch: pytest.MonkeyPatch, capsys: Capture, *arguments: str
+) -> tuple[int, bytes, str]:
+    """A command's status, and what it wrote to standard output and said, given data on standard input."""
+    out = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        patch.setattr(sys, "__stdout__", SimpleNamespace(buffer=out))
+        capsys.readouterr()
+        status = main(list(arguments))
+    said = "".join(capsys.readouterr())
+    assert tempfile.gettempdir() not in said and "allow_pickle" not in said, said
+    return status, out.getvalue(), said
+
+
+def test_h30_messages_name_standard_input_and_output(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = []
+    for values in (noise(3, 8, 8), np.array([{}], object)):
+        buffer = io.BytesIO()
+        np.save(buffer, values, allow_pickle=True)
+        given.append(buffer.getvalue())
+    here = f"run={os.path.relpath(run)}"
+    status, packed, said = piped(compress.main, given[0], monkeypatch, capsys, here, "input=-", "output=-")
+    assert status == 0 and "3 pictures, 192 values -> standard output: " in said
+    for junk in (given[1], b"junk", b""):
+        status, _, said = piped(compress.main, junk, monkeypatch, capsys, here, "input=-", "output=x.tkc")
+        assert status == 1 and said.startswith("error: standard input: expected a .npy file")
+    status, out, said = piped(decompress.main, packed, monkeypatch, capsys, here, "input=-", "output=-")
+    assert status == 0 and out == given[0] and said.endswith("3 pictures restored to standard output\n")
+    status, _, said = piped(decompress.main, packed[:-9], monkeypatch, capsys, here, "input=-", "output=-")
+    assert status == 1 and said.startswith("error: standard input: expected ")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full_disk)
+        status, out, said = piped(decompress.main, packed, patch, capsys, here, "input=-", "output=-")
+    assert status == 1 and out == b"" and said.endswith("error: No space left on device\n")
+    for data, status in ((packed, 0), (packed[:-9], 1)):
+        for flag in ("json=false", "json=true"):
+            found, _, said = piped(inspect.main, data, monkeypatch, capsys, "input=-", flag)
+            assert found == status and "standard input" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["input", "output", "counts"])
+def test_h30_vectors_do_not_go_through_pipes(key: str, tmp_path: Path, capsys: Capture) -> None:
+    given = {"input": str(tmp_path / "v.txt"), "output": str(tmp_path / "v.tkc"), "lambda": "1", key: "-"}
+    command = [f"{name}={value}" for name, value in given.items()]
+    message = f"expected {key}= to name a file, got -: standard input and output have no ending"
+    refused(lambda: export_embeddings.main(command), tmp_path, message, capsys)
+
+
+def test_f22_numpy_does_not_say_how_to_run_pickles(tmp_path: Path, capsys: Capture) -> None:
+    for values in (pickle.dumps([1]), b""):
+        (tmp_path / "x.npy").write_bytes(values)
+        with pytest.raises(ValueError, match=r"x.npy: expected a .npy file of a uint8 array") as error:
+            images.array(tmp_path / "x.npy")
+        assert "pickle" not in str(error.value)
+    keyed = KeyedVectors(2)
+    keyed.add_vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    keyed.save(str(tmp_path / "v.kv"), sep_limit=1)
+    (tmp_path / "v.kv.vectors.npy").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ValueError, match="expected vectors that gensim saved") as error:
+        read(tmp_path / "v.kv")
+    assert "pickle" not in str(error.value)
 
 
 def test_h30_arrays_and_files_go_through_pipes(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import difflib
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -124,28 +125,41 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
 
 @contextlib.contextmanager
-def streams(values: dict[str, str], suffix: str) -> Iterator[dict[str, str]]:
+def streams(values: dict[str, str], suffix: str) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:
     """Arguments in which "-", standard input or output, is a file: of what was read, and to be written out at the end.
 
     suffix: of an input "-". An output "-" is a name in a new folder, without suffix; what the command prints goes to
-    standard error then.
+    standard error then. Also yields what makes text that names these files say what they stand for; errors do.
     """
     with contextlib.ExitStack() as stack:
-        values = dict(values)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if "-" in values.values() else Path()
-        if values.get("input") == "-":
+        values, names = dict(values), {"input": "standard input", "output": "standard output"}
+        names = {key: name for key, name in names.items() if values.get(key) == "-"}
+        folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory()))) if names else Path()
+
+        def shown(text: str) -> str:
+            for key, name in names.items():
+                text = re.sub(rf"{re.escape(str(folder / key))}(\.\w+)*", name, text)
+            return text
+
+        if "input" in names:
             values["input"] = str(folder / f"input{suffix}")
             with open(values["input"], "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        piped = values.get("output") == "-"
-        if piped:
+        if "output" in names:
             values["output"] = str(folder / "output")
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        yield values
-        if piped:
+        try:
+            yield values, shown
+        except (ValueError, OSError) as error:
+            if not names or isinstance(error, BrokenPipeError):
+                raise
+            # Of an error on a full disk, just the system's: what it says to have kept is gone.
+            full = "output" in names and isinstance(error, OSError) and isinstance(error.__cause__, OSError)
+            raise ValueError(shown(said(error.__cause__ if full and error.__cause__ else error))) from error
+        if "output" in names:
             for made in folder.glob("output*"):
-                with open(made, "rb") as file:
-                    shutil.copyfileobj(file, sys.__stdout__.buffer)  # type: ignore[union-attr]
+                with open(made, "rb") as result:
+                    shutil.copyfileobj(result, sys.__stdout__.buffer)  # type: ignore[union-attr]
             sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
 
 

@@ -37,7 +37,7 @@ OWN = {"run", "input", "output", "on_bad", "metadata", "overwrite", "device"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    with cli.streams(values, ".npy") as found:
+    with cli.streams(values, ".npy") as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
         # Before the model is loaded, so that a mistake is told at once.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = run.head.compress(run, pictures, output, asked)
         for file, why in pictures.left_out:
             print(f"left out: {file}: {why}", file=sys.stderr)
-        print(text)
+        print(shown(text))
     return 0
 
 

@@ -1,7 +1,7 @@
 """python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER: every pixel back."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from toolkit import cli
 from toolkit.container import Reader
@@ -27,11 +27,11 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
-    with cli.streams(values, ".tkc") as found:
-        return _decompress(found, values["output"] == "-")
+    with cli.streams(values, ".tkc") as (found, shown):
+        return _decompress(found, values["output"] == "-", shown)
 
 
-def _decompress(values: dict[str, str], piped: bool) -> int:
+def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]) -> int:
     on_damage, overwrite = values.get("on_damage", "error"), cli.boolean(values, "overwrite")
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
         run = load(values["run"], values.get("device", "auto"), reader.header.get("exact") is True)
@@ -45,9 +45,9 @@ def _decompress(values: dict[str, str], piped: bool) -> int:
         ("note", report.notes),
     ):
         for line in lines:
-            print(f"{title}: {line}", file=sys.stderr)
+            print(shown(f"{title}: {line}"), file=sys.stderr)
     left = f"; {len(report.lost)} lost, {len(report.partly)} in part" if report.damage else ""
-    print(f"{report.restored} picture{'s' * (report.restored != 1)} restored to {output}{left}")
+    print(shown(f"{report.restored} picture{'s' * (report.restored != 1)} restored to {output}{left}"))
     return 2 if report.damage else 0
 
 

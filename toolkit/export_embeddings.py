@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key in ("counts", "errors"):
         if "run" in values and key in values:
             raise ValueError(f"expected {key}= with input= only, got it with run=, which knows its own; leave it out")
+    for key in ("input", "output", "counts"):
+        if values.get(key) == "-":
+            raise ValueError(
+                f"expected {key}= to name a file, got -: standard input and output have no ending that tells their "
+                "kind; give a file, or ./- for one of this name"
+            )
     overwrite = cli.boolean(values, "overwrite")
     if given.endswith(".tkc"):
         if more := sorted(values.keys() - {"input", "output", "overwrite"}):

@@ -11,7 +11,10 @@ from toolkit.container import Reader
 USAGE = """usage: python -m toolkit.inspect input=FILE [--json]
 
 Show the header, sizes and chunks of a .tkc file and check all its checksums; exit status 1 if one is wrong."""
-KNOWN = {"input": "the .tkc file", "json": "true: everything as one JSON object, with nothing shortened"}
+KNOWN = {
+    "input": "the .tkc file; - for standard input",
+    "json": "true: everything as one JSON object, with nothing shortened",
+}
 
 
 @cli.command
@@ -19,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 for a file that is damaged or cannot be read."""
     values = cli.arguments(argv, KNOWN, {"input"}, USAGE, flags=["json"])
     as_json = cli.boolean(values, "json")
-    with Reader(values["input"], salvage=True) as reader:
+    with cli.streams(values, ".tkc") as (found, named), Reader(found["input"], salvage=True) as reader:
         report = inventory(reader)
-    print(json.dumps(report) if as_json else shown(report))
+        print(named(json.dumps(report) if as_json else shown(report)))
     return 0 if report["damage"] is None and all(chunk["intact"] for chunk in report["chunks"]) else 1
 
 

@@ -41,8 +41,10 @@ else:
 
 
 def plain(error: Exception) -> str:
-    """What a library says in an error, on one line; without torch's advice to load files that may run programs."""
+    """What a library says in an error, on one line; without advice to load files that may run programs."""
     text = " ".join(str(error).split())
+    if "allow_pickle" in text:
+        return "it is no array of numbers"
     return "it holds more than tensors" if "weights_only" in text else text[:300]
 
 

@@ -14,6 +14,7 @@ from toolkit.data.splits import Splits, downsample, grid_crops, hold_out, random
 from toolkit.images.arrays import to_images
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
+from toolkit.model import plain
 
 
 def array(
@@ -41,7 +42,10 @@ def array(
 def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, h, w]
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a .npy file at {path}, found none; do: set data.splits.train to your file")
-    values = np.load(path, allow_pickle=False)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy and zipfile raise whatever they like for a broken file
+        raise ValueError(f"{path}: expected a .npy file of a uint8 array ({plain(error)}); save it again") from error
     if not isinstance(values, np.ndarray) or values.dtype != np.uint8:
         got = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         raise ValueError(f"{path}: expected a uint8 array, got {got}; do: save it with array.astype('uint8')")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.model import plain
+
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
 WRITTEN = (*BINARY, *TEXT, ".kv")
@@ -345,7 +347,7 @@ def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]
     except Exception as error:  # pickle, gensim and numpy raise whatever they like for a broken file
         raise ValueError(
             f"{path}: expected vectors that gensim saved, with the files beside it, got another or a broken file "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); save it again"
+            f"({type(error).__name__}: {plain(error)}); save it again"
         ) from error
     for word in words:
         if not isinstance(word, str):
