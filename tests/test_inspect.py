@@ -191,7 +191,7 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 0
         out = capsys.readouterr().out
         assert "python -m toolkit.inspect input=FILE [--json]" in out
-        assert "input  the .tkc file (required)" in out and "json   true: " in out
+        assert "input  the .tkc file; - for standard input (required)" in out and "json   true: " in out
 
 
 def test_json_must_be_true_or_false(tmp_path: Path) -> None:
