@@ -35,7 +35,7 @@ from toolkit.runs import (
     resumed,
     save_config,
     save_weights,
-)  # fmt: skip
+)
 from toolkit.training.evaluation import RoundTripError
 from toolkit.training.overrides import check_network, explained, going_on, quoted
 from toolkit.training.precision import chosen
