@@ -20,11 +20,13 @@ from toolkit.coding import binary
 ORDERS = 8  # contexts that remember colours
 STATES = 129  # of a remembered context: how long its colour held, and how that ended before; the last: not found
 FIRST = ORDERS + 5  # inputs of a decision among colours
-INPUTS = 16
+NEW = 13
+INPUTS = 20
 COLOURS = 12  # most that are tried
 PAD = 8  # pixels left and right of a row, and three rows above
 SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
 STEP = 50  # entries of a refinement
+BASE, EXTRA, RAMP = 10, 20, 512
 
 _ROLES = STATES * 8
 _SIX = ORDERS * _ROLES  # patterns of six neighbours
@@ -90,7 +92,9 @@ def _bit(coder, buffer, bit, decoding, n, index, x, counters, limit, weights, a,
     near = part >> 6
     fine[left + near] += (goal - fine[left + near]) >> 6
     fine[right + near] += (goal - fine[right + near]) >> 6
-    error = (goal - mixed) * 10
+    seen = weights[a + INPUTS - 1]
+    weights[a + INPUTS - 1] = min(seen + 1, RAMP)
+    error = (goal - mixed) * (BASE + EXTRA * (RAMP - np.int64(seen)) // RAMP)
     for j in range(n):
         change = (np.int64(x[j]) * error + (1 << 19)) >> 20
         weights[a + j] += change
@@ -126,8 +130,21 @@ def _near(difference):
 
 
 @binary.inline
-def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, index, x, counters, mask, weights, fine, tables):
-    """Code a colour by the errors of its channels, the second (green) first."""
+def _median(w, n, nw):
+    return min(max(w + n - nw, min(w, n)), max(w, n))
+
+
+@binary.inline
+def _far(difference):
+    """-26 to 26 from a difference, as 0 to 52."""
+    size = abs(difference)
+    size = size if size < 12 else 12 + ((size - 12) >> 2) if size < 44 else 20 + ((size - 44) >> 5)
+    return 26 + size if difference > 0 else 26 - size
+
+
+@binary.inline
+def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refused, index, x, counters, mask, weights, fine, tables):
+    """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
     known = 0  # channels done
     e1 = e2 = 0
     for turn in range(c):
@@ -135,71 +152,59 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, index, x, coun
         if c > 2:
             channel = 1 if turn == 0 else 0 if turn == 1 else turn
         cw, cn, cnw, cne = _channel(w, channel), _channel(n, channel), _channel(nw, channel), _channel(ne, channel)
-        cww, cnn = _channel(ww, channel), _channel(nn, channel)
-        guess = min(max(cw + cn - cnw, min(cw, cn)), max(cw, cn))
-        guess = min(max(guess + (e1 if turn != 3 else 0), 0), 255)
+        cww, cnn, cnww, cnnw = _channel(ww, channel), _channel(nn, channel), _channel(nww, channel), _channel(nnw, channel)
+        plain = _median(cw, cn, cnw)
+        ew, en = cw - _median(cww, cnw, cnww), cn - _median(cnw, cnn, cnnw)
+        shift = e1 if turn != 3 else 0
+        guess = min(max(plain + shift, 0), 255)
+        plane = cw + cn - cnw + shift
+        side = ((cw + cne) >> 1) + shift
+        before = _channel(w, 2) if turn == 0 else _channel(w, 2) if turn == 1 else _channel(known, 1)
+        behind = _channel(w, 1) if turn == 0 else _channel(known, 1) if turn == 1 else _channel(known, 0)
         value = _channel(pixel, channel)
-        error = ((value - guess + 128) & 255) - 128
-        size = abs(error)
         busy = abs(cw - cnw) + abs(cn - cnw) + abs(cn - cne) + abs(cw - cww)
         quiet = (busy > 0) + (busy > 3) + (busy > 8) + (busy > 20) + (busy > 40) + (busy > 80) + (busy > 160)
-        base = np.uint64(turn * 256 + guess)
+        base = np.uint64(turn)
         h0 = _hash(base, known)
         h1 = _hash(h0, w)
-        h2 = _hash(h1, n)
-        h3 = _hash(_hash(_hash(base, cw), cn), 1 << 40)
-        h4 = _hash(_hash(np.uint64(turn), e1 + 512), e2 + 512 + (1 << 41))
-        h5 = _hash(np.uint64(turn * 16 + quiet), 1 << 42)
-        h6 = _hash(np.uint64(turn), (_near(cw - guess) * 9 + _near(cn - guess)) * 9 + _near(cne - guess) + (1 << 43))
-        h7 = _hash(_hash(np.uint64(turn * 16 + quiet), e1 + 512), 1 << 44)
-        path, node = 1, 0
-        stage, sign, exponent, left, found = 0, 0, 0, 0, 0
-        while stage < 4:
-            index[0] = np.int64(_hash(h0, path) & mask) + _HASHED
-            index[1] = np.int64(_hash(h1, path) & mask) + _HASHED
-            index[2] = np.int64(_hash(h2, path) & mask) + _HASHED
-            index[3] = np.int64(_hash(h3, path) & mask) + _HASHED
-            index[4] = np.int64(_hash(h4, path) & mask) + _HASHED
-            index[5] = np.int64(_hash(h5, path) & mask) + _HASHED
-            index[6] = np.int64(_hash(h6, path) & mask) + _HASHED
-            index[7] = np.int64(_hash(h7, path) & mask) + _HASHED
-            index[8] = _BIAS
-            bit = 0
-            if stage == 0:
-                bit, node = np.int64(size > 0), 0
-            elif stage == 1:
-                bit, node = np.int64(error < 0), 1
-            elif stage == 2:
-                bit, node = np.int64(size >> (exponent + 1) > 0), 2 + exponent
-            else:
-                bit, node = (size >> (left - 1)) & 1, 10 + left
+        h2 = _hash(h0, n + (1 << 40))
+        h3 = _hash(h1, n)
+        h4 = _hash(base, cw * 256 + cn + (1 << 41))
+        h5 = _hash(base, quiet + (1 << 42))
+        h6 = _hash(base, 1 << 43)
+        h7 = _hash(base, e1 + 512 + (1 << 44))
+        h8 = _hash(base, _near(ew) * 9 + _near(en) + (1 << 45))
+        h9 = _hash(base, 1 << 46)
+        h10 = _hash(base, 1 << 47)
+        h11 = _hash(h0, refused + (1 << 48))
+        h12 = _hash(base, 1 << 49)
+        prefix = 1
+        for k in range(8):
+            middle = (2 * prefix + 1) << (7 - k) & 255
+            fg = _far(guess - middle)
+            fw, fn = _far(cw - middle), _far(cn - middle)
+            index[0] = np.int64(_hash(h0, prefix) & mask) + _HASHED
+            index[1] = np.int64(_hash(h1, prefix) & mask) + _HASHED
+            index[2] = np.int64(_hash(h2, prefix) & mask) + _HASHED
+            index[3] = np.int64(_hash(h3, prefix) & mask) + _HASHED
+            index[4] = np.int64(_hash(h4, prefix) & mask) + _HASHED
+            index[5] = np.int64(_hash(h5, fg * 8 + k) & mask) + _HASHED
+            index[6] = np.int64(_hash(h6, (fw * 64 + fn) * 8 + k) & mask) + _HASHED
+            index[7] = np.int64(_hash(h7, fg * 8 + k) & mask) + _HASHED
+            index[8] = np.int64(_hash(h8, fg * 8 + k) & mask) + _HASHED
+            index[9] = np.int64(_hash(h9, (_far(plane - middle) * 64 + _far(side - middle)) * 8 + k) & mask) + _HASHED
+            index[10] = np.int64(_hash(h10, (_far(before - middle) * 64 + _far(behind - middle)) * 8 + k) & mask) + _HASHED
+            index[11] = np.int64(_hash(h11, prefix) & mask) + _HASHED
+            index[12] = np.int64(_hash(h12, ((_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 64 + _far(cne + shift - middle)) * 8 + k) & mask) + _HASHED
             bit = _bit(
-                coder, buffer, bit, decoding, 9, index, x, counters, 127, weights,
-                512 + turn * 32 + node, 640 + turn * 8 + quiet, fine,
-                1024 + turn * 32 + node, 1152 + turn * 8 + quiet, tables,
+                coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 127, weights,
+                512 + turn * 8 + k, 544 + turn * 8 + quiet, fine,
+                1024 + (turn * 8 + k) * 64 + fg, 3072 + turn * 8 + quiet, tables,
             )  # fmt: skip
-            path = 2 * path + bit
-            if stage == 0:
-                stage = 1 if bit else 4
-            elif stage == 1:
-                sign, stage = bit, 2
-            elif stage == 2:
-                if bit:
-                    exponent += 1
-                if not bit or exponent == 7:
-                    stage, left, found = 3, exponent, 1
-                    if left == 0:
-                        stage = 4
-            else:
-                found = 2 * found + bit
-                left -= 1
-                if left == 0:
-                    stage = 4
-        if decoding:
-            error = -found if sign else found
-            value = (guess + error) & 255
+            prefix = 2 * prefix + bit
+        value = prefix & 255
         known |= value << (8 * channel)
-        e2, e1 = e1, error
+        e2, e1 = e1, value - plain
     return known
 
 
@@ -416,6 +421,9 @@ def _run(
                     pne,
                     pww,
                     pnn,
+                    pnww,
+                    pnnw,
+                    colours[0],
                     index,
                     x,
                     counters,
@@ -485,9 +493,11 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
     hashed = min(max((count - 1).bit_length() + 3, 14), 20)
     matches = np.zeros(1 << min(max((count - 1).bit_length(), 8), 18), np.int32)
     counters = np.full(_HASHED + (1 << hashed), _EVEN, np.uint32)
-    weights = np.full(700 * INPUTS, 65536 // 5, np.int32)
+    weights = np.full((700, INPUTS), 65536 // 11, np.int32)
+    weights[:, -1] = 0
+    weights = weights.reshape(-1)
     squash, stretch, rates = _tables()
-    fine = np.tile(squash[np.minimum(np.arange(STEP) * 128, 2 * SPAN - 1)], 1400)
+    fine = np.tile(squash[np.minimum(np.arange(STEP) * 128, 2 * SPAN - 1)], 3200)
     scratch = (
         np.zeros(INPUTS, np.int64),
         np.zeros(INPUTS, np.int32),
