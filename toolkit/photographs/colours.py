@@ -146,6 +146,8 @@ def _far(difference):
 def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refused, index, x, counters, mask, weights, fine, tables):
     """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
     known = 0  # channels done
+    mask2 = mask & ~np.uint64(63)
+    mask = mask & ~np.uint64(15)
     e1 = e2 = 0
     for turn in range(c):
         channel = turn
@@ -178,30 +180,35 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
         h10 = _hash(base, 1 << 47)
         h11 = _hash(h0, refused + (1 << 48))
         h12 = _hash(base, 1 << 49)
-        prefix = 1
+        prefix, local = 1, 1
+        p0 = p1 = p2 = p3 = p4 = p11 = np.int64(0)
         for k in range(8):
+            if k % 4 == 0:
+                p0 = np.int64(_hash(h0, prefix) & mask) + _HASHED
+                p1 = np.int64(_hash(h1, prefix) & mask) + _HASHED
+                p2 = np.int64(_hash(h2, prefix) & mask) + _HASHED
+                p3 = np.int64(_hash(h3, prefix) & mask) + _HASHED
+                p4 = np.int64(_hash(h4, prefix) & mask) + _HASHED
+                p11 = np.int64(_hash(h11, prefix) & mask) + _HASHED
+                local = 1
             middle = (2 * prefix + 1) << (7 - k) & 255
-            fg = _far(guess - middle)
-            fw, fn = _far(cw - middle), _far(cn - middle)
-            index[0] = np.int64(_hash(h0, prefix) & mask) + _HASHED
-            index[1] = np.int64(_hash(h1, prefix) & mask) + _HASHED
-            index[2] = np.int64(_hash(h2, prefix) & mask) + _HASHED
-            index[3] = np.int64(_hash(h3, prefix) & mask) + _HASHED
-            index[4] = np.int64(_hash(h4, prefix) & mask) + _HASHED
-            index[5] = np.int64(_hash(h5, fg * 8 + k) & mask) + _HASHED
-            index[6] = np.int64(_hash(h6, (fw * 64 + fn) * 8 + k) & mask) + _HASHED
-            index[7] = np.int64(_hash(h7, fg * 8 + k) & mask) + _HASHED
-            index[8] = np.int64(_hash(h8, fg * 8 + k) & mask) + _HASHED
-            index[9] = np.int64(_hash(h9, (_far(plane - middle) * 64 + _far(side - middle)) * 8 + k) & mask) + _HASHED
-            index[10] = np.int64(_hash(h10, (_far(before - middle) * 64 + _far(behind - middle)) * 8 + k) & mask) + _HASHED
-            index[11] = np.int64(_hash(h11, prefix) & mask) + _HASHED
-            index[12] = np.int64(_hash(h12, ((_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 64 + _far(cne + shift - middle)) * 8 + k) & mask) + _HASHED
+            fg, fn = _far(guess - middle), _far(cn - middle)
+            index[0], index[1], index[2], index[3] = p0 + local, p1 + local, p2 + local, p3 + local
+            index[4], index[11] = p4 + local, p11 + local
+            index[5] = np.int64(_hash(h5, k) & mask2) + _HASHED + fg
+            index[6] = np.int64(_hash(h6, _far(cw - middle) * 8 + k) & mask2) + _HASHED + fn
+            index[7] = np.int64(_hash(h7, k) & mask2) + _HASHED + fg
+            index[8] = np.int64(_hash(h8, k) & mask2) + _HASHED + fg
+            index[9] = np.int64(_hash(h9, _far(plane - middle) * 8 + k) & mask2) + _HASHED + _far(side - middle)
+            index[10] = np.int64(_hash(h10, _far(before - middle) * 8 + k) & mask2) + _HASHED + _far(behind - middle)
+            index[12] = np.int64(_hash(h12, (_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 8 + k) & mask2) + _HASHED + _far(cne + shift - middle)
             bit = _bit(
                 coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 127, weights,
                 512 + turn * 8 + k, 544 + turn * 8 + quiet, fine,
                 1024 + (turn * 8 + k) * 64 + fg, 3072 + turn * 8 + quiet, tables,
             )  # fmt: skip
             prefix = 2 * prefix + bit
+            local = 2 * local + bit
         value = prefix & 255
         known |= value << (8 * channel)
         e2, e1 = e1, value - plain
