@@ -20,7 +20,7 @@ from toolkit.coding import binary
 ORDERS = 8  # contexts that remember colours
 STATES = 129  # of a remembered context: how long its colour held, and how that ended before; the last: not found
 FIRST = ORDERS + 5  # inputs of a decision among colours
-NEW = 13
+NEW = 15
 INPUTS = 20
 COLOURS = 12  # most that are tried
 PAD = 8  # pixels left and right of a row, and three rows above
@@ -143,7 +143,7 @@ def _far(difference):
 
 
 @binary.inline
-def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refused, index, x, counters, mask, weights, fine, tables):
+def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refused, index, x, counters, mask, weights, fine, taps, tables):
     """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
     known = 0  # channels done
     mask2 = mask & ~np.uint64(63)
@@ -180,6 +180,23 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
         h10 = _hash(base, 1 << 47)
         h11 = _hash(h0, refused + (1 << 48))
         h12 = _hash(base, 1 << 49)
+        t = turn * 32
+        taps[t], taps[t + 1], taps[t + 2], taps[t + 3] = cn - cw, cnw - cw, cne - cw, cww - cw
+        taps[t + 4], taps[t + 5], taps[t + 6], taps[t + 7] = cnn - cw, cnww - cw, cnnw - cw, 0
+        m = 7
+        for j in range(min(turn, 2)):
+            other = 1 if j == 0 else 0
+            kw = _channel(w, other)
+            taps[t + m], taps[t + m + 1] = _channel(known, other) - kw, _channel(n, other) - kw
+            taps[t + m + 2], taps[t + m + 3] = _channel(nw, other) - kw, _channel(ne, other) - kw
+            m += 4
+        total, energy = np.int64(0), np.int64(64)
+        for j in range(m):
+            total += taps[t + j] * taps[t + 16 + j]
+            energy += taps[t + j] * taps[t + j]
+        learned = min(max(cw + (total >> 16), 0), 255)
+        h13 = _hash(base, quiet + (1 << 50))
+        h14 = _hash(base, 1 << 51)
         prefix, local = 1, 1
         p0 = p1 = p2 = p3 = p4 = p11 = np.int64(0)
         for k in range(8):
@@ -201,9 +218,12 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
             index[8] = np.int64(_hash(h8, k) & mask2) + _HASHED + fg
             index[9] = np.int64(_hash(h9, _far(plane - middle) * 8 + k) & mask2) + _HASHED + _far(side - middle)
             index[10] = np.int64(_hash(h10, _far(before - middle) * 8 + k) & mask2) + _HASHED + _far(behind - middle)
+            fl = _far(learned - middle)
+            index[13] = np.int64(_hash(h13, k) & mask2) + _HASHED + fl
+            index[14] = np.int64(_hash(h14, fg * 8 + k) & mask2) + _HASHED + fl
             index[12] = np.int64(_hash(h12, (_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 8 + k) & mask2) + _HASHED + _far(cne + shift - middle)
             bit = _bit(
-                coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 127, weights,
+                coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 80, weights,
                 512 + turn * 8 + k, 544 + turn * 8 + quiet, fine,
                 1024 + (turn * 8 + k) * 64 + fg, 3072 + turn * 8 + quiet, tables,
             )  # fmt: skip
@@ -212,6 +232,9 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
         value = prefix & 255
         known |= value << (8 * channel)
         e2, e1 = e1, value - plain
+        miss = ((value - cw << 16) - total) // (energy << 7)
+        for j in range(m):
+            taps[t + 16 + j] = min(max(taps[t + 16 + j] + miss * taps[t + j], -(1 << 20)), 1 << 20)
     return known
 
 
@@ -220,7 +243,7 @@ def _run(
     coder, buffer, pixels, h, w, c, decoding, slots, bits, counters, mask, matches, weights, fine, scratch, tables
 ):
     """Code all pixels, or decode them; the number of bytes."""
-    index, x, place, state, roles, colours, scores = scratch
+    index, x, place, state, roles, colours, scores, taps = scratch
     binary.start(coder, buffer, decoding)
     stride = w + 2 * PAD
     shift = np.uint64(64 - bits)
@@ -406,7 +429,7 @@ def _run(
                 index[12] = _BIAS + 2 + min(tried, 7)
                 rank = min(tried, 3)
                 yes = _bit(
-                    coder, buffer, np.int64(colour == actual), decoding, FIRST, index, x, counters, 255, weights,
+                    coder, buffer, np.int64(colour == actual), decoding, FIRST, index, x, counters, 500, weights,
                     rank * 16 + agree, 64 + rank * 16 + same, fine,
                     rank * 256 + state[3], rank * 16 + same + 1300, tables,
                 )  # fmt: skip
@@ -437,6 +460,7 @@ def _run(
                     mask,
                     weights,
                     fine,
+                    taps,
                     tables,
                 )
             pixels[i] = actual
@@ -513,6 +537,7 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
         np.zeros(ORDERS * COLOURS, np.int64),
         np.zeros(COLOURS, np.int64),
         np.zeros(COLOURS, np.int64),
+        np.zeros(128, np.int64),
     )
     coder = np.zeros(binary.SIZE, np.int64)
     slots = np.zeros(4 << bits, np.uint32)
