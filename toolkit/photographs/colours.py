@@ -20,7 +20,7 @@ from toolkit.coding import binary
 ORDERS = 8  # contexts that remember colours
 STATES = 129  # of a remembered context: how long its colour held, and how that ended before; the last: not found
 FIRST = ORDERS + 5  # inputs of a decision among colours
-NEW = 15
+NEW = 13
 INPUTS = 20
 COLOURS = 12  # most that are tried
 PAD = 8  # pixels left and right of a row, and three rows above
@@ -33,8 +33,10 @@ _SIX = ORDERS * _ROLES  # patterns of six neighbours
 _MANY = _SIX + 720 * 16  # of twelve, hashed
 _NEAR = _MANY + (1 << 16)  # which neighbours have this colour
 _MATCH = _NEAR + 1024
-_BIAS = _MATCH + 2048
-_HASHED = _BIAS + 64  # of a new colour's channels
+_BIAS = _MATCH + 2048  # a multiple of 32, as all
+_FARS = _BIAS + 64  # of a new colour's channels: by how far the guesses are
+_HASHED = _FARS + (1 << 18)  # likewise: by the colours around, in rows of a check and 15 counters
+_GAPS = np.uint64((1 << 18) - 64)
 
 _EVEN = np.uint32(1 << 31)  # a counter: 22 bits of probability, 10 of count
 
@@ -138,16 +140,31 @@ def _median(w, n, nw):
 def _far(difference):
     """-26 to 26 from a difference, as 0 to 52."""
     size = abs(difference)
-    size = size if size < 12 else 12 + ((size - 12) >> 2) if size < 44 else 20 + ((size - 44) >> 5)
+    size = size if size < 12 else 12 + ((size - 12) >> 2) if size < 44 else min(20 + ((size - 44) >> 5), 26)
     return 26 + size if difference > 0 else 26 - size
 
 
 @binary.inline
-def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refused, index, x, counters, mask, weights, fine, taps, tables):
+def _nibble(counters, key, mask):
+    """Where the 15 counters of half a byte in this context are, which begin anew if another context had the place."""
+    at = np.int64(key & mask) + _HASHED
+    check = np.uint32(key >> np.uint64(32))
+    if counters[at] != check:
+        other = at ^ 16
+        if counters[other] == check:
+            return other
+        if counters[other + 1] & np.uint32(1023) < counters[at + 1] & np.uint32(1023):
+            at = other
+        counters[at] = check
+        for j in range(1, 16):
+            counters[at + j] = _EVEN
+    return at
+
+
+@binary.inline
+def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, index, x, counters, mask, weights, fine, taps, tables):
     """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
     known = 0  # channels done
-    mask2 = mask & ~np.uint64(63)
-    mask = mask & ~np.uint64(15)
     e1 = e2 = 0
     for turn in range(c):
         channel = turn
@@ -171,14 +188,12 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
         h1 = _hash(h0, w)
         h2 = _hash(h0, n + (1 << 40))
         h3 = _hash(h1, n)
-        h4 = _hash(base, cw * 256 + cn + (1 << 41))
         h5 = _hash(base, quiet + (1 << 42))
         h6 = _hash(base, 1 << 43)
         h7 = _hash(base, e1 + 512 + (1 << 44))
         h8 = _hash(base, _near(ew) * 9 + _near(en) + (1 << 45))
         h9 = _hash(base, 1 << 46)
         h10 = _hash(base, 1 << 47)
-        h11 = _hash(h0, refused + (1 << 48))
         h12 = _hash(base, 1 << 49)
         t = turn * 32
         taps[t], taps[t + 1], taps[t + 2], taps[t + 3] = cn - cw, cnw - cw, cne - cw, cww - cw
@@ -198,30 +213,27 @@ def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, refu
         h13 = _hash(base, quiet + (1 << 50))
         h14 = _hash(base, 1 << 51)
         prefix, local = 1, 1
-        p0 = p1 = p2 = p3 = p4 = p11 = np.int64(0)
+        p0 = p1 = p2 = p3 = np.int64(0)
         for k in range(8):
             if k % 4 == 0:
-                p0 = np.int64(_hash(h0, prefix) & mask) + _HASHED
-                p1 = np.int64(_hash(h1, prefix) & mask) + _HASHED
-                p2 = np.int64(_hash(h2, prefix) & mask) + _HASHED
-                p3 = np.int64(_hash(h3, prefix) & mask) + _HASHED
-                p4 = np.int64(_hash(h4, prefix) & mask) + _HASHED
-                p11 = np.int64(_hash(h11, prefix) & mask) + _HASHED
+                p0 = _nibble(counters, _hash(h0, prefix), mask)
+                p1 = _nibble(counters, _hash(h1, prefix), mask)
+                p2 = _nibble(counters, _hash(h2, prefix), mask)
+                p3 = _nibble(counters, _hash(h3, prefix), mask)
                 local = 1
             middle = (2 * prefix + 1) << (7 - k) & 255
             fg, fn = _far(guess - middle), _far(cn - middle)
             index[0], index[1], index[2], index[3] = p0 + local, p1 + local, p2 + local, p3 + local
-            index[4], index[11] = p4 + local, p11 + local
-            index[5] = np.int64(_hash(h5, k) & mask2) + _HASHED + fg
-            index[6] = np.int64(_hash(h6, _far(cw - middle) * 8 + k) & mask2) + _HASHED + fn
-            index[7] = np.int64(_hash(h7, k) & mask2) + _HASHED + fg
-            index[8] = np.int64(_hash(h8, k) & mask2) + _HASHED + fg
-            index[9] = np.int64(_hash(h9, _far(plane - middle) * 8 + k) & mask2) + _HASHED + _far(side - middle)
-            index[10] = np.int64(_hash(h10, _far(before - middle) * 8 + k) & mask2) + _HASHED + _far(behind - middle)
+            index[5] = np.int64(_hash(h5, k) & _GAPS) + _FARS + fg
+            index[6] = np.int64(_hash(h6, _far(cw - middle) * 8 + k) & _GAPS) + _FARS + fn
+            index[7] = np.int64(_hash(h7, k) & _GAPS) + _FARS + fg
+            index[8] = np.int64(_hash(h8, k) & _GAPS) + _FARS + fg
+            index[9] = np.int64(_hash(h9, _far(plane - middle) * 8 + k) & _GAPS) + _FARS + _far(side - middle)
+            index[10] = np.int64(_hash(h10, _far(before - middle) * 8 + k) & _GAPS) + _FARS + _far(behind - middle)
             fl = _far(learned - middle)
-            index[13] = np.int64(_hash(h13, k) & mask2) + _HASHED + fl
-            index[14] = np.int64(_hash(h14, fg * 8 + k) & mask2) + _HASHED + fl
-            index[12] = np.int64(_hash(h12, (_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 8 + k) & mask2) + _HASHED + _far(cne + shift - middle)
+            index[4] = np.int64(_hash(h13, k) & _GAPS) + _FARS + fl
+            index[11] = np.int64(_hash(h14, fg * 8 + k) & _GAPS) + _FARS + fl
+            index[12] = np.int64(_hash(h12, (_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 8 + k) & _GAPS) + _FARS + _far(cne + shift - middle)
             bit = _bit(
                 coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 80, weights,
                 512 + turn * 8 + k, 544 + turn * 8 + quiet, fine,
@@ -431,7 +443,7 @@ def _run(
                 yes = _bit(
                     coder, buffer, np.int64(colour == actual), decoding, FIRST, index, x, counters, 500, weights,
                     rank * 16 + agree, 64 + rank * 16 + same, fine,
-                    rank * 256 + state[3], rank * 16 + same + 1300, tables,
+                    rank * 256 + state[3], rank * 16 + same + 3120, tables,
                 )  # fmt: skip
                 tried += 1
                 if yes:
@@ -453,7 +465,6 @@ def _run(
                     pnn,
                     pnww,
                     pnnw,
-                    colours[0],
                     index,
                     x,
                     counters,
@@ -541,7 +552,7 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
     )
     coder = np.zeros(binary.SIZE, np.int64)
     slots = np.zeros(4 << bits, np.uint32)
-    mask = np.uint64((1 << hashed) - 1)
+    mask = np.uint64((1 << hashed) - 16)
     tables = (squash, stretch, rates)
     size = _run(
         coder, data, pixels, h, w, c, decoding, slots, bits, counters, mask, matches, weights, fine, scratch, tables
