@@ -1,67 +1,89 @@
 """Lossless pictures of few colours: screenshots, drawings, palettes. A pixel is one of the colours that were seen among
-the same neighbours before, or a new one, told by its channels' errors of prediction.
+the same neighbours before, most probable first, or a new one, told bit by bit.
 
-Every yes or no is coded with a probability that is mixed from adaptive counters while coding. Integers only, so that
-the bytes are the same on every processor.
+Every yes or no has a probability that is mixed from adaptive counters while coding: a logistic mixture of two sets of
+weights, refined by two adaptive maps. Integers only: the same bytes on every processor. What a decoder does with bytes
+that no encoder wrote takes as long and ends in some picture.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # Numba's functions have the types that they are called with.
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.coding import binary
 
+PAD = 8  # pixels left and right of a row; three rows lie above the first
+NEAR = 16  # neighbours: W, N, NW, NE, WW, NN, NWW, NEE, NNE, NNW, WWW, NNN, and further ones
 ORDERS = 8  # contexts that remember colours
-STATES = 129  # of a remembered context: how long its colour held, and how that ended before; the last: not found
-FIRST = ORDERS + 5  # inputs of a decision among colours
-NEW = 13
-INPUTS = 20
-COLOURS = 12  # most that are tried
-PAD = 8  # pixels left and right of a row, and three rows above
+NONE = 128  # states of such a context: how long its colour held, how that ended before; this one: nothing known
+ROLES = 4  # a colour is a context's last, its last but one, the one before, or none of them
+COLOURS = 12  # most that are tried for a pixel
 SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
-STEP = 50  # entries of a refinement
-BASE, EXTRA, RAMP = 10, 20, 512
+STEP = 50  # entries of an adaptive map
+INPUTS, DECIDING, TELLING = 16, ORDERS + 5, 13  # room for inputs; inputs of a decision on a colour, on a new one's bit
+BASE, EXTRA, RAMP = 10, 20, 512  # rates of learning of a set of weights, at last and more at first; uses between
 
-_ROLES = STATES * 8
-_SIX = ORDERS * _ROLES  # patterns of six neighbours
-_MANY = _SIX + 720 * 16  # of twelve, hashed
-_NEAR = _MANY + (1 << 16)  # which neighbours have this colour
-_MATCH = _NEAR + 1024
-_BIAS = _MATCH + 2048  # a multiple of 32, as all
-_FARS = _BIAS + 64  # of a new colour's channels: by how far the guesses are
-_HASHED = _FARS + (1 << 18)  # likewise: by the colours around, in rows of a check and 15 counters
-_GAPS = np.uint64((1 << 18) - 64)
+# Counters, 22 bits of probability and 10 of count, lie in one array. These begin:
+_EVEN = np.uint32(1 << 31)
+_SIX = ORDERS * (NONE + 1) * ROLES * 2  # after those of contexts: patterns of six neighbours
+_TWELVE = _SIX + 720 * 16  # of twelve, hashed
+_SAME = _TWELVE + (1 << 16)  # which neighbours have the colour
+_MATCH = _SAME + 512  # a match's length and misses
+_PLAIN = _MATCH + 2048  # by nothing else
+_FAR = _PLAIN + 64  # of a new colour's bits: how far guesses are, hashed in rows of 64
+_ROWS = _FAR + (1 << 18)  # likewise: the colours around, in rows of a check and 15 counters
+_FAR_MASK = np.uint64((1 << 18) - 64)
 
-_EVEN = np.uint32(1 << 31)  # a counter: 22 bits of probability, 10 of count
+Array = Any  # numpy arrays, in a NamedTuple that Numba types
+
+
+class Model(NamedTuple):
+    decoding: bool
+    coder: Array  # int64: binary's state
+    data: Array  # uint8: the bytes
+    pixels: Array  # uint32 [(h + 3) * (w + 2 * PAD)]
+    slots: Array  # uint32 [4 n]: of a context, three colours, the last first; check (16 bits), state, run, 1
+    counters: Array  # uint32
+    matches: Array  # int32: where a hash of pixels was seen last
+    weights: Array  # int32 [sets * INPUTS], the last of a set: how often it was used
+    maps: Array  # int32 [maps * STEP]
+    taps: Array  # int64 [128]: of each channel, 16 inputs and 16 weights of a linear prediction
+    squash: Array  # int32 [2 SPAN]: logit to probability in 65536ths
+    stretch: Array  # int32 [4096]: probability in 4096ths to logit
+    rates: Array  # int32 [1024]: 65536 / (count + 1.5)
+    index: Array  # int64 [INPUTS]: counters of a decision
+    inputs: Array  # int32 [INPUTS]: their logits
+    near: Array  # int64 [NEAR]
+    keys: Array  # uint64 [ORDERS]
+    place: Array  # int64 [ORDERS]: slots
+    state: Array  # int64 [ORDERS]
+    colours: Array  # int64 [COLOURS]
+    scores: Array  # int64 [COLOURS]
+    roles: Array  # int64 [COLOURS * ORDERS]
 
 
 @functools.cache
 def _tables() -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Logit to probability, in 65536ths; probability, in 4096ths, to logit; 65536 / (n + 1.5)."""
-    one, root = 1 << 80, (1 << 80) * 256
+    """Squash, stretch and rates of `Model`, from integers alone."""
+    one = 1 << 80
     growth = term = one  # exp(1 / 256), by its series
     for n in range(1, 12):
-        term = term * one // (root * n)
+        term //= 256 * n
         growth += term
-    powers = [one]
-    for _ in range(SPAN):
-        powers.append(powers[-1] * growth // one)
-    squash = np.empty(2 * SPAN, np.int32)
-    for x in range(SPAN + 1):
-        down = max(1, (one << 16) // (one + powers[x]))
-        squash[SPAN - x] = down
-        if 0 < x < SPAN:
-            squash[SPAN + x] = 65536 - down
-    squash[SPAN] = 32768
-    stretch = (np.searchsorted(squash, np.arange(4096) * 16 + 8) - SPAN).astype(np.int32)
-    rates = (2 * 65536 // (2 * np.arange(1024) + 3)).astype(np.int32)
-    return squash, stretch, rates
+    squash, power = np.full(2 * SPAN, 32768, np.int32), one
+    for x in range(1, SPAN + 1):
+        power = power * growth >> 80
+        squash[SPAN - x] = max(1, (one << 16) // (one + power))
+        squash[(SPAN + x) % (2 * SPAN)] = 65536 - squash[SPAN - x]
+    squash[0] = 1
+    stretch = np.searchsorted(squash, np.arange(4096) * 16 + 8) - SPAN
+    return squash, stretch.astype(np.int32), (2 * 65536 // (2 * np.arange(1024) + 3)).astype(np.int32)
 
 
 @binary.inline
@@ -71,51 +93,41 @@ def _hash(h, value):
 
 
 @binary.inline
-def _bit(coder, buffer, bit, decoding, n, index, x, counters, limit, weights, a, b, fine, ra, rb, tables):
-    """Code a bit: mix the counters at index[:n] by the sum of two sets of weights, refine, and learn."""
-    squash, stretch, rates = tables
-    a *= INPUTS
-    b *= INPUTS
+def _bit(m, bit, n, limit, a, b, ra, rb):
+    """Code a bit by the first n counters of the index, weights a and b, maps ra and rb; all of them learn."""
+    a, b = a * INPUTS, b * INPUTS
     total = 0
     for j in range(n):
-        s = stretch[counters[index[j]] >> np.uint32(20)]
-        x[j] = s
-        total += s * np.int64(weights[a + j] + weights[b + j])
-    total = min(max(total >> 16, -SPAN + 1), SPAN - 1)
-    mixed = np.int64(squash[total + SPAN])
-    part = (total + SPAN) & 127
-    left = ra * STEP + ((total + SPAN) >> 7)
-    right = rb * STEP + ((total + SPAN) >> 7)
-    pa = (fine[left] * (128 - part) + fine[left + 1] * part) >> 7
-    pb = (fine[right] * (128 - part) + fine[right + 1] * part) >> 7
-    p = (2 * mixed + pa + pb) >> 2
-    bit = binary.code(coder, buffer, bit, p, decoding)
+        s = m.stretch[m.counters[m.index[j]] >> np.uint32(20)]
+        m.inputs[j] = s
+        total += s * np.int64(m.weights[a + j] + m.weights[b + j])
+    total = min(max(total >> 16, 1 - SPAN), SPAN - 1) + SPAN
+    mixed = np.int64(m.squash[total])
+    part = total & 127
+    left, right = ra * STEP + (total >> 7), rb * STEP + (total >> 7)
+    pa = (m.maps[left] * (128 - part) + m.maps[left + 1] * part) >> 7
+    pb = (m.maps[right] * (128 - part) + m.maps[right + 1] * part) >> 7
+    bit = binary.code(m.coder, m.data, bit, (2 * mixed + pa + pb) >> 2, m.decoding)
     goal = np.int64(65535) if bit else np.int64(0)
-    near = part >> 6
-    fine[left + near] += (goal - fine[left + near]) >> 6
-    fine[right + near] += (goal - fine[right + near]) >> 6
-    seen = weights[a + INPUTS - 1]
-    weights[a + INPUTS - 1] = min(seen + 1, RAMP)
-    error = (goal - mixed) * (BASE + EXTRA * (RAMP - np.int64(seen)) // RAMP)
+    left, right = left + (part >> 6), right + (part >> 6)
+    m.maps[left] += (goal - m.maps[left]) >> 6
+    m.maps[right] += (goal - m.maps[right]) >> 6
+    used = np.int64(m.weights[a + INPUTS - 1])
+    m.weights[a + INPUTS - 1] = min(used + 1, RAMP)
+    error = (goal - mixed) * (BASE + EXTRA * (RAMP - used) // RAMP)
     for j in range(n):
-        change = (np.int64(x[j]) * error + (1 << 19)) >> 20
-        weights[a + j] += change
-        weights[b + j] += change
+        change = (m.inputs[j] * error + (1 << 19)) >> 20
+        m.weights[a + j] += change
+        m.weights[b + j] += change
     for j in range(n):
-        v = np.int64(counters[index[j]])
-        count = v & 1023
-        p = v >> 10
-        p += (((bit << 22) - bit - p) * rates[count]) >> 16
-        counters[index[j]] = (p << 10) | min(count + 1, limit)
+        v = np.int64(m.counters[m.index[j]])
+        p, count = v >> 10, v & 1023
+        p += (((bit << 22) - bit - p) * m.rates[count]) >> 16
+        m.counters[m.index[j]] = (p << 10) | min(count + 1, limit)
     return bit
 
 
-@binary.inline
-def _long(run):
-    """0 to 7 from how often a colour came in a row."""
-    if run < 4:
-        return run
-    return 4 + (run > 7) + (run > 15) + (run > 39)
+# --- a new colour
 
 
 @binary.inline
@@ -124,16 +136,16 @@ def _channel(pixel, channel):
 
 
 @binary.inline
-def _near(difference):
+def _median(w, n, nw):
+    return min(max(w + n - nw, min(w, n)), max(w, n))
+
+
+@binary.inline
+def _coarse(difference):
     """-4 to 4 from a difference, as 0 to 8."""
     size = abs(difference)
     size = (size > 0) + (size > 2) + (size > 8) + (size > 24)
     return 4 + size if difference > 0 else 4 - size
-
-
-@binary.inline
-def _median(w, n, nw):
-    return min(max(w + n - nw, min(w, n)), max(w, n))
 
 
 @binary.inline
@@ -145,423 +157,330 @@ def _far(difference):
 
 
 @binary.inline
-def _nibble(counters, key, mask):
-    """Where the 15 counters of half a byte in this context are, which begin anew if another context had the place."""
-    at = np.int64(key & mask) + _HASHED
+def _by(key, k, far):
+    return _FAR + np.int64(_hash(key, k) & _FAR_MASK) + far
+
+
+@binary.inline
+def _row(counters, key):
+    """Where the counters of half a byte in a context are: even at first, if others had both rows that it may take."""
+    at = _ROWS + np.int64(key & np.uint64(len(counters) - _ROWS - 16))
     check = np.uint32(key >> np.uint64(32))
-    if counters[at] != check:
-        other = at ^ 16
-        if counters[other] == check:
-            return other
-        if counters[other + 1] & np.uint32(1023) < counters[at + 1] & np.uint32(1023):
-            at = other
-        counters[at] = check
-        for j in range(1, 16):
-            counters[at + j] = _EVEN
+    if counters[at] == check:
+        return at
+    other = at ^ 16
+    if counters[other] == check:
+        return other
+    if counters[other + 1] & np.uint32(1023) < counters[at + 1] & np.uint32(1023):
+        at = other
+    counters[at] = check
+    for j in range(1, 16):
+        counters[at + j] = _EVEN
     return at
 
 
 @binary.inline
-def _new(coder, buffer, pixel, decoding, c, w, n, nw, ne, ww, nn, nww, nnw, index, x, counters, mask, weights, fine, taps, tables):
+def _new(m, pixel, c):
     """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
-    known = 0  # channels done
-    e1 = e2 = 0
+    w, n, nw, ne, ww, nn = m.near[0], m.near[1], m.near[2], m.near[3], m.near[4], m.near[5]
+    known, drift = 0, 0  # channels done; how far the last lies from its guess
     for turn in range(c):
-        channel = turn
-        if c > 2:
-            channel = 1 if turn == 0 else 0 if turn == 1 else turn
+        channel = 1 - turn if c > 2 and turn < 2 else turn
         cw, cn, cnw, cne = _channel(w, channel), _channel(n, channel), _channel(nw, channel), _channel(ne, channel)
-        cww, cnn, cnww, cnnw = _channel(ww, channel), _channel(nn, channel), _channel(nww, channel), _channel(nnw, channel)
+        cww, cnn = _channel(ww, channel), _channel(nn, channel)
+        cnww, cnnw = _channel(m.near[6], channel), _channel(m.near[9], channel)
         plain = _median(cw, cn, cnw)
-        ew, en = cw - _median(cww, cnw, cnww), cn - _median(cnw, cnn, cnnw)
-        shift = e1 if turn != 3 else 0
+        shift = drift if turn < 3 else 0
         guess = min(max(plain + shift, 0), 255)
-        plane = cw + cn - cnw + shift
-        side = ((cw + cne) >> 1) + shift
-        before = _channel(w, 2) if turn == 0 else _channel(w, 2) if turn == 1 else _channel(known, 1)
+        plane, side = cw + cn - cnw + shift, ((cw + cne) >> 1) + shift
+        before = _channel(w, 2) if turn < 2 else _channel(known, 1)  # the values that lie left of it on a screen
         behind = _channel(w, 1) if turn == 0 else _channel(known, 1) if turn == 1 else _channel(known, 0)
-        value = _channel(pixel, channel)
+        errors = _coarse(cw - _median(cww, cnw, cnww)) * 9 + _coarse(cn - _median(cnw, cnn, cnnw))
         busy = abs(cw - cnw) + abs(cn - cnw) + abs(cn - cne) + abs(cw - cww)
-        quiet = (busy > 0) + (busy > 3) + (busy > 8) + (busy > 20) + (busy > 40) + (busy > 80) + (busy > 160)
+        busy = (busy > 0) + (busy > 3) + (busy > 8) + (busy > 20) + (busy > 40) + (busy > 80) + (busy > 160)
+
+        # a linear prediction that learns: from neighbours, and from channels known, all less the left neighbour's
+        t, taps = turn * 32, m.taps
+        taps[t], taps[t + 1], taps[t + 2], taps[t + 3] = cn - cw, cnw - cw, cne - cw, cww - cw
+        taps[t + 4], taps[t + 5], taps[t + 6] = cnn - cw, cnww - cw, cnnw - cw
+        count = t + 7
+        for other in range(1, 1 - min(turn, 2), -1):
+            left = _channel(w, other)
+            taps[count], taps[count + 1] = _channel(known, other) - left, _channel(n, other) - left
+            taps[count + 2], taps[count + 3] = _channel(nw, other) - left, _channel(ne, other) - left
+            count += 4
+        total, energy = np.int64(0), np.int64(64)
+        for j in range(t, count):
+            total += taps[j] * taps[j + 16]
+            energy += taps[j] * taps[j]
+        learned = min(max(cw + (total >> 16), 0), 255)
+
         base = np.uint64(turn)
         h0 = _hash(base, known)
-        h1 = _hash(h0, w)
-        h2 = _hash(h0, n + (1 << 40))
+        h1, h2 = _hash(h0, w), _hash(h0, n + (1 << 40))
         h3 = _hash(h1, n)
-        h5 = _hash(base, quiet + (1 << 42))
-        h6 = _hash(base, 1 << 43)
-        h7 = _hash(base, e1 + 512 + (1 << 44))
-        h8 = _hash(base, _near(ew) * 9 + _near(en) + (1 << 45))
-        h9 = _hash(base, 1 << 46)
-        h10 = _hash(base, 1 << 47)
-        h12 = _hash(base, 1 << 49)
-        t = turn * 32
-        taps[t], taps[t + 1], taps[t + 2], taps[t + 3] = cn - cw, cnw - cw, cne - cw, cww - cw
-        taps[t + 4], taps[t + 5], taps[t + 6], taps[t + 7] = cnn - cw, cnww - cw, cnnw - cw, 0
-        m = 7
-        for j in range(min(turn, 2)):
-            other = 1 if j == 0 else 0
-            kw = _channel(w, other)
-            taps[t + m], taps[t + m + 1] = _channel(known, other) - kw, _channel(n, other) - kw
-            taps[t + m + 2], taps[t + m + 3] = _channel(nw, other) - kw, _channel(ne, other) - kw
-            m += 4
-        total, energy = np.int64(0), np.int64(64)
-        for j in range(m):
-            total += taps[t + j] * taps[t + 16 + j]
-            energy += taps[t + j] * taps[t + j]
-        learned = min(max(cw + (total >> 16), 0), 255)
-        h13 = _hash(base, quiet + (1 << 50))
-        h14 = _hash(base, 1 << 51)
-        prefix, local = 1, 1
-        p0 = p1 = p2 = p3 = np.int64(0)
+        g0, g1, g2 = _hash(base, busy + (1 << 42)), _hash(base, drift + (3 << 42)), _hash(base, errors + (5 << 42))
+        g3, g4 = _hash(base, busy + (7 << 42)), _hash(base, 9 << 42)
+        g5, g6, g7, g8 = _hash(g4, 1), _hash(g4, 2), _hash(g4, 3), _hash(g4, 4)
+        value = _channel(pixel, channel)
+        prefix = local = 1
+        r0 = r1 = r2 = r3 = np.int64(0)
         for k in range(8):
             if k % 4 == 0:
-                p0 = _nibble(counters, _hash(h0, prefix), mask)
-                p1 = _nibble(counters, _hash(h1, prefix), mask)
-                p2 = _nibble(counters, _hash(h2, prefix), mask)
-                p3 = _nibble(counters, _hash(h3, prefix), mask)
+                r0, r1 = _row(m.counters, _hash(h0, prefix)), _row(m.counters, _hash(h1, prefix))
+                r2, r3 = _row(m.counters, _hash(h2, prefix)), _row(m.counters, _hash(h3, prefix))
                 local = 1
-            middle = (2 * prefix + 1) << (7 - k) & 255
-            fg, fn = _far(guess - middle), _far(cn - middle)
-            index[0], index[1], index[2], index[3] = p0 + local, p1 + local, p2 + local, p3 + local
-            index[5] = np.int64(_hash(h5, k) & _GAPS) + _FARS + fg
-            index[6] = np.int64(_hash(h6, _far(cw - middle) * 8 + k) & _GAPS) + _FARS + fn
-            index[7] = np.int64(_hash(h7, k) & _GAPS) + _FARS + fg
-            index[8] = np.int64(_hash(h8, k) & _GAPS) + _FARS + fg
-            index[9] = np.int64(_hash(h9, _far(plane - middle) * 8 + k) & _GAPS) + _FARS + _far(side - middle)
-            index[10] = np.int64(_hash(h10, _far(before - middle) * 8 + k) & _GAPS) + _FARS + _far(behind - middle)
-            fl = _far(learned - middle)
-            index[4] = np.int64(_hash(h13, k) & _GAPS) + _FARS + fl
-            index[11] = np.int64(_hash(h14, fg * 8 + k) & _GAPS) + _FARS + fl
-            index[12] = np.int64(_hash(h12, (_far(cw + shift - middle) * 64 + _far(cn + shift - middle)) * 8 + k) & _GAPS) + _FARS + _far(cne + shift - middle)
-            bit = _bit(
-                coder, buffer, (value >> (7 - k)) & 1, decoding, NEW, index, x, counters, 80, weights,
-                512 + turn * 8 + k, 544 + turn * 8 + quiet, fine,
-                1024 + (turn * 8 + k) * 64 + fg, 3072 + turn * 8 + quiet, tables,
-            )  # fmt: skip
-            prefix = 2 * prefix + bit
-            local = 2 * local + bit
+            middle = (2 * prefix + 1) << (7 - k) & 255  # of the values left
+            fg, fl = _far(guess - middle), _far(learned - middle)
+            m.index[0], m.index[1], m.index[2], m.index[3] = r0 + local, r1 + local, r2 + local, r3 + local
+            m.index[4], m.index[5], m.index[6] = _by(g0, k, fg), _by(g1, k, fg), _by(g2, k, fg)
+            m.index[7], m.index[8] = _by(g3, k, fl), _by(g4, fg * 8 + k, fl)
+            m.index[9] = _by(g5, _far(cw - middle) * 8 + k, _far(cn - middle))
+            m.index[10] = _by(g6, _far(plane - middle) * 8 + k, _far(side - middle))
+            m.index[11] = _by(g7, _far(before - middle) * 8 + k, _far(behind - middle))
+            both = _far(cw + shift - middle) * 64 + _far(cn + shift - middle)
+            m.index[12] = _by(g8, both * 8 + k, _far(cne + shift - middle))
+            a, ra = 128 + turn * 8 + k, 1024 + (turn * 8 + k) * 64 + fg
+            bit = (value >> (7 - k)) & 1
+            bit = _bit(m, bit, TELLING, 80, a, 160 + turn * 8 + busy, ra, 3072 + turn * 8 + busy)
+            prefix, local = 2 * prefix + bit, 2 * local + bit
         value = prefix & 255
         known |= value << (8 * channel)
-        e2, e1 = e1, value - plain
-        miss = ((value - cw << 16) - total) // (energy << 7)
-        for j in range(m):
-            taps[t + 16 + j] = min(max(taps[t + 16 + j] + miss * taps[t + j], -(1 << 20)), 1 << 20)
+        drift = value - plain
+        miss = (((value - cw) << 16) - total) // (energy << 7)
+        for j in range(t, count):
+            taps[j + 16] = min(max(taps[j + 16] + miss * taps[j], -1 << 20), 1 << 20)
     return known
 
 
+# --- a colour seen before
+
+
+@binary.inline
+def _remember(m, k, shift):
+    """Find a context's slot, or the one that it may take, and its state."""
+    at, check = np.int64(m.keys[k] >> shift), np.int64(m.keys[k] & np.uint64(0xFFFF))
+    m.state[k] = NONE
+    for slot in (at, at ^ 1):
+        entry = np.int64(m.slots[4 * slot + 3])
+        if entry >> 16 == check and entry & 1:
+            run = (entry >> 1) & 63
+            run = run if run < 4 else 4 + (run > 7) + (run > 15) + (run > 39)
+            m.state[k] = run | ((entry >> 4) & 120)
+            at = slot
+            break
+    if m.state[k] == NONE and np.int64(m.slots[4 * at + 3]) & 127 > np.int64(m.slots[4 * (at ^ 1) + 3]) & 127:
+        at ^= 1
+    m.place[k] = 4 * at
+
+
+@binary.inline
+def _learn(m, k, colour):
+    """Put the colour first in a context's slot."""
+    slot = m.place[k]
+    if m.state[k] == NONE:
+        m.slots[slot] = m.slots[slot + 1] = m.slots[slot + 2] = colour
+        m.slots[slot + 3] = np.int64(m.keys[k] & np.uint64(0xFFFF)) << 16 | 1
+        return
+    entry = np.int64(m.slots[slot + 3])
+    run = (entry >> 1) & 63
+    first, second = np.int64(m.slots[slot]), np.int64(m.slots[slot + 1])
+    if colour == first:
+        m.slots[slot + 3] = entry + 2 if run < 63 else entry
+        return
+    end = 1
+    if colour != second:
+        end = 2 if colour == np.int64(m.slots[slot + 2]) else 3
+        m.slots[slot + 2] = second if second != first else colour
+    m.slots[slot], m.slots[slot + 1] = colour, first
+    m.slots[slot + 3] = (entry >> 16 << 16) | end << 9 | ((run > 0) + (run > 2) + (run > 12)) << 7 | 1
+
+
+@binary.inline
+def _add(m, count, colour, score):
+    """The colour's place among those to try, `count` or above if it is new, COLOURS if there is no room."""
+    u = 0
+    while u < count and m.colours[u] != colour:
+        u += 1
+    if u == count and u < COLOURS:
+        m.colours[u] = colour
+        m.scores[u] = 0
+        for k in range(ORDERS):
+            m.roles[u * ORDERS + k] = ROLES - 1
+    if u < COLOURS:
+        m.scores[u] = max(m.scores[u], score)
+    return u
+
+
+@binary.inline
+def _first(near, j):
+    """The first of the neighbours that has the j-th one's colour."""
+    i = 0
+    while near[i] != near[j]:
+        i += 1
+    return i
+
+
+@binary.inline
+def _look(m, i, stride):
+    """Fetch the neighbours of a pixel; the keys of its contexts; the pattern of six neighbours, and of twelve."""
+    up, top, near, keys = i - stride, i - 2 * stride, m.near, m.keys
+    p = m.pixels
+    near[0], near[1], near[2], near[3] = p[i - 1], p[up], p[up - 1], p[up + 1]
+    near[4], near[5], near[6], near[7] = p[i - 2], p[top], p[up - 2], p[up + 2]
+    near[8], near[9], near[10], near[11] = p[top + 1], p[top - 1], p[i - 3], p[top - stride]
+    near[12], near[13], near[14], near[15] = p[i - 4], p[up + 3], p[top + 2], p[i - 5]
+    keys[0] = _hash(np.uint64(1), near[0])
+    keys[1] = _hash(keys[0], near[1])
+    keys[2] = _hash(_hash(keys[1], near[2]), near[3])
+    keys[3] = _hash(_hash(keys[2], near[4]), near[5])
+    keys[4] = _hash(_hash(_hash(keys[3], near[6]), near[7]), near[8])
+    keys[5] = _hash(_hash(_hash(keys[4], near[9]), near[10]), near[11])
+    keys[5] = _hash(_hash(_hash(keys[5], near[12]), near[13]), near[14])
+    keys[6] = _hash(_hash(_hash(_hash(_hash(np.uint64(7), near[0]), near[4]), near[10]), near[12]), near[15])
+    keys[7] = _hash(_hash(_hash(_hash(_hash(np.uint64(8), near[1]), near[5]), near[11]), near[3]), near[7])
+    six = _first(near, 1)
+    for j in range(2, 6):
+        six = six * (j + 1) + _first(near, j)
+    twelve = np.uint64(six)
+    for j in range(6, 12):
+        twelve = _hash(twelve, _first(near, j))
+    return six, twelve
+
+
 @binary.jit
-def _run(
-    coder, buffer, pixels, h, w, c, decoding, slots, bits, counters, mask, matches, weights, fine, scratch, tables
-):
+def _run(m, h, w, c):
     """Code all pixels, or decode them; the number of bytes."""
-    index, x, place, state, roles, colours, scores, taps = scratch
-    binary.start(coder, buffer, decoding)
-    stride = w + 2 * PAD
-    shift = np.uint64(64 - bits)
-    pointer, length, missed = 0, 0, 0
+    binary.start(m.coder, m.data, m.decoding)
+    pixels, near, index, colours, scores = m.pixels, m.near, m.index, m.colours, m.scores
+    stride, slots = w + 2 * PAD, len(m.slots) // 4
+    shift = np.uint64(64)
+    while slots > 1:
+        slots >>= 1
+        shift -= np.uint64(1)
     for row in range(h):
         start = (row + 3) * stride + PAD
         for j in range(PAD):
             pixels[start - 1 - j] = pixels[start - stride]
             pixels[start - stride + w + j] = pixels[start - stride + w - 1]
+        pointer, length, missed = 0, 0, 0  # where a match goes on, since how many pixels, with how many misses
         for i in range(start, start + w):
-            up, top = i - stride, i - 2 * stride
-            pw, pn, pnw, pne = (
-                np.int64(pixels[i - 1]),
-                np.int64(pixels[up]),
-                np.int64(pixels[up - 1]),
-                np.int64(pixels[up + 1]),
-            )
-            pww, pnn = np.int64(pixels[i - 2]), np.int64(pixels[top])
-            pnee, pnww = np.int64(pixels[up + 2]), np.int64(pixels[up - 2])
-            pnne, pnnw, pwww, pnnn = (
-                np.int64(pixels[top + 1]),
-                np.int64(pixels[top - 1]),
-                np.int64(pixels[i - 3]),
-                np.int64(pixels[top - stride]),
-            )
+            six, twelve = _look(m, i, stride)
+            recent = np.int64(_hash(m.keys[6], near[1]) & np.uint64(len(m.matches) - 1))
+            if length == 0 and i > start:
+                before = np.int64(m.matches[recent])
+                known = 0
+                while before and known < 24 and pixels[before - 1 - known] == pixels[i - 1 - known]:
+                    known += 1
+                if known > 5:
+                    pointer, length, missed = before, known - 5, 0
+            m.matches[recent] = i
 
-            # contexts
-            h1 = _hash(np.uint64(1), pw)
-            h2 = _hash(h1, pn)
-            h4 = _hash(_hash(h2, pnw), pne)
-            h6 = _hash(_hash(h4, pww), pnn)
-            h9 = _hash(_hash(_hash(h6, pnww), pnee), pnne)
-            h14 = _hash(_hash(_hash(_hash(h9, pnnw), pwww), pnnn), pixels[i - 4])
-            h14 = _hash(_hash(h14, pixels[up + 3]), pixels[top + 2])
-            line = _hash(_hash(_hash(_hash(_hash(np.uint64(7), pw), pww), pwww), pixels[i - 4]), pixels[i - 5])
-            above = _hash(_hash(_hash(_hash(_hash(np.uint64(8), pn), pnn), pnnn), pne), pnee)
             count = 0
             for k in range(ORDERS):
-                key = h1
-                if k == 1:
-                    key = h2
-                elif k == 2:
-                    key = h4
-                elif k == 3:
-                    key = h6
-                elif k == 4:
-                    key = h9
-                elif k == 5:
-                    key = h14
-                elif k == 6:
-                    key = line
-                elif k == 7:
-                    key = above
-                key = _hash(key, k)
-                at = np.int64(key >> shift)
-                check = np.int64(key & np.uint64(0xFFFF))
-                found = STATES - 1
-                for way in range(2):
-                    slot = (at ^ way) * 4
-                    meta = np.int64(slots[slot + 3])
-                    if meta >> 16 == check and meta & 1:
-                        found = _long((meta >> 1) & 63) | ((meta >> 4) & 120)
-                        at ^= way
+                _remember(m, k, shift)
+                for role in range(3 if m.state[k] < NONE else 0):
+                    colour = np.int64(m.slots[m.place[k] + role])
+                    if role and colour == np.int64(m.slots[m.place[k]]):
                         break
-                if found == STATES - 1:
-                    slot = at * 4
-                    other = (at ^ 1) * 4
-                    if (np.int64(slots[slot + 3]) & 127) > (np.int64(slots[other + 3]) & 127):
-                        at ^= 1
-                place[k] = (at << 16) | check
-                state[k] = found
-                if found < STATES - 1:
-                    slot = at * 4
-                    for j in range(3):
-                        colour = np.int64(slots[slot + j])
-                        if j > 0 and colour == np.int64(slots[slot]):
-                            break
-                        score = np.int64(counters[k * _ROLES + found * 8 + j * 2] >> np.uint32(16))
-                        u = 0
-                        while u < count and colours[u] != colour:
-                            u += 1
-                        if u == count:
-                            if count == COLOURS:
-                                continue
-                            count += 1
-                            colours[u] = colour
-                            scores[u] = 0
-                            for m in range(ORDERS):
-                                roles[u * ORDERS + m] = 3
-                        roles[u * ORDERS + k] = j
-                        scores[u] = max(scores[u], score)
-            for j in range(3):
-                colour = pw if j == 0 else pn if j == 1 else np.int64(pixels[pointer])
-                if j == 2 and pointer == 0:
-                    break
-                score = 3000 if j < 2 else 20000 + 2500 * min(length, 16)
-                u = 0
-                while u < count and colours[u] != colour:
-                    u += 1
-                if u == count:
-                    if count == COLOURS:
-                        continue
-                    count += 1
-                    colours[u] = colour
-                    scores[u] = 0
-                    for m in range(ORDERS):
-                        roles[u * ORDERS + m] = 3
-                scores[u] = max(scores[u], score)
-
-            # patterns
-            q1 = np.int64(pn != pw)
-            q2 = 0 if pnw == pw else 1 if pnw == pn else 2
-            q3 = 0 if pne == pw else 1 if pne == pn else 2 if pne == pnw else 3
-            q4 = 0 if pww == pw else 1 if pww == pn else 2 if pww == pnw else 3 if pww == pne else 4
-            q5 = (
-                0 if pnn == pw else 1 if pnn == pn else 2 if pnn == pnw else 3 if pnn == pne else 4 if pnn == pww else 5
-            )
-            six = (((q1 * 3 + q2) * 4 + q3) * 5 + q4) * 6 + q5
-            r = 0 if pnww == pw else 1 if pnww == pn else 2 if pnww == pnw else 3 if pnww == pww else 4
-            r = r * 5 + (0 if pnee == pw else 1 if pnee == pn else 2 if pnee == pne else 3 if pnee == pnn else 4)
-            r = r * 5 + (0 if pnne == pw else 1 if pnne == pn else 2 if pnne == pne else 3 if pnne == pnn else 4)
-            r = r * 5 + (0 if pnnw == pw else 1 if pnnw == pn else 2 if pnnw == pnw else 3 if pnnw == pnn else 4)
-            r = r * 4 + (0 if pwww == pw else 1 if pwww == pn else 2 if pwww == pww else 3)
-            r = r * 4 + (0 if pnnn == pw else 1 if pnnn == pn else 2 if pnnn == pnn else 3)
-            many = _hash(np.uint64(six), r)
-            expected = np.int64(pixels[pointer]) if pointer else np.int64(-1)
-            held = 0
+                    score = m.counters[((k * (NONE + 1) + m.state[k]) * ROLES + role) * 2] >> np.uint32(16)
+                    u = _add(m, count, colour, np.int64(score))
+                    if u < COLOURS:
+                        m.roles[u * ORDERS + k] = role
+                        count = max(count, u + 1)
+            for j in range(2):
+                count = max(count, min(_add(m, count, near[j], 3000) + 1, COLOURS))
+            expected, held = np.int64(-1), 0
             if pointer:
-                held = min(length, 15) if length < 16 else min(16 + (length >> 4), 31)
-                held = held * 4 + missed
-                held = (
-                    held * 4
-                    + (np.int64(pixels[pointer - stride]) == pn) * 2
-                    + (np.int64(pixels[pointer - stride + 1]) == pne)
-                )
+                expected = np.int64(pixels[pointer])
+                count = max(count, min(_add(m, count, expected, 20000 + 2500 * min(length, 16)) + 1, COLOURS))
+                held = (min(length, 15) if length < 16 else min(16 + (length >> 4), 31)) * 4 + missed
+                above = np.int64(pixels[pointer - stride]) == near[1]
+                held = held * 4 + above * 2 + (np.int64(pixels[pointer - stride + 1]) == near[3])
 
-            actual = np.int64(pixels[i])
-            tried, done = 0, False
-            while tried < count:
+            actual, found = np.int64(pixels[i]), np.int64(0)
+            for tried in range(count):
                 best = tried
                 for u in range(tried + 1, count):
                     if scores[u] > scores[best]:
                         best = u
                 if tried and scores[best] < 600:
                     break
-                colour = colours[best]
-                if best != tried:
-                    colours[best] = colours[tried]
-                    scores[best] = scores[tried]
-                    for k in range(ORDERS):
-                        other_role = roles[best * ORDERS + k]
-                        roles[best * ORDERS + k] = roles[tried * ORDERS + k]
-                        roles[tried * ORDERS + k] = other_role
-                later = np.int64(tried > 0)
-                agree = 0
+                colour, later, agree = colours[best], np.int64(tried > 0), 0
+                colours[best], scores[best] = colours[tried], scores[tried]
                 for k in range(ORDERS):
-                    role = roles[tried * ORDERS + k]
+                    role = m.roles[best * ORDERS + k]
+                    m.roles[best * ORDERS + k] = m.roles[tried * ORDERS + k]
                     agree += role == 0
-                    index[k] = k * _ROLES + state[k] * 8 + role * 2 + later
-                which = (
-                    0
-                    if colour == pw
-                    else 1
-                    if colour == pn
-                    else 2
-                    if colour == pnw
-                    else 3
-                    if colour == pne
-                    else 4
-                    if colour == pww
-                    else 5
-                    if colour == pnn
-                    else 6
-                )
-                same = (colour == pw) + 2 * (colour == pn) + 4 * (colour == pnw) + 8 * (colour == pne)
-                near = (
-                    same + 16 * (colour == pww) + 32 * (colour == pnn) + 64 * (colour == pnww) + 128 * (colour == pnee)
-                )
-                index[8] = _SIX + six * 16 + which * 2 + later
-                index[9] = _MANY + np.int64(_hash(many, which * 2 + later) & np.uint64(0xFFFF))
-                index[10] = _NEAR + near * 2 + later
-                index[11] = _MATCH + held * 4 + (colour == expected) * 2 + later if pointer else _BIAS + 1
-                index[12] = _BIAS + 2 + min(tried, 7)
-                rank = min(tried, 3)
-                yes = _bit(
-                    coder, buffer, np.int64(colour == actual), decoding, FIRST, index, x, counters, 500, weights,
-                    rank * 16 + agree, 64 + rank * 16 + same, fine,
-                    rank * 256 + state[3], rank * 16 + same + 3120, tables,
-                )  # fmt: skip
-                tried += 1
-                if yes:
+                    index[k] = ((k * (NONE + 1) + m.state[k]) * ROLES + role) * 2 + later
+                which, same = 6, 0
+                for j in range(7, -1, -1):
+                    if near[j] == colour:
+                        same |= 1 << j
+                        which = min(j, 6)
+                index[ORDERS] = _SIX + (six * 8 + which) * 2 + later
+                index[ORDERS + 1] = _TWELVE + np.int64(_hash(twelve, which * 2 + later) & np.uint64(0xFFFF))
+                index[ORDERS + 2] = _SAME + same * 2 + later
+                index[ORDERS + 3] = _MATCH + held * 4 + (colour == expected) * 2 + later if pointer else _PLAIN
+                index[ORDERS + 4] = _PLAIN + 1 + min(tried, 7)
+                rank = min(tried, 3) * 16
+                b, ra = 64 + rank + (same & 15), rank * 16 + m.state[3]
+                same_map = 3120 + rank + (same & 15)
+                found = _bit(m, np.int64(colour == actual), DECIDING, 500, rank + agree, b, ra, same_map)
+                if found:
                     actual = colour
-                    done = True
                     break
-            if not done:
-                actual = _new(
-                    coder,
-                    buffer,
-                    actual,
-                    decoding,
-                    c,
-                    pw,
-                    pn,
-                    pnw,
-                    pne,
-                    pww,
-                    pnn,
-                    pnww,
-                    pnnw,
-                    index,
-                    x,
-                    counters,
-                    mask,
-                    weights,
-                    fine,
-                    taps,
-                    tables,
-                )
+            if not found:
+                actual = _new(m, actual, c)
             pixels[i] = actual
 
-            # learn
             for k in range(ORDERS):
-                slot = (place[k] >> 16) * 4
-                check = place[k] & 0xFFFF
-                if state[k] == STATES - 1:
-                    slots[slot] = slots[slot + 1] = slots[slot + 2] = actual
-                    slots[slot + 3] = check << 16 | 1
-                    continue
-                meta = np.int64(slots[slot + 3])
-                run = (meta >> 1) & 63
-                first = np.int64(slots[slot])
-                if actual == first:
-                    if run < 63:
-                        slots[slot + 3] = meta + 2
-                    continue
-                second = np.int64(slots[slot + 1])
-                end = 3
-                if actual == second:
-                    end = 1
-                else:
-                    end = 2 if actual == np.int64(slots[slot + 2]) else 3
-                    slots[slot + 2] = second if second != first else actual
-                slots[slot + 1] = first
-                slots[slot] = actual
-                before = (run > 0) + (run > 2) + (run > 12)
-                slots[slot + 3] = check << 16 | end << 9 | before << 7 | 1
-            recent = np.int64(_hash(_hash(line, pn), np.int64(pixels[i])) & np.uint64(len(matches) - 1))
+                _learn(m, k, actual)
             if pointer:
+                pointer += 1
                 if expected == actual:
                     length += 1
-                    if length > 15:
-                        missed = 0
+                    missed = missed if length < 16 else 0
                 else:
                     length = 0
                     missed += 1
-                pointer += 1
-                if missed > 3:
-                    pointer = 0
-            if length == 0:
-                candidate = np.int64(matches[recent])
-                if candidate:
-                    known = 0
-                    while known < 24 and pixels[candidate - known] == pixels[i - known]:
-                        known += 1
-                    if known > 5:
-                        pointer, length, missed = candidate + 1, known - 5, 0
-            matches[recent] = i
-        if pointer and row + 1 < h:  # over the edge to the next row
-            pointer, length, missed = 0, 0, 0
-    return 0 if decoding else binary.finish(coder, buffer)
+                    pointer = pointer if missed < 4 else 0
+    return 0 if m.decoding else binary.finish(m.coder, m.data)
 
 
 def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c: int, decoding: bool) -> int:
     """Code or decode all pixels; the number of bytes, or -1 if they do not fit."""
-    count = h * w
-    bits = min(max((count - 1).bit_length() + 1, 8), 19)
-    hashed = min(max((count - 1).bit_length() + 3, 14), 20)
-    matches = np.zeros(1 << min(max((count - 1).bit_length(), 8), 18), np.int32)
-    counters = np.full(_HASHED + (1 << hashed), _EVEN, np.uint32)
-    weights = np.full((700, INPUTS), 65536 // 11, np.int32)
-    weights[:, -1] = 0
-    weights = weights.reshape(-1)
+    size = (h * w - 1).bit_length()
     squash, stretch, rates = _tables()
-    fine = np.tile(squash[np.minimum(np.arange(STEP) * 128, 2 * SPAN - 1)], 3200)
-    scratch = (
-        np.zeros(INPUTS, np.int64),
-        np.zeros(INPUTS, np.int32),
-        np.zeros(ORDERS, np.int64),
-        np.zeros(ORDERS, np.int64),
-        np.zeros(ORDERS * COLOURS, np.int64),
-        np.zeros(COLOURS, np.int64),
-        np.zeros(COLOURS, np.int64),
+    weights = np.full((192, INPUTS), 65536 // 11, np.int32)
+    weights[:, -1] = 0
+    numbers = [np.zeros(n, np.int64) for n in (INPUTS, NEAR, ORDERS, ORDERS, COLOURS, COLOURS, COLOURS * ORDERS)]
+    model = Model(
+        decoding,
+        np.zeros(binary.SIZE, np.int64),
+        data,
+        pixels.reshape(-1),
+        np.zeros(4 << min(max(size + 1, 8), 19), np.uint32),
+        np.full(_ROWS + (1 << min(max(size + 3, 14), 20)), _EVEN, np.uint32),
+        np.zeros(1 << min(max(size, 8), 18), np.int32),
+        weights.reshape(-1),
+        np.tile(squash[np.minimum(np.arange(STEP) * 128, 2 * SPAN - 1)], 3200),
         np.zeros(128, np.int64),
+        squash,
+        stretch,
+        rates,
+        numbers[0],
+        np.zeros(INPUTS, np.int32),
+        numbers[1],
+        np.zeros(ORDERS, np.uint64),
+        *numbers[2:],
     )
-    coder = np.zeros(binary.SIZE, np.int64)
-    slots = np.zeros(4 << bits, np.uint32)
-    mask = np.uint64((1 << hashed) - 16)
-    tables = (squash, stretch, rates)
-    size = _run(
-        coder, data, pixels, h, w, c, decoding, slots, bits, counters, mask, matches, weights, fine, scratch, tables
-    )
-    return -1 if coder[binary.FULL] else int(size)
+    count = int(_run(model, h, w, c))
+    return -1 if model.coder[binary.FULL] else count
 
 
 def encode(picture: NDArray[np.uint8]) -> bytes:
-    """The picture's pixels, told one after another.
+    """The picture in few bytes.
 
     `picture`: uint8 [h, w, c], 1 to 4 channels. ValueError: another shape or dtype.
     """
@@ -573,19 +492,19 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
     pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
     for channel in range(c):
         pixels[3:, PAD : PAD + w] |= picture[:, :, channel].astype(np.uint32) << np.uint32(8 * channel)
-    room = 1024 + h * w * c
+    room = 1024 + picture.size
     while True:
         data = np.zeros(room, np.uint8)
-        size = _code(data, pixels.reshape(-1), h, w, c, False)
+        size = _code(data, pixels, h, w, c, False)
         if size >= 0:
             return data[:size].tobytes()
         room *= 2
 
 
 def decode(data: bytes, h: int, w: int, c: int) -> NDArray[np.uint8]:
-    """The picture, uint8 [h, w, c], that `encode` made `data` of; some other picture from bytes that it did not make."""
+    """The picture that `encode` made `data` of, or some other one if it did not: uint8 [h, w, c]."""
     pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
     if h * w:
-        _code(np.frombuffer(data, np.uint8).copy(), pixels.reshape(-1), h, w, c, True)
+        _code(np.frombuffer(data, np.uint8).copy(), pixels, h, w, c, True)
     inner = pixels[3:, PAD : PAD + w]
     return np.stack([(inner >> np.uint32(8 * channel)).astype(np.uint8) for channel in range(c)], 2)
