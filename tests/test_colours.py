@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from toolkit.photographs import colours
 
 RNG = np.random.default_rng(0)
-WORDS = "lossless pictures of few colours are coded by what was seen among the same neighbours before".split()
+WORDS = "lossless pictures of few colours are coded by what was seen among the same neighbours before"
 
 
 def text(mode: str, back: str, front: str) -> Image.Image:
@@ -20,7 +20,7 @@ def text(mode: str, back: str, front: str) -> Image.Image:
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(13)
     for row in range(18):
-        draw.text((10, 8 + 16 * row), " ".join(RNG.permutation(WORDS)[:9]), font=font, fill=front)
+        draw.text((10, 8 + 16 * row), " ".join(RNG.permutation(WORDS.split())[:9]), font=font, fill=front)
     return image
 
 
@@ -104,7 +104,7 @@ def test_damaged_and_cut_data_end_in_some_picture(name: str) -> None:
         assert colours.decode(bytes(damaged), *picture.shape).shape == picture.shape
     assert colours.decode(rng.bytes(3000), *picture.shape).shape == picture.shape
     assert colours.decode(b"\xff" * 3000, 70, 50, 4).shape == (70, 50, 4)
-    assert colours.decode(data + b"more", *picture.shape).tobytes() == picture.tobytes()
+    assert colours.decode(data + bytes(5), *picture.shape).tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("name", ["screenshot", "grey text", "drawing", "text with alpha"])
