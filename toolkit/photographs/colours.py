@@ -26,7 +26,7 @@ ROLES = 4  # a colour is a context's last, its last but one, the one before, or 
 COLOURS = 12  # most that are tried for a pixel
 SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
 STEP = 50  # entries of an adaptive map
-INPUTS, DECIDING, TELLING = 16, ORDERS + 5, 13  # room for inputs; inputs of a decision on a colour, on a new one's bit
+INPUTS, DECIDING, TELLING = 16, ORDERS + 5, 11  # room for inputs; inputs of a decision on a colour, on a new one's bit
 BASE, EXTRA, RAMP = 10, 20, 512  # rates of learning of a set of weights, at last and more at first; uses between
 
 # Counters, 22 bits of probability and 10 of count, lie in one array. These begin:
@@ -192,7 +192,6 @@ def _new(m, pixel, c):
         plain = _median(cw, cn, cnw)
         shift = drift if turn < 3 else 0
         guess = min(max(plain + shift, 0), 255)
-        plane, side = cw + cn - cnw + shift, ((cw + cne) >> 1) + shift
         before = _channel(w, 2) if turn < 2 else _channel(known, 1)  # the values that lie left of it on a screen
         behind = _channel(w, 1) if turn == 0 else _channel(known, 1) if turn == 1 else _channel(known, 0)
         errors = _coarse(cw - _median(cww, cnw, cnww)) * 9 + _coarse(cn - _median(cnw, cnn, cnnw))
@@ -219,9 +218,8 @@ def _new(m, pixel, c):
         h0 = _hash(base, known)
         h1, h2 = _hash(h0, w), _hash(h0, n + (1 << 40))
         h3 = _hash(h1, n)
-        g0, g1, g2 = _hash(base, busy + (1 << 42)), _hash(base, drift + (3 << 42)), _hash(base, errors + (5 << 42))
-        g3, g4 = _hash(base, busy + (7 << 42)), _hash(base, 9 << 42)
-        g5, g6, g7, g8 = _hash(g4, 1), _hash(g4, 2), _hash(g4, 3), _hash(g4, 4)
+        g0, g1, g2 = _hash(base, busy + (1 << 42)), _hash(base, errors + (3 << 42)), _hash(base, busy + (5 << 42))
+        g3, g4, g5, g6 = _hash(base, 13 << 42), _hash(base, 7 << 42), _hash(base, 9 << 42), _hash(base, 11 << 42)
         value = _channel(pixel, channel)
         prefix = local = 1
         r0 = r1 = r2 = r3 = np.int64(0)
@@ -233,14 +231,13 @@ def _new(m, pixel, c):
             middle = (2 * prefix + 1) << (7 - k) & 255  # of the values left
             fg, fl = _far(guess - middle), _far(learned - middle)
             m.index[0], m.index[1], m.index[2], m.index[3] = r0 + local, r1 + local, r2 + local, r3 + local
-            m.index[4], m.index[5], m.index[6] = _by(g0, k, fg), _by(g1, k, fg), _by(g2, k, fg)
-            m.index[7], m.index[8] = _by(g3, k, fl), _by(g4, fg * 8 + k, fl)
-            m.index[9] = _by(g5, _far(cw - middle) * 8 + k, _far(cn - middle))
-            m.index[10] = _by(g6, _far(plane - middle) * 8 + k, _far(side - middle))
-            m.index[11] = _by(g7, _far(before - middle) * 8 + k, _far(behind - middle))
+            m.index[4], m.index[5], m.index[6] = _by(g0, k, fg), _by(g1, k, fg), _by(g2, k, fl)
+            m.index[7] = _by(g3, fg * 8 + k, fl)
+            m.index[8] = _by(g4, _far(cw - middle) * 8 + k, _far(cn - middle))
+            m.index[9] = _by(g5, _far(before - middle) * 8 + k, _far(behind - middle))
             both = _far(cw + shift - middle) * 64 + _far(cn + shift - middle)
-            m.index[12] = _by(g8, both * 8 + k, _far(cne + shift - middle))
-            a, ra = 128 + turn * 8 + k, 1024 + (turn * 8 + k) * 64 + fg
+            m.index[10] = _by(g6, both * 8 + k, _far(cne + shift - middle))
+            a, ra = 128 + turn * 8 + k, 1024 + (turn * 8 + k) * 64 + fl
             bit = (value >> (7 - k)) & 1
             bit = _bit(m, bit, TELLING, 80, a, 160 + turn * 8 + busy, ra, 3072 + turn * 8 + busy)
             prefix, local = 2 * prefix + bit, 2 * local + bit
@@ -450,7 +447,7 @@ def _run(m, h, w, c):
 
 def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c: int, decoding: bool) -> int:
     """Code or decode all pixels; the number of bytes, or -1 if they do not fit."""
-    size = (h * w - 1).bit_length()
+    size = int(h * w - 1).bit_length()
     squash, stretch, rates = _tables()
     weights = np.full((192, INPUTS), 65536 // 11, np.int32)
     weights[:, -1] = 0
