@@ -10,13 +10,13 @@ that no encoder wrote takes as long and ends in some picture.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.coding import binary
+from toolkit.coding import binary, mixing
+from toolkit.coding.mixing import EVEN, INPUTS, hashed
 
 PAD = 8  # pixels left and right of a row; three rows lie above the first
 NEAR = 16  # neighbours: W, N, NW, NE, WW, NN, NWW, NEE, NNE, NNW, WWW, NNN, and further ones
@@ -24,13 +24,9 @@ ORDERS = 8  # contexts that remember colours
 NONE = 128  # states of such a context: how long its colour held, how that ended before; this one: nothing known
 ROLES = 4  # a colour is a context's last, its last but one, the one before, or none of them
 COLOURS = 12  # most that are tried for a pixel
-SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
-STEP = 50  # entries of an adaptive map
-INPUTS, DECIDING, TELLING = 16, ORDERS + 5, 11  # room for inputs; inputs of a decision on a colour, on a new one's bit
-BASE, EXTRA, RAMP = 10, 20, 512  # rates of learning of a set of weights, at last and more at first; uses between
+DECIDING, TELLING = ORDERS + 5, 11  # counters of a decision on a colour, and on a new one's bit
 
-# Counters, 22 bits of probability and 10 of count, lie in one array. These begin:
-_EVEN = np.uint32(1 << 31)
+# Counters lie in one array. These begin:
 _SIX = ORDERS * (NONE + 1) * ROLES * 2  # after those of contexts: patterns of six neighbours
 _TWELVE = _SIX + 720 * 16  # of twelve, hashed
 _SAME = _TWELVE + (1 << 16)  # which neighbours have the colour
@@ -68,65 +64,6 @@ class Model(NamedTuple):
     roles: Array  # int64 [COLOURS * ORDERS]
 
 
-@functools.cache
-def _tables() -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Squash, stretch and rates of `Model`, from integers alone."""
-    one = 1 << 80
-    growth = term = one  # exp(1 / 256), by its series
-    for n in range(1, 12):
-        term //= 256 * n
-        growth += term
-    squash, power = np.full(2 * SPAN, 32768, np.int32), one
-    for x in range(1, SPAN + 1):
-        power = power * growth >> 80
-        squash[SPAN - x] = max(1, (one << 16) // (one + power))
-        squash[(SPAN + x) % (2 * SPAN)] = 65536 - squash[SPAN - x]
-    squash[0] = 1
-    stretch = np.searchsorted(squash, np.arange(4096) * 16 + 8) - SPAN
-    return squash, stretch.astype(np.int32), (2 * 65536 // (2 * np.arange(1024) + 3)).astype(np.int32)
-
-
-@binary.inline
-def _hash(h, value):
-    h = (h + np.uint64(value) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return h ^ h >> np.uint64(29)
-
-
-@binary.inline
-def _bit(m, bit, n, limit, a, b, ra, rb):
-    """Code a bit by the first n counters of the index, weights a and b, maps ra and rb; all of them learn."""
-    a, b = a * INPUTS, b * INPUTS
-    total = 0
-    for j in range(n):
-        s = m.stretch[m.counters[m.index[j]] >> np.uint32(20)]
-        m.inputs[j] = s
-        total += s * np.int64(m.weights[a + j] + m.weights[b + j])
-    total = min(max(total >> 16, 1 - SPAN), SPAN - 1) + SPAN
-    mixed = np.int64(m.squash[total])
-    part = total & 127
-    left, right = ra * STEP + (total >> 7), rb * STEP + (total >> 7)
-    pa = (m.maps[left] * (128 - part) + m.maps[left + 1] * part) >> 7
-    pb = (m.maps[right] * (128 - part) + m.maps[right + 1] * part) >> 7
-    bit = binary.code(m.coder, m.data, bit, (2 * mixed + pa + pb) >> 2, m.decoding)
-    goal = np.int64(65535) if bit else np.int64(0)
-    left, right = left + (part >> 6), right + (part >> 6)
-    m.maps[left] += (goal - m.maps[left]) >> 6
-    m.maps[right] += (goal - m.maps[right]) >> 6
-    used = np.int64(m.weights[a + INPUTS - 1])
-    m.weights[a + INPUTS - 1] = min(used + 1, RAMP)
-    error = (goal - mixed) * (BASE + EXTRA * (RAMP - used) // RAMP)
-    for j in range(n):
-        change = (m.inputs[j] * error + (1 << 19)) >> 20
-        m.weights[a + j] += change
-        m.weights[b + j] += change
-    for j in range(n):
-        v = np.int64(m.counters[m.index[j]])
-        p, count = v >> 10, v & 1023
-        p += (((bit << 22) - bit - p) * m.rates[count]) >> 16
-        m.counters[m.index[j]] = (p << 10) | min(count + 1, limit)
-    return bit
-
-
 # --- a new colour
 
 
@@ -158,7 +95,7 @@ def _far(difference):
 
 @binary.inline
 def _by(key, k, far):
-    return _FAR + np.int64(_hash(key, k) & _FAR_MASK) + far
+    return _FAR + np.int64(hashed(key, k) & _FAR_MASK) + far
 
 
 @binary.inline
@@ -175,7 +112,7 @@ def _row(counters, key):
         at = other
     counters[at] = check
     for j in range(1, 16):
-        counters[at + j] = _EVEN
+        counters[at + j] = EVEN
     return at
 
 
@@ -215,18 +152,18 @@ def _new(m, pixel, c):
         learned = min(max(cw + (total >> 16), 0), 255)
 
         base = np.uint64(turn)
-        h0 = _hash(base, known)
-        h1, h2 = _hash(h0, w), _hash(h0, n + (1 << 40))
-        h3 = _hash(h1, n)
-        g0, g1, g2 = _hash(base, busy + (1 << 42)), _hash(base, errors + (3 << 42)), _hash(base, busy + (5 << 42))
-        g3, g4, g5, g6 = _hash(base, 13 << 42), _hash(base, 7 << 42), _hash(base, 9 << 42), _hash(base, 11 << 42)
+        h0 = hashed(base, known)
+        h1, h2 = hashed(h0, w), hashed(h0, n + (1 << 40))
+        h3 = hashed(h1, n)
+        g0, g1, g2 = hashed(base, busy + (1 << 42)), hashed(base, errors + (3 << 42)), hashed(base, busy + (5 << 42))
+        g3, g4, g5, g6 = hashed(base, 13 << 42), hashed(base, 7 << 42), hashed(base, 9 << 42), hashed(base, 11 << 42)
         value = _channel(pixel, channel)
         prefix = local = 1
         r0 = r1 = r2 = r3 = np.int64(0)
         for k in range(8):
             if k % 4 == 0:
-                r0, r1 = _row(m.counters, _hash(h0, prefix)), _row(m.counters, _hash(h1, prefix))
-                r2, r3 = _row(m.counters, _hash(h2, prefix)), _row(m.counters, _hash(h3, prefix))
+                r0, r1 = _row(m.counters, hashed(h0, prefix)), _row(m.counters, hashed(h1, prefix))
+                r2, r3 = _row(m.counters, hashed(h2, prefix)), _row(m.counters, hashed(h3, prefix))
                 local = 1
             middle = (2 * prefix + 1) << (7 - k) & 255  # of the values left
             fg, fl = _far(guess - middle), _far(learned - middle)
@@ -239,7 +176,7 @@ def _new(m, pixel, c):
             m.index[10] = _by(g6, both * 8 + k, _far(cne + shift - middle))
             a, ra = 128 + turn * 8 + k, 1024 + (turn * 8 + k) * 64 + fl
             bit = (value >> (7 - k)) & 1
-            bit = _bit(m, bit, TELLING, 80, a, 160 + turn * 8 + busy, ra, 3072 + turn * 8 + busy)
+            bit = mixing.bit(m, bit, TELLING, 80, a, 160 + turn * 8 + busy, ra, 3072 + turn * 8 + busy)
             prefix, local = 2 * prefix + bit, 2 * local + bit
         value = prefix & 255
         known |= value << (8 * channel)
@@ -327,21 +264,21 @@ def _look(m, i, stride):
     near[4], near[5], near[6], near[7] = p[i - 2], p[top], p[up - 2], p[up + 2]
     near[8], near[9], near[10], near[11] = p[top + 1], p[top - 1], p[i - 3], p[top - stride]
     near[12], near[13], near[14], near[15] = p[i - 4], p[up + 3], p[top + 2], p[i - 5]
-    keys[0] = _hash(np.uint64(1), near[0])
-    keys[1] = _hash(keys[0], near[1])
-    keys[2] = _hash(_hash(keys[1], near[2]), near[3])
-    keys[3] = _hash(_hash(keys[2], near[4]), near[5])
-    keys[4] = _hash(_hash(_hash(keys[3], near[6]), near[7]), near[8])
-    keys[5] = _hash(_hash(_hash(keys[4], near[9]), near[10]), near[11])
-    keys[5] = _hash(_hash(_hash(keys[5], near[12]), near[13]), near[14])
-    keys[6] = _hash(_hash(_hash(_hash(_hash(np.uint64(7), near[0]), near[4]), near[10]), near[12]), near[15])
-    keys[7] = _hash(_hash(_hash(_hash(_hash(np.uint64(8), near[1]), near[5]), near[11]), near[3]), near[7])
+    keys[0] = hashed(np.uint64(1), near[0])
+    keys[1] = hashed(keys[0], near[1])
+    keys[2] = hashed(hashed(keys[1], near[2]), near[3])
+    keys[3] = hashed(hashed(keys[2], near[4]), near[5])
+    keys[4] = hashed(hashed(hashed(keys[3], near[6]), near[7]), near[8])
+    keys[5] = hashed(hashed(hashed(keys[4], near[9]), near[10]), near[11])
+    keys[5] = hashed(hashed(hashed(keys[5], near[12]), near[13]), near[14])
+    keys[6] = hashed(hashed(hashed(hashed(hashed(np.uint64(7), near[0]), near[4]), near[10]), near[12]), near[15])
+    keys[7] = hashed(hashed(hashed(hashed(hashed(np.uint64(8), near[1]), near[5]), near[11]), near[3]), near[7])
     six = _first(near, 1)
     for j in range(2, 6):
         six = six * (j + 1) + _first(near, j)
     twelve = np.uint64(six)
     for j in range(6, 12):
-        twelve = _hash(twelve, _first(near, j))
+        twelve = hashed(twelve, _first(near, j))
     return six, twelve
 
 
@@ -363,7 +300,7 @@ def _run(m, h, w, c):
         pointer, length, missed = 0, 0, 0  # where a match goes on, since how many pixels, with how many misses
         for i in range(start, start + w):
             six, twelve = _look(m, i, stride)
-            recent = np.int64(_hash(m.keys[6], near[1]) & np.uint64(len(m.matches) - 1))
+            recent = np.int64(hashed(m.keys[6], near[1]) & np.uint64(len(m.matches) - 1))
             if length == 0 and i > start:
                 before = np.int64(m.matches[recent])
                 known = 0
@@ -416,14 +353,14 @@ def _run(m, h, w, c):
                         same |= 1 << j
                         which = min(j, 6)
                 index[ORDERS] = _SIX + (six * 8 + which) * 2 + later
-                index[ORDERS + 1] = _TWELVE + np.int64(_hash(twelve, which * 2 + later) & np.uint64(0xFFFF))
+                index[ORDERS + 1] = _TWELVE + np.int64(hashed(twelve, which * 2 + later) & np.uint64(0xFFFF))
                 index[ORDERS + 2] = _SAME + same * 2 + later
                 index[ORDERS + 3] = _MATCH + held * 4 + (colour == expected) * 2 + later if pointer else _PLAIN
                 index[ORDERS + 4] = _PLAIN + 1 + min(tried, 7)
                 rank = min(tried, 3) * 16
                 b, ra = 64 + rank + (same & 15), rank * 16 + m.state[3]
                 same_map = 3120 + rank + (same & 15)
-                found = _bit(m, np.int64(colour == actual), DECIDING, 500, rank + agree, b, ra, same_map)
+                found = mixing.bit(m, np.int64(colour == actual), DECIDING, 500, rank + agree, b, ra, same_map)
                 if found:
                     actual = colour
                     break
@@ -448,9 +385,6 @@ def _run(m, h, w, c):
 def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c: int, decoding: bool) -> int:
     """Code or decode all pixels; the number of bytes, or -1 if they do not fit."""
     size = int(h * w - 1).bit_length()
-    squash, stretch, rates = _tables()
-    weights = np.full((192, INPUTS), 65536 // 11, np.int32)
-    weights[:, -1] = 0
     numbers = [np.zeros(n, np.int64) for n in (INPUTS, NEAR, ORDERS, ORDERS, COLOURS, COLOURS, COLOURS * ORDERS)]
     model = Model(
         decoding,
@@ -458,14 +392,12 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
         data,
         pixels.reshape(-1),
         np.zeros(4 << min(max(size + 1, 8), 19), np.uint32),
-        np.full(_ROWS + (1 << min(max(size + 3, 14), 20)), _EVEN, np.uint32),
+        np.full(_ROWS + (1 << min(max(size + 3, 14), 20)), EVEN, np.uint32),
         np.zeros(1 << min(max(size, 8), 18), np.int32),
-        weights.reshape(-1),
-        np.tile(squash[np.minimum(np.arange(STEP) * 128, 2 * SPAN - 1)], 3200),
+        mixing.first_weights(192),
+        mixing.first_maps(3200),
         np.zeros(128, np.int64),
-        squash,
-        stretch,
-        rates,
+        *mixing.tables(),
         numbers[0],
         np.zeros(INPUTS, np.int32),
         numbers[1],
