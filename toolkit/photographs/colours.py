@@ -264,8 +264,8 @@ def _look(m, i, stride):
     near[4], near[5], near[6], near[7] = p[i - 2], p[top], p[up - 2], p[up + 2]
     near[8], near[9], near[10], near[11] = p[top + 1], p[top - 1], p[i - 3], p[top - stride]
     near[12], near[13], near[14], near[15] = p[i - 4], p[up + 3], p[top + 2], p[i - 5]
-    keys[0] = hashed(np.uint64(1), near[0])
-    keys[1] = hashed(keys[0], near[1])
+    keys[0] = hashed(hashed(np.uint64(2), near[0]), near[3])
+    keys[1] = hashed(hashed(np.uint64(1), near[0]), near[1])
     keys[2] = hashed(hashed(keys[1], near[2]), near[3])
     keys[3] = hashed(hashed(keys[2], near[4]), near[5])
     keys[4] = hashed(hashed(hashed(keys[3], near[6]), near[7]), near[8])
