@@ -1,6 +1,7 @@
 """Probabilities of bits by logistic mixing of adaptive counters, refined by adaptive maps, for `binary`'s coder.
 
-Compiled into the caller's loop. Integers only: the same bytes on every processor. The caller's model is a NamedTuple
+Compiled into the caller's loop, whose cache on disk does not see changes here: touch the caller after them. Integers
+only: the same bytes on every processor. The caller's model is a NamedTuple
 with, beside what it needs itself:
 
     decoding                   bool
