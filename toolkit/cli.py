@@ -19,12 +19,13 @@ R = TypeVar("R")
 
 
 def arguments(
-    argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str, flags: Sequence[str] = ()
-) -> dict[str, str]:
+    argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str, flags: Sequence[str] = (),
+    paths: Sequence[str] = (),
+) -> dict[str, str]:  # fmt: skip
     """Parse `key=value` arguments; `known` has one line of help for each key, `usage` opens the help text.
 
-    argv: None for those of the process; flags: keys for which --KEY means KEY=true. Returns the given keys only, with
-    the text behind the first "=".
+    argv: None for those of the process; flags: keys for which --KEY means KEY=true; paths: keys that arguments without
+    "=" fill, in this order. Returns the given keys only, with the text behind the first "=".
     Raises SystemExit: 0 after --help or -h, else with a message, for an argument that is no key=value, an unknown
     key, a key given twice, an empty value, or a required key that is missing.
     """
@@ -35,6 +36,10 @@ def arguments(
         lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
         print(usage, "", *lines, sep="\n")
         raise SystemExit(0)
+    free = iter([key for key in paths if not any(argument.startswith(f"{key}=") for argument in argv)])
+    for i, argument in enumerate(argv):
+        if (argument == "-" or ("=" not in argument and argument[:1] != "-")) and (key := next(free, "")):
+            argv[i] = f"{key}={argument}"
     found: dict[str, str] = {}
     for argument in argv:
         key, equals, value = argument.lstrip("-").partition("=")
