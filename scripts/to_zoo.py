@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolkit import cli, zoo
 from toolkit.container import temporary_of
-from toolkit.runs import CONFIG, EXACT, SHIPPED, WEIGHTS, has_exact, load
+from toolkit.runs import CONFIG, EXACT, SHIPPED, WEIGHTS, has_exact, head_of, load
 
 
 def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:
@@ -26,6 +26,7 @@ def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:
     """
     if not name.isidentifier():
         raise ValueError(f"expected a name of letters, digits and _, got {name!r}; give one")
+    head_of(run)  # raises for what is no run
     target = top / name
     if target.exists():
         raise FileExistsError(f"expected a new model, got {target}, which exists; remove it first")

@@ -36,7 +36,8 @@ def arguments(
         lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
         print(usage, "", *lines, sep="\n")
         raise SystemExit(0)
-    free = iter([key for key in paths if not any(argument.startswith(f"{key}=") for argument in argv)])
+    given = {argument.partition("=")[0] for argument in argv if "=" in argument}
+    free = iter([key for key in paths if key not in given])
     for i, argument in enumerate(argv):
         if (argument == "-" or ("=" not in argument and argument[:1] != "-")) and (key := next(free, "")):
             argv[i] = f"{key}={argument}"
@@ -49,7 +50,7 @@ def arguments(
             remedy = f"did you mean {close[0]}=?" if close else "see --help"
             raise _usage_error(f"one of {', '.join(known)}", repr(key), remedy, usage)
         if key not in known:  # most often a bare file name
-            key = next((key for key in known if key in required - found.keys()), "KEY")
+            key = next((key for key in known if key in required - given - found.keys()), "KEY")
             raise _usage_error("key=value", repr(argument), f"write {key}={argument}", usage)
         if not equals or dashed:
             raise _usage_error("key=value", repr(argument), f"write {key}={value or 'VALUE'}", usage)

@@ -14,7 +14,7 @@ USAGE = """usage: python -m toolkit.evaluate run=RUN
 Encode data that training has not seen to real files, decode and compare them; print rates, where the bits went, and
 speeds, beside other codecs; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossless
 model: test rows of its data set. Of a lossy one: the rate-distortion curve of held-out pictures. Of word vectors:
-analogies that files of several sizes answer. Of a model that ships, in a copy of it: the new folder evaluation-NAME."""
+analogies that files of several sizes answer. Of a model that ships, in a copy of it, evaluation-NAME here."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...), or name of one that ships",
     "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
@@ -44,9 +44,11 @@ def _folder(given: str) -> Path:
     if not zoo.is_ours(folder):
         return folder
     copy = Path(f"evaluation-{folder.name}")
-    if copy.exists():
-        raise FileExistsError(f"expected no {copy} here, got one; remove it, or run=./{copy} to evaluate it again")
-    shutil.copytree(folder, copy)
+    card = copy / zoo.CARD
+    if not copy.exists():
+        shutil.copytree(folder, copy)
+    elif not card.is_file() or card.read_bytes() != (folder / zoo.CARD).read_bytes():
+        raise FileExistsError(f"expected no {copy} here, or a copy of the model, got another; remove or rename it")
     print(f"{folder.name} is evaluated in {copy}", flush=True)
     return copy
 
