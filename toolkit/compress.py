@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = Path(output).stat().st_size
         print(_beside(pictures, size, head.lossless))
         if compare:
-            print(baselines.comparison((Path(output).name, size, seconds), map(pictures.picture, range(len(pictures.items)))))
+            every = map(pictures.picture, range(len(pictures.items)))
+            print(baselines.comparison((Path(output).name, size, seconds), every))
     return 0
 
 
