@@ -52,5 +52,5 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed(runs: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mixed folder in chunks of 7 rows."""
     path = tmp_path_factory.mktemp("packed") / "photos.tkc"
-    assert pack(runs["rgb"], photos, path, "chunk_rows=7") == 0
+    assert pack(runs["rgb"], photos, path, "chunk_rows=7", "jpeg=pixels") == 0
     return path

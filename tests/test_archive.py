@@ -14,7 +14,7 @@ from toolkit.container import Reader
 def test_a_mixed_folder_comes_back_pixel_by_pixel(
     model: str, runs: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert pack(runs[model], photos, tmp_path / "photos.tkc") == 0
+    assert pack(runs[model], photos, tmp_path / "photos.tkc", "jpeg=pixels") == 0
     shown = capsys.readouterr()
     size, values = (tmp_path / "photos.tkc").stat().st_size, 13 * 9 + 3 * (17 * 8 + 8 * 16 + 1 + 60) + 1 + 81
     assert f"7 pictures, {values} values" in shown.out
@@ -69,7 +69,7 @@ def test_a_single_image_comes_back(runs: dict[str, Path], photos: Path, tmp_path
 
 
 def test_the_same_input_makes_the_same_bytes(runs: dict[str, Path], photos: Path, packed: Path, tmp_path: Path) -> None:
-    assert pack(runs["rgb"], photos, tmp_path / "again.tkc", "chunk_rows=7") == 0
+    assert pack(runs["rgb"], photos, tmp_path / "again.tkc", "chunk_rows=7", "jpeg=pixels") == 0
     assert (tmp_path / "again.tkc").read_bytes() == packed.read_bytes()
 
 

@@ -15,6 +15,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.coding": set(),
     "toolkit.container": set(),
     "toolkit.cli": set(),
+    "toolkit.zoo": {"cli"},
     "toolkit.model": set(),
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
@@ -37,7 +38,7 @@ TABLE: dict[str, set[str]] = {
         "training",
     },
     "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets"},
-    "toolkit": {"chunks", "cli", "container", "embeddings", "images", "runs", "training"},  # the commands
+    "toolkit": {"chunks", "cli", "container", "embeddings", "images", "runs", "training", "zoo"},  # the commands
 }
 
 # Rooms that know neither Lightning nor Hydra.

@@ -10,6 +10,7 @@ COMMANDS = {
     "decompress": "a file back into pictures or an array",
     "export_embeddings": "word vectors into a file of any size, and back",
     "inspect": "what a file holds, without its model",
+    "zoo": "models that ship: what they are for, and how to use one",
     "evaluate": "a model's rates and speeds beside other codecs",
     "make_exact": "give an older run the networks whose files decode anywhere",
 }

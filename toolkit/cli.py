@@ -20,12 +20,13 @@ R = TypeVar("R")
 
 
 def arguments(
-    argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str, flags: Sequence[str] = ()
-) -> dict[str, str]:
+    argv: Sequence[str] | None, known: dict[str, str], required: set[str], usage: str, flags: Sequence[str] = (),
+    paths: Sequence[str] = (),
+) -> dict[str, str]:  # fmt: skip
     """Parse `key=value` arguments; `known` has one line of help for each key, `usage` opens the help text.
 
-    argv: None for those of the process; flags: keys for which --KEY means KEY=true. Returns the given keys only, with
-    the text behind the first "=".
+    argv: None for those of the process; flags: keys for which --KEY means KEY=true; paths: keys that arguments without
+    "=" fill, in this order. Returns the given keys only, with the text behind the first "=".
     Raises SystemExit: 0 after --help or -h, else with a message, for an argument that is no key=value, an unknown
     key, a key given twice, an empty value, or a required key that is missing.
     """
@@ -36,6 +37,11 @@ def arguments(
         lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
         print(usage, "", *lines, sep="\n")
         raise SystemExit(0)
+    given = {argument.partition("=")[0] for argument in argv if "=" in argument}
+    free = iter([key for key in paths if key not in given])
+    for i, argument in enumerate(argv):
+        if (argument == "-" or ("=" not in argument and argument[:1] != "-")) and (key := next(free, "")):
+            argv[i] = f"{key}={argument}"
     found: dict[str, str] = {}
     for argument in argv:
         key, equals, value = argument.lstrip("-").partition("=")
@@ -45,7 +51,7 @@ def arguments(
             remedy = f"did you mean {close[0]}=?" if close else "see --help"
             raise _usage_error(f"one of {', '.join(known)}", repr(key), remedy, usage)
         if key not in known:  # most often a bare file name
-            key = next((key for key in known if key in required - found.keys()), "KEY")
+            key = next((key for key in known if key in required - given - found.keys()), "KEY")
             raise _usage_error("key=value", repr(argument), f"write {key}={argument}", usage)
         if not equals or dashed:
             raise _usage_error("key=value", repr(argument), f"write {key}={value or 'VALUE'}", usage)

@@ -1,22 +1,26 @@
-"""python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc: pictures or arrays into one file."""
+"""python -m toolkit.compress PICTURES FILE.tkc: pictures or arrays into one file."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.container import check_new
-from toolkit.images.source import source
-from toolkit.runs import load
+from toolkit.images import baselines
+from toolkit.images.source import Source, source
+from toolkit.runs import head_of, load
 
-USAGE = """usage: python -m toolkit.compress run=RUN input=PICTURES output=FILE.tkc
+USAGE = """usage: python -m toolkit.compress PICTURES FILE.tkc [run=RUN]
 
-Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that
-toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bpp= or psnr= asks for. Grey and RGB, 8
-bits a value, any size."""
+Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that ships, or
+one that toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bpp= or psnr= asks for. Grey and
+RGB, 8 bits a value, any size."""
 KNOWN = {
-    "run": "folder of the trained model (outputs/...)",
+    "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
+    f"{zoo.DEFAULT})",
     "input": "an image, a folder, or an array file (.npy, .pt); - for a .npy file from standard input",
     "output": "the .tkc file to write; - for standard output",
     "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
@@ -25,30 +29,61 @@ KNOWN = {
     "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
+    "jpeg": "of a lossless model, JPEG files: skip (default), or pixels: keep their pixels, mostly in more bytes",
+    "compare": "true: also what lossless WebP, JPEG XL and PNG make of the pictures, and how long each took; of a "
+    "lossless model",
     "on_bad": "error (default), or skip: leave out pictures that cannot be coded, and list them",
     "metadata": "all (default), color (profile, gamma, orientation) or none: what is kept beside the pixels",
     "overwrite": "true: replace a file that is there (default false: an error)",
     "device": "auto, cpu or cuda (default auto)",
 }
 OWN = {"run", "input", "output", "on_bad", "metadata", "overwrite", "device"}
+LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, where the model is
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
+    values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
     with cli.streams(values, ".npy") as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
+        folder = zoo.folder_of(found.get("run"))
+        head, name = head_of(folder)
+        asked = cli.asked(found, OWN, head.compress_options | (LOSSLESS if head.lossless else {}), name)
+        jpeg, compare = asked.pop("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")
+        asked.pop("compare", None)
         # Before the model is loaded, so that a mistake is told at once.
-        pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"))
-        run = load(found["run"], found.get("device", "auto"), None)
-        asked = cli.asked(found, OWN, run.head.compress_options, run.name)
+        pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"), jpeg)
+        run = load(folder, found.get("device", "auto"), None)
+        began = time.monotonic()
         text = run.head.compress(run, pictures, output, asked)
+        seconds = time.monotonic() - began
         for file, why in pictures.left_out:
             print(f"left out: {file}: {why}", file=sys.stderr)
         print(shown(text))
+        size = Path(output).stat().st_size
+        print(_beside(pictures, size, head.lossless))
+        if compare:
+            every = map(pictures.picture, range(len(pictures.items)))
+            print(baselines.comparison((Path(shown(output)).name, size, seconds), every))
     return 0
+
+
+def _beside(pictures: Source, size: int, lossless: bool) -> str:
+    """The bytes of what was given, beside those of the file; and of JPEG files, which may have been fewer."""
+    given, count = sum(pictures.sizes), len(pictures.sizes)
+    text = f"{count} input file{'s' * (count != 1)}: {given} bytes; the .tkc: {size}, {100 * size / given:.1f} %"
+    if not lossless or not pictures.jpegs:
+        return text
+    jpegs = sum(pictures.sizes[i] for i in pictures.jpegs)
+    if len(pictures.jpegs) == count:
+        return f"{text}\nAll are JPEG files, whose pixels are kept, and not their bytes."
+    share = sum(pictures.values_of(i) for i in pictures.jpegs) / pictures.values
+    return (
+        f"{text}\n{len(pictures.jpegs)} of them are JPEG files: {jpegs} bytes, whose pixels take about "
+        f"{size * share:.0f} by their share of all values"
+    )
 
 
 if __name__ == "__main__":

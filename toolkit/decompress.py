@@ -1,18 +1,19 @@
-"""python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER: every pixel back."""
+"""python -m toolkit.decompress FILE.tkc FOLDER: every pixel back."""
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.container import Reader
 from toolkit.runs import load
 
-USAGE = """usage: python -m toolkit.decompress run=RUN input=FILE.tkc output=FOLDER
+USAGE = """usage: python -m toolkit.decompress FILE.tkc FOLDER [run=RUN]
 
 Restore the pictures of a .tkc file as PNG files below a new folder, or its array as an array file. Interrupted, it goes
 on when it is run again. Exit status: 0, 1 for an error, 2 if on_damage=skip left something out."""
 KNOWN = {
-    "run": "folder of the model that compressed it",
+    "run": "folder of the model that compressed it, or name of one that ships (default: the one that ships and fits)",
     "input": "the .tkc file; - for standard input",
     "output": "the folder to make, or the file to write: .png for one picture, .npy or .pt for an array; - for one "
     "of these on standard output",
@@ -26,7 +27,7 @@ KNOWN = {
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    values = cli.arguments(argv, KNOWN, {"run", "input", "output"}, USAGE)
+    values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
     with cli.streams(values, ".tkc") as (found, shown):
         return _decompress(found, values["output"] == "-", shown)
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]) -> int:
     on_damage, overwrite = values.get("on_damage", "error"), cli.boolean(values, "overwrite")
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
-        run = load(values["run"], values.get("device", "auto"), reader.header.get("exact") is True)
+        run = load(_folder(reader, values.get("run")), values.get("device", "auto"), reader.header.get("exact") is True)
         array = reader.header.get("array")
         output = values["output"] + (f".{array.get('format')}" if isinstance(array, dict) else ".png") * piped
         report = run.head.restore(run, reader, output, values.get("only"), on_damage, overwrite)
@@ -49,6 +50,25 @@ def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]
     left = f"; {len(report.lost)} lost, {len(report.partly)} in part" if report.damage else ""
     print(shown(f"{report.restored} picture{'s' * (report.restored != 1)} restored to {output}{left}"))
     return 2 if report.damage else 0
+
+
+def _folder(reader: Reader, given: str | None) -> Path:
+    """The folder of the model that run= names, or of one that ships and wrote the file."""
+    if given is not None:
+        return zoo.folder_of(given)
+    recipe, model = (reader.header.get(key) for key in ("recipe", "model"))
+    if found := zoo.by_fingerprint(recipe, model):
+        return zoo.find(found)
+    if reader.header.get("kind") == "embeddings":
+        raise ValueError(
+            f"{reader.path}: expected a file of pictures, got one of word vectors; use python -m "
+            f"toolkit.export_embeddings input={reader.path} output=vectors.bin"
+        )
+    raise ValueError(
+        f"{reader.path}: expected a file of a model that ships ({', '.join(zoo.names()) or 'none do'}), got one of "
+        f"another, of recipe {str(recipe)[:40]!r} and fingerprint {str(model)[:16]!r}; give run=, the folder of the "
+        "model that compressed it"
+    )
 
 
 if __name__ == "__main__":

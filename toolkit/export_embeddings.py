@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.container import check_new
 from toolkit.embeddings import exporting, sources
 from toolkit.runs import load
@@ -16,7 +16,7 @@ usage: python -m toolkit.export_embeddings run=RUN output=FILE.tkc lambda=1|targ
 
 Compress word vectors to the size you ask for: each coordinate as exactly as its uncertainty makes worthwhile."""
 KNOWN = {
-    "run": "folder of a trained recipe of word vectors (outputs/...)",
+    "run": "folder of a trained recipe of word vectors (outputs/...), or name of one that ships",
     "input": "vectors trained elsewhere: word2vec .bin, .txt, .vec, GloVe .txt, gensim .kv; or a .tkc file",
     "output": "the .tkc file to write; for input=FILE.tkc a .bin, .txt, .vec or .kv file",
     **exporting.OPTIONS,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if found.left_out:
             print(f"left out: {found.left_out} words that are not UTF-8, by errors=skip", file=sys.stderr)
         return 0
-    run = load(values["run"], "cpu")
+    run = load(zoo.folder_of(values["run"]), "cpu")
     print(run.head.compress(run, None, output, asked))
     return 0
 

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.chunks.inventory import inventory, shown
 from toolkit.container import Reader
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = cli.boolean(values, "json")
     with cli.streams(values, ".tkc") as (found, named), Reader(found["input"], salvage=True) as reader:
         report = inventory(reader)
+        report["zoo"] = zoo.by_fingerprint(report["header"].get("recipe"), report["header"].get("model"))
         print(named(json.dumps(report) if as_json else shown(report)))
     return 0 if report["damage"] is None and all(chunk["intact"] for chunk in report["chunks"]) else 1
 

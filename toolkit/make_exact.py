@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.runs import EXACT, save_exact
 
 USAGE = """usage: python -m toolkit.make_exact run=RUN
@@ -17,7 +16,9 @@ KNOWN = {"run": "folder of the trained model (outputs/...)"}
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    run = Path(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
+    run = zoo.folder_of(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
+    if zoo.is_ours(run):
+        raise ValueError(f"expected the folder of a training, got {run.name}, which ships as it is; leave it so")
     save_exact(run)
     print(f"{run / EXACT}: files of this run now decode on any machine")
     return 0

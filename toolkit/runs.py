@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
 CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
+SHIPPED = ".safetensors"  # instead of .pt, of weights that ship
 CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
 PENDING = "checkpoints/config.yaml"  # of a training that goes on, where the weights are still those of the one before
 LOCK = "training.lock"  # while a training goes on
@@ -67,6 +68,10 @@ class Head(Protocol):
     """
 
     @property
+    def lossless(self) -> bool:
+        """Whether pictures come back as they were."""
+
+    @property
     def monitor(self) -> str:
         """The logged value whose least belongs to the best weights."""
 
@@ -77,6 +82,9 @@ class Head(Protocol):
     @property
     def measure_options(self) -> dict[str, str]:
         """Options of `measure`."""
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """What headers of its files say about the model that wrote them: recipe and model, a fingerprint."""
 
     def watch(self, run: Run, data: Any) -> Callback:
         """A callback of training that makes real files, decodes them, and shows what they are on TensorBoard."""
@@ -139,7 +147,7 @@ def save_config(run: Path, cfg: DictConfig) -> None:
 
 def save_weights(run: Path, module: Model) -> None:
     """Write the weights of a run: tensors only, no pickled code. An exact network of other weights goes."""
-    _save_state(run / WEIGHTS, module, run / EXACT)
+    _save_state(run / WEIGHTS, module, [run / EXACT, (run / EXACT).with_suffix(SHIPPED)])
 
 
 def save_exact(run: Path, rows: Tensor | None = None) -> None:
@@ -158,16 +166,64 @@ def save_exact(run: Path, rows: Tensor | None = None) -> None:
 
 def has_exact(run: str | Path) -> bool:
     """Whether a run has an exact network of its weights as they are."""
-    return (Path(run) / EXACT).is_file()
+    return _weights(Path(run), EXACT) is not None
 
 
-def _save_state(file: Path, module: Model, stale: Path | None = None) -> None:
+def _weights(run: Path, name: str) -> Path | None:
+    """A file of weights: torch's, or where there is none that of a model that ships."""
+    return next((file for file in (run / name, (run / name).with_suffix(SHIPPED)) if file.is_file()), None)
+
+
+def _save_state(file: Path, module: Model, stale: Sequence[Path] = ()) -> None:
     with atomic_path(file) as temporary:
         data = io.BytesIO()  # for a full disk torch.save has errors of its own
         torch.save({name: value.detach().cpu() for name, value in module.state_dict().items()}, data)
         temporary.write_bytes(data.getbuffer())
-        if stale is not None:  # now that nothing can fail but the renaming
-            stale.unlink(missing_ok=True)
+        for old in stale:  # now that nothing can fail but the renaming
+            old.unlink(missing_ok=True)
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights. Raises whatever torch, zipfile, pickle and safetensors do for broken ones."""
+    if file.suffix == SHIPPED:
+        from safetensors.torch import load_file
+
+        return load_file(file)
+    with open(file, "rb") as opened:
+        if opened.read(4) != b"PK\x03\x04":  # torch's older formats take memory by sizes that they only declare
+            raise ValueError("a file that torch.save did not write")
+    found: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return found
+
+
+def head_of(run: str | Path) -> tuple[Head, str]:
+    """The head of a run and the name of its recipe, without its weights. Raises as `load` does."""
+    cfg = _config(Path(run))
+    with _described(Path(run)):
+        return _head(cfg), str(cfg.recipe.name)
+
+
+def _config(run: Path) -> DictConfig:
+    """The configuration of a run, which has weights, too."""
+    if not (run / CONFIG).is_file() or not (_weights(run, WEIGHTS) or has_exact(run)):
+        name = WEIGHTS if (run / CONFIG).is_file() else CONFIG
+        raise FileNotFoundError(
+            f"expected a run folder with {CONFIG} and {WEIGHTS}, got {run} without {name}; give the folder that "
+            "toolkit.train printed (outputs/...), of a training that ran to its end"
+        )
+    return read_config(run / CONFIG)
+
+
+@contextlib.contextmanager
+def _described(run: Path) -> Iterator[None]:
+    """Whatever goes wrong while a run is built from its configuration, as ValueError."""
+    try:
+        yield
+    except Exception as error:  # a module given nonsense fails in ways of its own
+        raise ValueError(
+            f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; give the folder of a training"
+        ) from error
 
 
 def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> Run:
@@ -177,23 +233,12 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
     FileNotFoundError or ValueError that says what is missing or does not fit.
     """
     run = Path(run)
-    for name in (CONFIG, WEIGHTS):
-        if not (run / name).is_file():
-            raise FileNotFoundError(
-                f"expected a run folder with {CONFIG} and {WEIGHTS}, got {run} without {name}; give the folder that "
-                "toolkit.train printed (outputs/...), of a training that ran to its end"
-            )
-    cfg = read_config(run / CONFIG)
-    try:
+    cfg = _config(run)
+    with _described(run):
         module, head = _module_and_head(cfg)
         for key in ("name", "module.shape"):
             OmegaConf.select(cfg.recipe, key, throw_on_missing=True)
         Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
-    except Exception as error:  # a module given nonsense fails in ways of its own
-        raise ValueError(
-            f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; give the folder of a training"
-        ) from error
     exact = has_exact(run) if exact is None else exact
     if exact:
         if not has_exact(run):
@@ -202,16 +247,18 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
                 f"the file, and to compress, make one: python -m toolkit.make_exact run={run}"
             )
         module = module.exact()
-    name = EXACT if exact else WEIGHTS
+    file = _weights(run, EXACT if exact else WEIGHTS)
+    if file is None:
+        raise FileNotFoundError(
+            f"expected a run with trained weights, got {run} without {WEIGHTS}, which ships to code alone; leave out "
+            "exact=false, or give the folder of a training"
+        )
     try:
-        with open(run / name, "rb") as file:
-            if file.read(4) != b"PK\x03\x04":  # torch's older formats take memory by sizes that they only declare
-                raise ValueError("a file that torch.save did not write")
-        module.load_state_dict(torch.load(run / name, map_location="cpu", weights_only=True))
+        module.load_state_dict(_state(file))
     except Exception as error:  # torch, zipfile and pickle raise whatever they like for broken weights
         raise ValueError(
-            f"expected weights of the model that {run / CONFIG} describes, got others in {name}: {plain(error)}; give "
-            "a run folder whose files belong together"
+            f"expected weights of the model that {run / CONFIG} describes, got others in {file.name}: {plain(error)}; "
+            "give a run folder whose files belong together"
         ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

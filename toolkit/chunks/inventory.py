@@ -42,6 +42,7 @@ def inventory(reader: Reader) -> dict[str, Any]:
         },
         "damage": str(reader.damage) if reader.damage else None,
         "decodes": _decodes(reader.header),
+        "zoo": None,  # the model that ships and decodes it, for whoever knows the zoo
         "rows": sum(chunk.rows for chunk in reader.found.values()),
         "bits_per_value": 8 * reader.size / values if type(values) is int and values > 0 else None,
         "header": reader.header,
@@ -75,6 +76,8 @@ def shown(report: dict[str, Any]) -> str:
         lines.append(f"{report['bits_per_value']:.4f} bits per value: the whole file, for {values:,} coded integers")
     if report["decodes"]:
         lines.append(f"decodes {report['decodes']}")
+    if report["zoo"]:
+        lines.append(f"the model {report['zoo']}, which ships, decodes it: decompress needs no run=")
     lines += ["", "header", *(f"  {SHORT.repr(key)[1:-1]}: {_short(value)}" for key, value in report["header"].items())]
     if chunks:
         lines += ["", f"{'chunk':>8} {'offset':>15} {'bytes':>13} {'rows':>11}  {'CRC-32':8}  {'of rows':8}"]

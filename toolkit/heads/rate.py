@@ -54,6 +54,7 @@ class Rate:
     goes on, every_n_epochs; final_fit_rows, final_fit_steps: of the model that is saved.
     """
 
+    lossless = False
     monitor = "validation/objective_bpp"
     compress_options: ClassVar = {
         "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",
@@ -68,6 +69,10 @@ class Rate:
         self.folder, self.lambdas, self.every_n_epochs = pictures, list(lambdas), every_n_epochs
         self.fit, self.final_fit = (fit_rows, fit_steps), (final_fit_rows, final_fit_steps)
         self._codecs: dict[str, Curve] = {}
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        # A short name of the model: a small picture takes a few hundred bytes.
+        return {"recipe": run.name, "model": fingerprint(run.module, {})[:16]}
 
     def watch(self, run: Run, data: Any) -> Callback:
         from toolkit.training.evaluation import Regularly
@@ -113,7 +118,9 @@ Next:
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
         [way] = asked
-        size = rate_archive.compress(_coder(run), source, output, Target(way, cli.number(asked, way)), _identity(run))
+        size = rate_archive.compress(
+            _coder(run), source, output, Target(way, cli.number(asked, way)), self.identity(run)
+        )
         pixels = sum(item.height * item.width for item in source.items)
         return (
             f"{len(source.items)} pictures, {pixels} pixels -> {output}: {size} bytes, "
@@ -123,7 +130,7 @@ Next:
     def restore(
         self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
     ) -> Report:
-        check_model(reader, _identity(run))
+        check_model(reader, self.identity(run))
         return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage, overwrite)
 
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
@@ -191,8 +198,3 @@ Next:
 
 def _coder(run: Run) -> PictureCoder:
     return PictureCoder(run.module, run.module.device)
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    # A short name of the model: a small picture takes a few hundred bytes.
-    return {"recipe": run.name, "model": fingerprint(run.module, {})[:16]}

@@ -38,6 +38,7 @@ class Rows:
     codec: see `chunks.model.RowCodec`.
     """
 
+    lossless = True
     monitor = "validation/elbo_bpd"
     compress_options: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
     measure_options: ClassVar = {
@@ -55,6 +56,9 @@ class Rows:
         )
         codec = exactly(self.codec) if run.exact else self.codec
         return (AloneCoder if run.module.alone else Coder)(run.module, codec, settings)
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        return identity(run)
 
     def watch(self, run: Run, data: Any) -> Callback:
         from toolkit.data.splits import spread

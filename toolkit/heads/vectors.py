@@ -15,7 +15,7 @@ from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
 from toolkit.images.restore import Report
 from toolkit.images.source import Source
-from toolkit.runs import Run, save_weights
+from toolkit.runs import Run, identity, save_weights
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -43,6 +43,7 @@ class Vectors:
     folder also holds the vocabulary.
     """
 
+    lossless = False
     monitor = "validation/bits_per_pair"
     compress_options = exporting.OPTIONS
     measure_options: ClassVar[dict[str, str]] = {}
@@ -52,6 +53,9 @@ class Vectors:
     ) -> None:  # fmt: skip
         self.lambdas, self.questions, self.every_n_epochs = list(lambdas), questions, every_n_epochs
         self.projected, self.bits_per_dim = projected, bits_per_dim
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        return identity(run)
 
     def watch(self, run: Run, data: Any) -> Callback:
         from toolkit.training.evaluation import Regularly

@@ -6,7 +6,9 @@ import importlib.util
 import io
 import lzma
 import math
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+LABELS = {"JPEG XL": "JPEG XL, effort 7", "WebP": "WebP, lossless", "PNG": "PNG"}
 WEBP_LARGEST = 16_383  # pixels a side, a limit of the WebP format
 
 
@@ -48,6 +51,30 @@ def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict
     ):
         result[name] = 8 * len(stream) / many.numel()
     return result
+
+
+def comparison(ours: tuple[str, int, float], pictures: Iterable[Tensor]) -> str:
+    """A table of our file, (name, bytes, seconds), beside other lossless codecs of the same pictures, each one file.
+
+    pictures: uint8 [c, h, w], c = 1 or 3, of any sizes. A codec that cannot take one of them is absent.
+    """
+    sizes, coded, seconds, values, count = Counter[str](), Counter[str](), dict.fromkeys(LABELS, 0.0), 0, 0
+    for picture in pictures:
+        image = _picture(picture)
+        for name, encode in _codecs(max(image.size)).items():
+            began = time.perf_counter()
+            sizes[name] += len(encode(image))
+            seconds[name] += time.perf_counter() - began
+            coded[name] += 1
+        values, count = values + picture.numel(), count + 1
+    rows = [ours, *((LABELS[name], sizes[name], seconds[name]) for name in LABELS if coded[name] == count)]
+    lines = [f"{'':24} {'bytes':>13} {'bits/dim':>9} {'beside ours':>12} {'seconds':>9} {'MB/s':>8}"]
+    for name, size, spent in rows:
+        beside = f"{100 * (size / ours[1] - 1):+11.1f} %" if name != ours[0] else ""
+        lines.append(
+            f"{name[-24:]:24} {size:13} {8 * size / values:9.4f} {beside:>13} {spent:9.2f} {values / 1e6 / spent:8.2f}"
+        )
+    return "\n".join([*lines, "MB/s: millions of values; other codecs on all threads that they take"])
 
 
 def mosaics(images: Tensor) -> list[Image.Image]:

@@ -7,7 +7,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -58,6 +58,13 @@ def read_image(path: str | Path) -> np.ndarray:
     with _opened(path) as image:
         pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether a file is a JPEG file, that of a phone's several frames (MPO) too, by how it begins."""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+    return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from toolkit.images.files import CHANNELS, Item
 
 ARRAYS = (".npy", ".pt")
 ON_BAD = ("error", "skip")
+JPEG = ("skip", "pixels")
 
 
 class Source(NamedTuple):
@@ -24,6 +25,8 @@ class Source(NamedTuple):
     array: arrays.Array | None  # the one array that all items come from
     left_out: Sequence[tuple[Path, str]] = ()  # files that are not coded, or not all of them, and why
     metadata: Sequence[dict[str, Any]] = ()  # of each picture, see `toolkit.images.metadata`
+    sizes: Sequence[int] = ()  # bytes of each file that is coded
+    jpegs: Sequence[int] = ()  # numbers of the pictures that were JPEG files
 
     @property
     def header(self) -> dict[str, Any]:
@@ -33,7 +36,12 @@ class Source(NamedTuple):
     @property
     def values(self) -> int:
         """Numbers in all pictures together."""
-        return sum(CHANNELS[item.mode] * item.height * item.width for item in self.items)
+        return sum(map(self.values_of, range(len(self.items))))
+
+    def values_of(self, i: int) -> int:
+        """Numbers in picture i."""
+        item = self.items[i]
+        return CHANNELS[item.mode] * item.height * item.width
 
     def picture(self, i: int) -> Tensor:
         """Picture i, uint8 [c, h, w]. Raises ValueError if it is not as it was when the source was looked at."""
@@ -43,31 +51,44 @@ class Source(NamedTuple):
         return found
 
 
-def source(path: str | Path, on_bad: str = "error", keep: str = "all") -> Source:
+def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str = "pixels") -> Source:
     """An image, a folder of images, or an array file.
 
     on_bad: "skip" leaves out what cannot be coded losslessly, instead of raising ValueError that lists it; keep: of
-    metadata, see `metadata.KEEP`.
+    metadata, see `metadata.KEEP`; jpeg: "skip" leaves out JPEG files, by their content. Raises ValueError if nothing is
+    left then.
     """
-    for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP)):
+    for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP), ("jpeg", jpeg, JPEG)):
         if value not in known:
             raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
     path = Path(path)
     if path.suffix.lower() in ARRAYS:
         values, array = arrays.open_array(path)
-        return Source([array.item] * array.images[0], lambda i: arrays.one_image(values, array, i), array)
+        return Source(
+            [array.item] * array.images[0], lambda i: arrays.one_image(values, array, i), array,
+            sizes=[path.stat().st_size],
+        )  # fmt: skip
     found = folder.look(path)
     root = path if path.is_dir() else path.parent
     good, items, about, bad, left_out = list[Path](), list[Item](), list[dict[str, Any]](), list[str](), found.left_out
+    sizes, jpegs, skipped = list[int](), list[int](), list[int]()
     for file in found.images:
         try:
+            size, is_jpeg = file.stat().st_size, files.is_jpeg(file)
+            if is_jpeg and jpeg == "skip":
+                left_out.append((file, "a JPEG file, whose pixels may take more bytes than it has: jpeg=pixels"))
+                skipped.append(size)
+                continue
             item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep)
             files.check_restorable([item])
         except (ValueError, OSError) as error:
             bad.append(str(error))
             left_out.append((file, f"cannot be coded: {error}"))
             continue
+        if is_jpeg:
+            jpegs.append(len(good))
         good.append(file)
+        sizes.append(size)
         items.append(item)
         about.append(entry)
         if rest:
@@ -80,8 +101,16 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all") -> Source
             f"{len(bad)} of {len(found.images)} pictures cannot be coded:\n  {lines}\ncorrect them, or leave them out "
             "by on_bad=skip"
         )
+    if not items:
+        raise ValueError(
+            f"expected pictures that are no JPEG files in {path}, got {len(skipped)} JPEG files, {sum(skipped)} bytes; "
+            "jpeg=pixels keeps every pixel, but their file may become larger than they are; or make them smaller with "
+            "a lossy model"
+        )
     files.check_restorable(items)
-    return Source(items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about)
+    return Source(
+        items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about, sizes, jpegs
+    )  # fmt: skip
 
 
 def some(given: Source | None, folder: Path) -> Source:

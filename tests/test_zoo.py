@@ -1,0 +1,342 @@
+"""The zoo: models that ship, made of runs, listed, named by run= and found by files; and what is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from scripts.to_zoo import ship
+from tests.archives import noise, pixels, refused, rewritten
+from tests.tiny import bitswap, images, run_folder
+from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
+
+ROOT = Path(__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
+SHIPPED = sorted(path.parent for path in (ROOT / "toolkit/zoo").glob("*/*.yaml"))
+
+
+def filled(model: Path) -> Path:
+    """A model whose card has no blanks."""
+    card = model / zoo.CARD
+    card.write_text(card.read_text().replace("'?'", "something"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with an exact network."""
+    run = run_folder(tmp_path_factory.mktemp("trained") / "run", (3, 8, 8))
+    runs.save_exact(run, images(64, (3, 8, 8)))
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of three, without exact networks, whose loading takes seconds."""
+    top = tmp_path_factory.mktemp("zoo")
+    filled(ship(run_folder(top.parent / "rgb_run", (3, 8, 8)), zoo.DEFAULT, top))
+    filled(ship(run_folder(top.parent / "grey_run", (1, 8, 8)), "small", top))
+    filled(ship(run_folder(top.parent / "other_run", (1, 8, 8), seed=1), "other", top))
+    return top
+
+
+@pytest.fixture
+def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with some pictures, and that zoo."""
+    monkeypatch.setattr(zoo, "FOLDER", models)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(noise(9, 12, 3)).save(tmp_path / "photos" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A zoo of none."""
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "none")
+    yield
+
+
+def restored(folder: Path) -> bool:
+    return all(np.array_equal(pixels(folder / name), pixels(Path("photos") / name)) for name in ("a.png", "b.png"))
+
+
+# What ships.
+
+
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda path: path.name)
+def test_a_model_that_ships_is_small_and_its_card_is_filled_and_true(model: Path) -> None:
+    assert {path.name for path in model.iterdir()} <= {
+        zoo.CARD, runs.CONFIG, "model.safetensors", "exact.safetensors"
+    }  # fmt: skip
+    assert zoo.size(model.name) <= zoo.MOST_BYTES
+    card = zoo.card(model.name)
+    assert zoo.BLANK not in [str(value) for value in card.fields.values()]
+    text = card.text + (model / runs.CONFIG).read_text()
+    assert not any(wrong in text for wrong in ("/root/", "/home/", "/work/", "/tmp/", "../shared"))
+    found = []
+    for exact, name in ((True, "exact"), (False, "model")):
+        if (model / f"{name}.safetensors").is_file():
+            run = runs.load(model, "cpu", exact)
+            assert run.name == card.fields["recipe"]
+            found.append(run.head.identity(run)["model"])
+    assert found == card.fields["fingerprints"]
+
+
+def test_the_wheel_holds_what_ships(trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("toolkit", "recipes", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    ship(trained, "made", source / "toolkit/zoo")
+    build = [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "bdist_wheel", "-d", str(tmp_path)]
+    done = subprocess.run(build, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = archive.namelist()
+    for file in (source / "toolkit/zoo").glob("*/*"):
+        if file.parent.name != "__pycache__":
+            assert file.relative_to(source).as_posix() in held
+    assert {"toolkit/zoo/__init__.py", "toolkit/zoo/made/exact.safetensors", "configs/train.yaml"} <= set(held)
+
+
+def test_a_run_becomes_a_model_of_the_same_fingerprints_whose_card_has_blanks(trained: Path, tmp_path: Path) -> None:
+    (trained / "evaluation.txt").write_text("a table\n")
+    model = ship(trained, "made", tmp_path)
+    (trained / "evaluation.txt").unlink()
+    assert {path.name for path in model.iterdir()} == {
+        zoo.CARD, runs.CONFIG, "model.safetensors", "exact.safetensors"
+    }  # fmt: skip
+    assert (model / runs.CONFIG).read_bytes() == (trained / runs.CONFIG).read_bytes()
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in model.iterdir())  # others may read what is installed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "FOLDER", tmp_path)
+        fields, text = zoo.card("made")
+    assert text.endswith("a table\n```\n") and fields["recipe"] == "bitswap" and fields["seed"] == 0
+    assert [name for name, value in fields.items() if value == zoo.BLANK] == [
+        "use", "rate", "data", "licence", "command", "figures"
+    ]  # fmt: skip
+    prints = [runs.identity(runs.load(trained, "cpu", exact))["model"] for exact in (True, False)]
+    assert fields["fingerprints"] == prints and len(set(prints)) == 2
+
+
+def test_what_cannot_ship_is_refused_and_leaves_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"expected a name of letters, digits and _, got '../x'"):
+        ship(trained, "../x", tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a run folder"):
+        ship(tmp_path / "nowhere", "made", tmp_path)
+    monkeypatch.setattr(zoo, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"expected at most 1000 bytes, got .*; train a smaller network"):
+        ship(trained, "made", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "made").mkdir()
+    with pytest.raises(FileExistsError, match=r"got .*made, which exists; remove it first"):
+        ship(trained, "made", tmp_path)
+
+
+# Listing.
+
+
+def test_models_are_listed_with_what_a_person_wants_to_know(here: Path, capsys: Capture) -> None:
+    assert zoo.main([]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if line[:1] not in (" ", "")][:3] == zoo.names()
+    assert zoo.names() == ["other", "photographs", "small"]
+    assert "photographs  something (the default)\n" in said and " MB; something; something\n" in said
+    assert "toolkit compress PICTURES FILE.tkc run=photographs" in said and "toolkit decompress FILE.tkc FOLDER" in said
+    assert zoo.main(["small"]) == 0
+    assert capsys.readouterr().out == (zoo.FOLDER / "small/card.md").read_text()
+
+
+def test_an_empty_zoo_says_what_to_do(empty: None, capsys: Capture) -> None:
+    assert zoo.main([]) == 0
+    assert "No models ship with this version. Train one:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smal", "expected a model of the zoo (other, photographs, small), got 'smal'; did you mean small?"),
+        ("../small", "got '../small'; did you mean small?"),
+        ("x", "got 'x'; toolkit zoo lists them"),
+    ],
+)
+def test_a_name_that_the_zoo_does_not_have_is_refused(name: str, message: str, here: Path, capsys: Capture) -> None:
+    refused(lambda: zoo.main([name]), here, message, capsys)
+
+
+def test_a_card_without_its_fields_is_refused(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zoo/bad").mkdir(parents=True)
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    for text in ("", "# bad\n", "---\nuse: a\n---\n", "---\n- a\n---\n"):
+        (tmp_path / "zoo/bad/card.md").write_text(text)
+        with pytest.raises(ValueError, match=r"to begin with --- and use, rate, .*, got others; see docs/zoo.md"):
+            zoo.card("bad")
+
+
+def test_listing_and_finding_wait_for_no_torch(models: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom toolkit import zoo\n"
+        f"zoo.FOLDER = Path({str(models)!r})\nzoo.main([])\n"
+        f"assert zoo.by_fingerprint('bitswap', {zoo_print(models)!r}) == 'small'\n"
+        "print({'torch', 'safetensors', 'numpy', 'hydra', 'omegaconf'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stdout.endswith("\nset()\n")
+
+
+def zoo_print(models: Path) -> str:
+    card = yaml.safe_load((models / "small/card.md").read_text().split("---\n")[1])
+    return str(card["fingerprints"][0])
+
+
+# run=
+
+
+def test_pictures_are_compressed_and_restored_without_naming_a_model(here: Path, capsys: Capture) -> None:
+    assert compress.main(["photos", "x.tkc", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    given = sum(path.stat().st_size for path in Path("photos").iterdir())
+    size = Path("x.tkc").stat().st_size
+    assert f"2 input files: {given} bytes; the .tkc: {size}, {100 * size / given:.1f} %\n" in said
+    assert decompress.main(["x.tkc", "out"]) == 0 and restored(Path("out"))
+    capsys.readouterr()
+    assert inspect.main(["input=x.tkc"]) == 0
+    assert "\nthe model photographs, which ships, decodes it: decompress needs no run=\n" in capsys.readouterr().out
+    assert inspect.main(["input=x.tkc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["zoo"] == "photographs"
+
+
+def test_a_model_is_named_and_its_files_find_it(here: Path, capsys: Capture) -> None:
+    assert compress.main(["photos", "x.tkc", "run=small"]) == 0
+    for i, named in enumerate(([], ["run=small"])):
+        assert decompress.main(["x.tkc", f"out{i}", *named]) == 0 and restored(Path(f"out{i}"))
+    message = "expected a file of the model bitswap"
+    refused(lambda: decompress.main(["x.tkc", "no", "run=other"]), here, message, capsys)
+
+
+def test_a_run_folder_of_a_models_name_wins_and_any_other_folder_does_not(here: Path, capsys: Capture) -> None:
+    Path("small").mkdir()
+    assert zoo.folder_of("small") == zoo.FOLDER / "small"
+    assert capsys.readouterr().err == ""
+    shutil.copytree(zoo.FOLDER / "photographs", "small", dirs_exist_ok=True)
+    assert compress.main(["photos", "x.tkc", "run=small"]) == 0
+    assert (
+        "note: run=small is the run folder of that name here, and not the model of the zoo" in capsys.readouterr().err
+    )
+    assert decompress.main(["x.tkc", "out", "run=./small"]) == 0 and restored(Path("out"))
+    assert capsys.readouterr().err.count("note:") == 0
+
+
+def test_a_name_that_is_neither_a_run_nor_a_model_is_refused(here: Path, capsys: Capture) -> None:
+    message = "expected a run folder or a model of the zoo (other, photographs, small), got 'nowhere'; give the folder"
+    refused(lambda: compress.main(["photos", "x.tkc", "run=nowhere"]), here, message, capsys)
+    refused(lambda: evaluate.main(["run=nowhere"]), here, message, capsys)
+    message = "expected a run folder with config.yaml"
+    refused(lambda: compress.main(["photos", "x.tkc", "run=out/nowhere"]), here, message, capsys)
+
+
+def test_without_the_default_model_compress_says_what_to_do(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(zoo, "DEFAULT", "absent")
+    message = (
+        "expected run=, got none, and this installation ships no model absent; give run=NAME of the zoo (other, "
+        "photographs, small) or the folder of a training"
+    )
+    refused(lambda: compress.main(["photos", "x.tkc"]), here, message, capsys)
+
+
+@pytest.mark.parametrize("model", ["ab" * 32, "", None, 7, ["x"], {"y": 1}])
+def test_a_file_of_no_model_that_ships_is_refused(model: object, here: Path, capsys: Capture) -> None:
+    assert compress.main(["photos", "x.tkc", "run=small"]) == 0
+    rewritten(Path("x.tkc"), Path("y.tkc"), lambda header: header.update(model=model))
+    message = (
+        "y.tkc: expected a file of a model that ships (other, photographs, small), got one of another, of recipe "
+        f"'bitswap' and fingerprint {str(model)[:16]!r}; give run="
+    )
+    refused(lambda: decompress.main(["y.tkc", "out"]), here, message, capsys)
+    assert inspect.main(["input=y.tkc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["zoo"] is None
+
+
+def test_a_recipe_of_another_name_is_no_model_that_ships(here: Path) -> None:
+    model = zoo.card("small").fields["fingerprints"][0]
+    assert zoo.by_fingerprint("bitswap", model) == "small"
+    assert zoo.by_fingerprint("vae", model) is None and zoo.by_fingerprint(["bitswap"], model) is None
+
+
+def test_word_vectors_are_sent_to_their_command(here: Path, capsys: Capture) -> None:
+    from toolkit import embeddings
+
+    embeddings.export("v.tkc", ["a", "b"], torch.randn(2, 4), torch.ones(2, 4), "lambda", 1)
+    message = "got one of word vectors; use python -m toolkit.export_embeddings input=v.tkc output=vectors.bin"
+    refused(lambda: decompress.main(["v.tkc", "out"]), here, message, capsys)
+
+
+def test_nothing_is_written_into_the_zoo(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in zoo.FOLDER.rglob("*")}
+    message = "expected the folder of a training, got small, which ships as it is"
+    refused(lambda: make_exact.main(["run=small"]), here, message, capsys)
+    assert evaluate.main(["run=small", "rows=20"]) == 0
+    assert "small is evaluated in evaluation-small\n" in capsys.readouterr().out
+    assert evaluate._folder("small") == Path("evaluation-small")  # and again
+    assert {"card.md", "evaluation.txt", "evaluation.tkc"} <= {path.name for path in Path("evaluation-small").iterdir()}
+    Path("evaluation-other").mkdir()
+    message = "expected no evaluation-other here, or a copy of the model, got another"
+    refused(lambda: evaluate.main(["run=other"]), here, message, capsys)
+    assert {path: path.stat().st_mtime_ns for path in zoo.FOLDER.rglob("*")} == before
+
+
+# Weights that ship.
+
+
+def test_weights_of_a_training_come_before_those_that_ship(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "photographs", tmp_path / "both")
+    (tmp_path / "both/exact.safetensors").touch()
+    first = runs.load(tmp_path / "both", "cpu")
+    runs.save_weights(tmp_path / "both", bitswap((3, 8, 8), seed=2))
+    assert not runs.has_exact(tmp_path / "both")  # it was of other weights
+    second = runs.load(tmp_path / "both", "cpu")
+    assert runs.identity(first)["model"] != runs.identity(second)["model"]
+    (tmp_path / "both/model.pt").unlink()
+    assert runs.identity(runs.load(tmp_path / "both", "cpu")) == runs.identity(first)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\xff" * 16 + data])
+def test_broken_weights_that_ship_are_refused(damage: Callable[[bytes], bytes], models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "small", tmp_path / "small")
+    file = tmp_path / "small/model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"expected weights of the model .*, got others in model.safetensors"):
+        runs.load(tmp_path / "small")
+
+
+def test_a_model_may_ship_with_exact_networks_alone(
+    trained: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
+    filled(ship(trained, "lean", here / "zoo", codes_only=True))
+    assert not (here / "zoo/lean/model.safetensors").exists()
+    assert compress.main(["photos", "x.tkc", "run=lean"]) == 0
+    assert decompress.main(["x.tkc", "out"]) == 0 and restored(Path("out"))
+    with pytest.raises(FileNotFoundError, match=r"lean without model.pt, which ships to code alone; leave out exact=f"):
+        runs.load(here / "zoo/lean", "cpu", False)

@@ -1,0 +1,147 @@
+"""The zoo: models that ship, a folder each, found by name or by the fingerprint in a file; without importing torch."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from toolkit import cli
+
+FOLDER = Path(__file__).parent  # NAME/{config.yaml, model.safetensors, card.md}
+DEFAULT = "photographs"  # what `compress` takes without run=
+CARD, BLANK = "card.md", "?"
+MOST_BYTES = 2_000_000  # of a model's folder
+FIELDS = {  # of a card; all are filled in a model that ships
+    "use": "what for",
+    "rate": "in a few words",
+    "recipe": "by name",
+    "data": "what it was trained on, each source with its licence",
+    "licence": "of the model",
+    "command": "that trained it",
+    "seed": "of the training",
+    "hours": "of the training, and on what",
+    "figures": "what was measured, and by which command",
+    "fingerprints": "that headers of its files hold",
+}
+
+USAGE = """usage: python -m toolkit.zoo [NAME]
+
+List the models that ship with the toolkit, or print the card of one: what it is for, what it was trained on, under
+which licences, and what was measured."""
+KNOWN = {"name": "of a model: its card"}
+
+
+class Card(NamedTuple):
+    """What a model's card says: `FIELDS` in YAML between two lines of dashes, and text."""
+
+    fields: dict[str, Any]
+    text: str  # the whole card
+
+
+def names() -> list[str]:
+    """The models that ship."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))
+
+
+def find(name: str) -> Path:
+    """The folder of a model. Raises ValueError for a name that the zoo does not have."""
+    known = names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        remedy = f"did you mean {close[0]}?" if close else "toolkit zoo lists them"
+        raise ValueError(f"expected a model of the zoo ({', '.join(known) or 'empty'}), got {name!r}; {remedy}")
+    return FOLDER / name
+
+
+def card(name: str) -> Card:
+    """The card of a model. Raises ValueError for a name that the zoo does not have, or a card without its fields."""
+    file = find(name) / CARD
+    text = file.read_text(encoding="utf-8")
+    _, _, rest = text.partition("---\n")
+    fields = yaml.safe_load(rest.partition("\n---\n")[0])
+    if not isinstance(fields, dict) or set(fields) != set(FIELDS):
+        raise ValueError(f"expected {file} to begin with --- and {', '.join(FIELDS)}, got others; see docs/zoo.md")
+    return Card(fields, text)
+
+
+def by_fingerprint(recipe: object, model: object) -> str | None:
+    """The model that wrote a file whose header says so, or None; a header may hold anything."""
+    for name in names():
+        fields = card(name).fields
+        if recipe == fields["recipe"] and model in fields["fingerprints"]:
+            return name
+    return None
+
+
+def folder_of(given: str | None) -> Path:
+    """The folder that run= names: a run folder of that path, else a model of the zoo; None: the zoo's `DEFAULT`.
+
+    Raises ValueError where the zoo has no default, or for a bare name that is neither.
+    """
+    known = names()
+    if given is None:
+        if DEFAULT not in known:
+            raise ValueError(
+                f"expected run=, got none, and this installation ships no model {DEFAULT}; give run=NAME of the zoo "
+                f"({', '.join(known) or 'empty'}) or the folder of a training: python -m toolkit.train recipe=bitswap"
+            )
+        return FOLDER / DEFAULT
+    path = Path(given)
+    if given in known:
+        if not (path / "config.yaml").is_file():  # a folder of pictures, say
+            return FOLDER / given
+        print(
+            f"note: run={given} is the run folder of that name here, and not the model of the zoo; to take that one, "
+            "work in another folder",
+            file=sys.stderr,
+        )
+    elif not path.exists() and path.name == given:
+        raise ValueError(
+            f"expected a run folder or a model of the zoo ({', '.join(known) or 'empty'}), got {given!r}; give the "
+            "folder that toolkit.train printed (outputs/...), or a name that toolkit zoo lists"
+        )
+    return path
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a run's folder is a model of the zoo, in which nothing is written."""
+    return folder.parent == FOLDER
+
+
+def size(name: str) -> int:
+    """Bytes of a model's folder."""
+    return sum(file.stat().st_size for file in find(name).iterdir())
+
+
+def listing() -> str:
+    """The models that ship, for people."""
+    found = {name: card(name).fields for name in names()}
+    if not found:
+        return "No models ship with this version. Train one: python -m toolkit.train recipe=bitswap"
+    wide = max(map(len, found))
+    lines = []
+    for name, fields in found.items():
+        lines.append(f"{name:{wide}}  {fields['use']}{' (the default)' if name == DEFAULT else ''}")
+        lines.append(f"{'':{wide}}  {size(name) / 1e6:.2f} MB; {fields['rate']}; {fields['licence']}")
+    first = DEFAULT if DEFAULT in found else next(iter(found))
+    return "\n".join(
+        [
+            *lines, "",
+            f"toolkit compress PICTURES FILE.tkc run={first}",
+            "toolkit decompress FILE.tkc FOLDER    # finds its model by itself",
+            f"toolkit zoo {first}    # its card: data, licences, figures",
+        ]
+    )  # fmt: skip
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    values = cli.arguments(argv, KNOWN, set(), USAGE, paths=["name"])
+    print(card(values["name"]).text.rstrip() if "name" in values else listing())
+    return 0
