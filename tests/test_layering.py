@@ -16,6 +16,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.container": set(),
     "toolkit.cli": set(),
     "toolkit.model": set(),
+    "toolkit.photographs": set(),
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
     "toolkit.images": {"chunks", "coding", "container", "model"},
@@ -35,15 +36,17 @@ TABLE: dict[str, set[str]] = {
         "runs",
         "training",
     },
-    "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets"},
+    "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets", "photographs"},
     "toolkit": {"chunks", "cli", "container", "embeddings", "images", "runs", "training"},  # the commands
 }
 
 # Rooms that know neither Lightning nor Hydra.
 LIGHTNING_FREE = tuple(
-    f"toolkit.{name}" for name in ("coding", "nets", "container", "cli", "chunks", "images", "embeddings")
+    f"toolkit.{name}"
+    for name in ("coding", "photographs", "nets", "container", "cli", "chunks", "images", "embeddings")
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
+TORCH_FREE = ("toolkit.photographs",)
 
 
 def module_of(path: Path) -> str:
@@ -101,7 +104,7 @@ def test_no_import_leads_back() -> None:
         left = {name: needed for name, needed in left.items() if name not in ready}
 
 
-@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae"])
+@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae", "photographs"])
 def test_compressing_waits_for_no_library_that_only_training_needs(recipe: str) -> None:
     slow = "lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard", "gensim", "scipy", "torch._dynamo"
     program = (
@@ -118,6 +121,8 @@ def test_a_file_imports_only_what_the_table_allows(path: Path) -> None:
     assert forbidden(module, imported) == []
     if any(within(module, folder) for folder in LIGHTNING_FREE):
         assert not {name.split(".")[0] for name in imported} & FORBIDDEN
+    if any(within(module, folder) for folder in TORCH_FREE):
+        assert not {name.split(".")[0] for name in imported} & {"torch"}
 
 
 def test_rooms_import_only_those_that_stand_above_them() -> None:
