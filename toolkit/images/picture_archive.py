@@ -10,10 +10,10 @@ import math
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -81,10 +81,10 @@ class PictureContents:
     unit, array = "picture", None
 
     def __init__(self, reader: Reader, model: PictureModel) -> None:
-        self._reader, self._model = reader, model
         self.items = described(reader)
+        self._decoder = _Decoder(reader, model, self.items)
         self._which: Sequence[int] = ()
-        self._ahead: Iterator[Tensor | ContainerError] | None = None  # of these, in their order
+        self._ahead: Generator[Tensor | ContainerError, None, None] | None = None  # of these, in their order
 
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`."""
@@ -96,21 +96,31 @@ class PictureContents:
     ) -> tuple[Tensor | None, bool]:
         """See `restore.Contents`. Others that were selected are decoded meanwhile."""
         if self._ahead is None:
-            self._ahead = ordered(self._task(j, earlier) for j in self._which)
+            decoder = self._decoder  # not this object: threads end when nobody refers to it any more
+            self._ahead = ordered(decoder.task(j, earlier) for j in self._which)
         found = next(self._ahead)
         progress(1)
         if isinstance(found, Tensor):
             return found, True
         if damage is None:
+            self._ahead.close()
             raise found
         damage.append(str(found))
         return None, False
 
-    def _task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], Tensor | ContainerError]]:
+
+class _Decoder(NamedTuple):
+    """Decodes the chunks of a file."""
+
+    reader: Reader
+    model: PictureModel
+    items: Sequence[Item]
+
+    def task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], Tensor | ContainerError]]:
         """Values of picture i, and what decodes it. Files are read here, and not in threads."""
         shape = shape_of(self.items[i])
         try:
-            payload = self._reader.read(i)
+            payload = self.reader.read(i)
         except ContainerError as error:
             missing = error
             return 0, lambda: missing
@@ -121,9 +131,9 @@ class PictureContents:
 
     def _decoded(self, i: int, payload: bytes) -> Tensor | ContainerError:
         """Picture i, or what is wrong with it."""
-        where = f"{self._reader.path}: chunk {i} of {len(self.items)}"
+        where = f"{self.reader.path}: chunk {i} of {len(self.items)}"
         try:
-            pixels = self._model.decode(payload, shape_of(self.items[i]))
+            pixels = self.model.decode(payload, shape_of(self.items[i]))
         except ValueError as error:
             return DamagedFile(f"{where} does not decode: {error}")
         if not self._is(i, pixels):
@@ -131,7 +141,7 @@ class PictureContents:
         return torch.from_numpy(pixels)
 
     def _is(self, i: int, pixels: np.ndarray) -> bool:
-        return pixels_crc(pixels) == self._reader.found[i].rows_crc
+        return pixels_crc(pixels) == self.reader.found[i].rows_crc
 
 
 def described(reader: Reader) -> list[Item]:
@@ -168,7 +178,7 @@ def shape_of(item: Item) -> tuple[int, int, int]:
     return CHANNELS[item.mode], item.height, item.width
 
 
-def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Iterator[T]:
+def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, None]:
     """Results of tasks in their order; threads do as many at a time as there are processors.
 
     A task comes with the number of values that it holds in memory. It waits until those before it, whose results have
