@@ -16,7 +16,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.container": set(),
     "toolkit.cli": set(),
     "toolkit.model": set(),
-    "toolkit.photographs": set(),
+    "toolkit.photographs": {"coding"},
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
     "toolkit.images": {"chunks", "coding", "container", "model"},

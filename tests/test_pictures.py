@@ -165,7 +165,7 @@ def test_a_training_that_goes_on_knows_what_it_has_learnt(
     seen: list[bytes] = []
     learn = codec.learn
 
-    def counted(picture: np.ndarray, state: codec.State) -> tuple[codec.State, float]:
+    def counted(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
         seen.append(picture.tobytes())
         return learn(picture, state)
 
@@ -308,7 +308,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a name twice": (lambda h: h["items"][0].__setitem__(0, "b.png"), "expected names that differ"),
     "a larger picture": (lambda h: h["items"][0].__setitem__(2, 9), "chunk 0 of 5 d"),
     "a picture of all memory": (lambda h: h["items"][0].__setitem__(2, 2**30), "values in a file of"),
-    "pictures of all memory": (lambda h: [i.__setitem__(2, 2**22) for i in h["items"]], "values in a file of"),
+    "pictures of all memory": (lambda h: [i.__setitem__(2, 2**25) for i in h["items"]], "values in a file of"),
 }  # fmt: skip
 
 
@@ -350,6 +350,16 @@ def test_more_than_a_reader_would_take_is_refused(
     monkeypatch.undo()
     monkeypatch.setattr(picture_archive, "CHEAPEST", 0.1)
     refused(lambda: pack(run, five, tmp_path / "y.tkc"), tmp_path, "which a reader would not believe", capsys)
+
+
+def test_a_picture_that_the_codec_refuses_is_named(
+    run: Path, five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def encode(self: Photographs, picture: np.ndarray, effort: int) -> bytes:
+        raise ValueError("expected another picture")
+
+    monkeypatch.setattr(Photographs, "encode", encode)
+    refused(lambda: pack(run, five, tmp_path / "y.tkc"), tmp_path, "a.png: expected another picture", capsys)
 
 
 def test_a_picture_that_changes_meanwhile_is_refused(

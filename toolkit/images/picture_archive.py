@@ -23,12 +23,11 @@ from tqdm import tqdm
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer
 from toolkit.images.files import CHANNELS, Earlier, Item
 from toolkit.images.files import described as described_item
+from toolkit.images.row_archive import CHEAPEST, MOST_VALUES
 from toolkit.images.source import Source
 
 KIND = "pictures"
-MOST_VALUES = 1 << 30  # of a picture: what its decoder holds in memory
 MOST_AHEAD = 1 << 27  # values of pictures that are coded at a time, unless it is one alone
-CHEAPEST = 1 << 17  # values a byte that a file may declare; coders leave each value 2**-14 bits at least
 T = TypeVar("T")
 
 
@@ -60,7 +59,10 @@ def compress(
 
     def coded(i: int) -> tuple[bytes, int]:
         picture = origin.picture(i).numpy()
-        return model.encode(picture, effort), pixels_crc(picture)
+        try:
+            return model.encode(picture, effort), pixels_crc(picture)
+        except ValueError as error:
+            raise ValueError(f"{items[i].name}: {error}") from error
 
     tasks = ((math.prod(shape_of(item)), functools.partial(coded, i)) for i, item in enumerate(items))
     with Writer(output, header) as writer, tqdm(total=len(items), unit="picture", disable=not progress) as bar:
