@@ -29,7 +29,7 @@ from torch import Tensor
 
 from recipes.vae import VAE
 from tests.archives import restore_pictures, restore_rows
-from tests.tiny import configure, images, run_folder
+from tests.tiny import configure, images, picture_run, run_folder
 from toolkit import embeddings, runs
 from toolkit.chunks.model import ChunkCoder, Settings
 from toolkit.coding import wire
@@ -52,8 +52,9 @@ from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
 from toolkit.embeddings.sources import read as read_vectors
 from toolkit.embeddings.sources import save as save_vectors
-from toolkit.images import rate_archive, rate_coder, row_archive
-from toolkit.images.restore import Report
+from toolkit.images import picture_archive, rate_archive, rate_coder, row_archive
+from toolkit.images.picture_archive import PictureContents
+from toolkit.images.restore import Report, restore
 from toolkit.images.source import source as source_of
 from toolkit.runs import CONFIG, WEIGHTS, build, identity, load, save
 
@@ -125,7 +126,8 @@ def subjects(folder: Path) -> list[Subject]:
     for name, shape in {"a.png": (9, 20), "deep/c.png": (5, 12, 3)}.items():
         Image.fromarray((rng.integers(0, 60, shape) + 100).astype(np.uint8)).save(wide / name)
     return [
-        *found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1), *sources_of(folder),
+        *found, lossy_of(folder, pictures, "vae"), lossy_of(folder, wide, "vae tiles", 1), whole_of(folder, pictures),
+        *sources_of(folder),
     ]  # fmt: skip
 
 
@@ -156,6 +158,22 @@ def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TIL
     rows = read(file, folder / "out", "error")[0]
     remove(folder / "out")
     return Subject(name, file.read_bytes(), read, rows, ("error", "skip", "only"))
+
+
+def whole_of(folder: Path, pictures: Path) -> Subject:
+    """Whole pictures."""
+    module, file = load(picture_run(folder / "whole"), "cpu").module, folder / "whole.tkc"
+
+    def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
+        only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
+        with Reader(file, salvage=mode == "skip") as reader:
+            report = restore(reader, PictureContents(reader, module), output, only, on_damage, progress=False)
+        return pictures_in(output, report)
+
+    picture_archive.compress(module, source_of(pictures), file, 1, {"recipe": "photographs"}, progress=False)
+    rows = read(file, folder / "out", "error")[0]
+    remove(folder / "out")
+    return Subject("whole", file.read_bytes(), read, rows, ("error", "skip", "only"))
 
 
 def remembering(make_coder: Any) -> row_archive.MakeCoder:

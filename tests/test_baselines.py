@@ -66,6 +66,15 @@ def test_a_mosaic_lays_the_tiles_out_row_by_row_and_leaves_free_places_black() -
     assert not pixels[:, 4:, 12:].any()
 
 
+def test_sizes_are_those_of_a_file_each_of_pictures_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [smooth(1, 3, 17, 23)[0], smooth(1, 1, 1, 1)[0], smooth(1, 3, 5, 40)[0]]
+    found = baselines.sizes(pictures)
+    assert found["PNG"] == [len(baselines._codecs(40)["PNG"](baselines._picture(picture))) for picture in pictures]
+    assert set(found) - {"JPEG XL"} == {"PNG", "WebP"} and all(len(sizes) == 3 for sizes in found.values())
+    monkeypatch.setattr(baselines, "WEBP_LARGEST", 39)
+    assert "WebP" not in baselines.sizes(pictures)
+
+
 def test_images_that_exceed_one_mosaic_fill_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "WEBP_LARGEST", 20)
     pictures = mosaics(smooth(11, 1, 8, 8))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from recipes.vae import VAE
 from tests.archives import noise
 from tests.test_vae import configuration, photo
-from tests.tiny import images, run_folder
+from tests.tiny import images, picture_run, run_folder
 from toolkit import compress, decompress, embeddings, export_embeddings, make_exact
 from toolkit.runs import save
 
@@ -45,8 +45,10 @@ CASES = {
     "compress": Case(compress.main, ("run=run", "input=in", "output=new.tkc", "chunk_rows=2"), "new.tkc"),
     "compress over": Case(compress.main, ("run=run", "input=in", "output=x.tkc", "overwrite=true"), "x.tkc"),
     "compress at a rate": Case(compress.main, ("run=rate", "input=in", "output=new.tkc", "lambda=8"), "new.tkc"),
+    "compress whole": Case(compress.main, ("run=whole", "input=in", "output=new.tkc"), "new.tkc"),
     "restore": Case(decompress.main, ("run=run", "input=x.tkc", "output=out"), "out"),
     "restore at a rate": Case(decompress.main, ("run=rate", "input=rate.tkc", "output=out"), "out"),
+    "restore whole": Case(decompress.main, ("run=whole", "input=whole.tkc", "output=out"), "out"),
     "restore one": Case(decompress.main, ("run=run", "input=x.tkc", "output=one.png", "only=b.png"), "one.png"),
     "restore an array": Case(decompress.main, ("run=run", "input=a.tkc", "output=b.npy"), "b.npy"),
     "export": Case(export_embeddings.main, ("input=g.txt", "output=new.tkc", "lambda=1"), "new.tkc"),
@@ -66,6 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "ab":
         Image.fromarray(noise(9, 8)).save(folder / f"in/{name}.png")
     np.save(folder / "a.npy", noise(6, 8, 8))
+    picture_run(folder / "whole")
     (folder / "rate").mkdir()
     torch.manual_seed(0)
     cfg = configuration()
@@ -82,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         for arguments in (
             ["run=run", "input=in", "output=x.tkc", "chunk_rows=2"], ["run=run", "input=a.npy", "output=a.tkc"],
-            ["run=rate", "input=in", "output=rate.tkc", "lambda=8"],
+            ["run=rate", "input=in", "output=rate.tkc", "lambda=8"], ["run=whole", "input=in", "output=whole.tkc"],
         ):  # fmt: skip
             assert compress.main(arguments) == 0
         # So that forks find all modules imported.

@@ -17,9 +17,9 @@ TABLE: dict[str, set[str]] = {
     "toolkit.cli": set(),
     "toolkit.zoo": {"cli"},
     "toolkit.model": set(),
+    "toolkit.photographs": {"coding"},
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
-    "toolkit.photographs": {"coding"},
     "toolkit.images": {"chunks", "coding", "container", "model"},
     "toolkit.embeddings": {"coding", "container", "model"},
     "toolkit.data": {"container", "images", "model"},
@@ -37,16 +37,17 @@ TABLE: dict[str, set[str]] = {
         "runs",
         "training",
     },
-    "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets"},
+    "recipes": {"chunks", "coding", "data", "heads", "images", "model", "nets", "photographs"},
     "toolkit": {"chunks", "cli", "container", "embeddings", "images", "runs", "training", "zoo"},  # the commands
 }
 
 # Rooms that know neither Lightning nor Hydra.
 LIGHTNING_FREE = tuple(
     f"toolkit.{name}"
-    for name in ("coding", "nets", "container", "cli", "chunks", "images", "embeddings", "photographs")
+    for name in ("coding", "photographs", "nets", "container", "cli", "chunks", "images", "embeddings")
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
+TORCH_FREE = ("toolkit.photographs",)
 
 
 def module_of(path: Path) -> str:
@@ -104,7 +105,7 @@ def test_no_import_leads_back() -> None:
         left = {name: needed for name, needed in left.items() if name not in ready}
 
 
-@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae"])
+@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae", "photographs"])
 def test_compressing_waits_for_no_library_that_only_training_needs(recipe: str) -> None:
     slow = "lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard", "gensim", "scipy", "torch._dynamo"
     program = (
@@ -121,6 +122,8 @@ def test_a_file_imports_only_what_the_table_allows(path: Path) -> None:
     assert forbidden(module, imported) == []
     if any(within(module, folder) for folder in LIGHTNING_FREE):
         assert not {name.split(".")[0] for name in imported} & FORBIDDEN
+    if any(within(module, folder) for folder in TORCH_FREE):
+        assert not {name.split(".")[0] for name in imported} & {"torch"}
 
 
 def test_rooms_import_only_those_that_stand_above_them() -> None:

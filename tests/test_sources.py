@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from toolkit.data import images
+from toolkit.data.embedded import held_out
+from toolkit.data.pictures import Pictures
 
 # Embedded data
 
@@ -48,6 +50,69 @@ def test_photos_says_which_package_lacks_its_photographs(monkeypatch: pytest.Mon
     monkeypatch.setattr("toolkit.data.embedded.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"chelsea.png inside the installed package skimage.*pip install"):
         images.photos()
+
+
+# Whole pictures
+
+
+def sizes(pictures: Any) -> list[list[int]]:
+    return [list(pictures[i].shape) for i in range(len(pictures))]
+
+
+def test_whole_photographs_are_those_of_the_crops_and_were_jpeg_files_come_at_half_size() -> None:
+    data = Pictures()
+    data.prepare_data()
+    data.setup()
+    assert sizes(data.train) == [
+        [3, 300, 451], [3, 500, 741], [3, 500, 741], [3, 213, 320], [3, 436, 500], [3, 705, 705], [3, 213, 320],
+        [3, 213, 320],
+    ]  # fmt: skip
+    for mine, photo in zip((data.validation, data.test), held_out(), strict=True):
+        assert len(mine) == 1 and torch.equal(mine[0], photo)
+    assert (data.name, data.shape) == ("photographs", (3,))
+
+
+def test_batches_of_whole_pictures_are_one_picture_each_in_an_order_of_the_seed(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.fromarray(np.full((4, 5 + i), 9, np.uint8)).save(tmp_path / f"{i}.png")
+
+    def order(seed: int) -> list[tuple[int, ...]]:
+        data = Pictures(str(tmp_path), seed)
+        data.setup()
+        return [tuple(batch.shape) for batch in data.train_dataloader()]
+
+    assert sorted(order(0)) == [(1, 1, 4, 5 + i) for i in range(6)]
+    assert order(0) == order(0) != order(1)
+    [validation] = Pictures().val_dataloader()
+    assert torch.equal(validation[0], held_out()[0])
+
+
+def test_whole_pictures_of_a_folder_are_its_pixels_and_jpeg_files_come_at_half_size(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.png", "JPEG")  # what it is, not what it is called
+    Image.fromarray(pixels[:1, :5]).save(tmp_path / "deep/c.jpg")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "deep/d.png")
+    data = Pictures(str(tmp_path))
+    data.setup()
+    assert sizes(data.train) == [[3, 9, 7], [3, 4, 3], [3, 1, 5], [1, 9, 7]]
+    assert torch.equal(data.train[0], torch.from_numpy(pixels).permute(2, 0, 1))
+    assert data.name == tmp_path.name and len(data.validation) == len(data.test) == 1
+    assert data.summary() == "4 pictures to train on, 1 to validate, 1 to test"
+
+
+def test_a_folder_that_whole_pictures_cannot_come_from_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Pictures(str(tmp_path / "absent")).setup()
+    with pytest.raises(ValueError, match=r"expected images .* found none"):
+        Pictures(str(tmp_path)).setup()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"b.png: expected an image that can be read"):
+        Pictures(str(tmp_path)).setup()
+    with pytest.raises(ValueError, match="expected seed of at least 0, got -1"):
+        Pictures(seed=-1)
 
 
 def test_digits_are_seventeen_levels_spread_over_the_bytes() -> None:

@@ -121,6 +121,15 @@ def test_training_in_bfloat16_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.parametrize(("epochs", "steps", "made"), [(1, 2, 2), (1, 9, 3), (-1, 2, 2)])
+def test_of_passes_and_steps_what_comes_first_ends_the_training(
+    epochs: int, steps: int, made: int, tmp_path: Path
+) -> None:
+    train(configure("bitswap", f"epochs={epochs}", f"max_steps={steps}", "data.batch_size=400"), tmp_path)
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == made
+
+
+@pytest.mark.training
 def test_the_best_weights_by_validation_are_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def worse(self: BitSwap, x: torch.Tensor, index: int) -> None:
         self.log("validation/elbo_bpd", float(self.global_step))

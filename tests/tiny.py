@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from recipes.bitswap import BitSwap, head
+from recipes.photographs import Photographs
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import Settings
+from toolkit.photographs import codec
 from toolkit.runs import save
 
 BITSWAP: dict[str, Any] = {
@@ -82,6 +84,24 @@ def run_folder(path: Path, shape: Sequence[int], seed: int = 0, **changes: Any) 
     """A run folder as toolkit.train leaves it, of an untrained model."""
     path.mkdir()
     save(path, configuration(shape, **changes), bitswap(shape, seed, **changes))
+    return path
+
+
+def photographs(*overrides: str) -> DictConfig:
+    """The configuration of a run of the model of whole pictures."""
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", ["recipe=photographs", *overrides])
+    OmegaConf.set_struct(cfg, False)
+    return cfg
+
+
+def picture_run(path: Path, *seen: Tensor) -> Path:
+    """A run folder of that model, which has seen nothing but some pictures uint8 [c, h, w]."""
+    module, cfg = Photographs((3,)).eval(), photographs()
+    for picture in seen:
+        module.net.state, _ = codec.learn(picture.numpy(), module.net.state)
+    cfg.recipe.module.shape = [3]
+    save(path, cfg, module)
     return path
 
 

@@ -13,12 +13,14 @@ USAGE = """usage: python -m toolkit.evaluate run=RUN
 
 Encode data that training has not seen to real files, decode and compare them; print rates, where the bits went, and
 speeds, beside other codecs; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossless
-model: test rows of its data set. Of a lossy one: the rate-distortion curve of held-out pictures. Of word vectors:
-analogies that files of several sizes answer. Of a model that ships, in a copy of it, evaluation-NAME here."""
+model: test rows of its data set, or whole pictures. Of a lossy one: the rate-distortion curve of held-out pictures. Of
+word vectors: analogies that files of several sizes answer. Of a model that ships, in a copy of it, evaluation-NAME
+here."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...), or name of one that ships",
-    "pictures": "of a lossy model: folder of held-out pictures (default: that of the training's configuration)",
+    "pictures": "of a model of whole pictures: folder of held-out ones (default: those of the training)",
     "rows": "test rows to code, evenly spread, or all (default 1000); more than there are come again, to time many",
+    "effort": "of a model that learns while it codes: 0, 1 or 2, as of toolkit.compress",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }

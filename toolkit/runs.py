@@ -50,7 +50,9 @@ class Run(NamedTuple):
 
     folder: Path
     cfg: DictConfig
-    module: Any  # what the head asks for: `chunks.model.RowModel`, `heads.rate.RateModel`, `heads.vectors.VectorModel`
+    # What the head asks for: `chunks.model.RowModel`, `images.picture_archive.PictureModel`, `heads.rate.RateModel`,
+    # `heads.vectors.VectorModel`.
+    module: Any
     head: Head
     exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
 
@@ -63,8 +65,8 @@ class Run(NamedTuple):
 class Head(Protocol):
     """What is compressed with a model, and how: watches training, finishes it, compresses, restores, measures.
 
-    `heads.rows.Rows`, `heads.rate.Rate` and `heads.vectors.Vectors` are heads. Commands and training ask all
-    alike.
+    `heads.rows.Rows`, `heads.pictures.Pictures`, `heads.rate.Rate` and `heads.vectors.Vectors` are heads. Commands and
+    training ask all alike.
     """
 
     @property

@@ -63,7 +63,8 @@ def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
     cfg.trainer.precision = chosen(str(cfg.trainer.precision), cfg.trainer.accelerator)
     if cfg.compile:
         run.module.net.compile()  # in place: the names of the weights stay
-    max_steps = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else cfg.max_steps
+    passes = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else -1
+    max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
     schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
     kept = folder / "checkpoints"
     best = ModelCheckpoint(kept, "best", monitor=run.head.monitor, enable_version_counter=False)

@@ -10,6 +10,7 @@ from toolkit.container import CHUNK_HEADER_SIZE, DamagedFile, Reader
 TABLE_ROWS = 20  # chunks in the table; --json has all
 DECODES = {  # kind of content -> where it decodes to what; docs/exact.md
     "embeddings": "to the same bits on every machine",
+    "pictures": "to the same pixels on every machine",
     "lossy": "to the same coefficients on every machine, and to pixels that may differ by one grey level",
 }
 SHORT = reprlib.Repr()  # escapes what a terminal would obey, and cuts what is long or nested

@@ -72,6 +72,11 @@ def held_out() -> list[Tensor]:
     return [_read(VALIDATION), _read(TEST)]
 
 
+def whole(photo: Photo) -> Tensor:
+    """A photograph that is not cut, uint8 [3, h, w]; at half size if it is a JPEG file, which removes its traces."""
+    return downsample(_read(photo), photo.factors[0])
+
+
 def _read(photo: Photo) -> Tensor:  # uint8 [3, h, w]
     # The file itself and not skimage.data or sklearn.datasets: the former may ask the network for what it misses, the
     # latter costs a second of imports.

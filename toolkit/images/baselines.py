@@ -8,7 +8,7 @@ import lzma
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,15 @@ def comparison(ours: tuple[str, int, float], pictures: Iterable[Tensor]) -> str:
             f"{name[-24:]:24} {size:13} {8 * size / values:9.4f} {beside:>13} {spent:9.2f} {values / 1e6 / spent:8.2f}"
         )
     return "\n".join([*lines, "MB/s: millions of values; other codecs on all threads that they take"])
+
+
+def sizes(pictures: Sequence[Tensor]) -> dict[str, list[int]]:
+    """Bytes of each picture uint8 [c, h, w], c = 1 or 3, as a file of PNG, WebP and JPEG XL, by name of the codec.
+
+    WebP is absent where one picture is larger than its format allows, JPEG XL without its plugin.
+    """
+    codecs = _codecs(max(max(picture.shape[1:]) for picture in pictures))
+    return {name: [len(encode(_picture(picture))) for picture in pictures] for name, encode in codecs.items()}
 
 
 def mosaics(images: Tensor) -> list[Image.Image]:

@@ -24,7 +24,9 @@ Write = Callable[[int, Tensor, dict[str, Any]], None]  # number, uint8 [c, h, w]
 
 
 class Contents(Protocol):
-    """The pictures of a file, or the images of its array, its header checked: `RowContents`, `RateContents`."""
+    """The pictures of a file, or the images of its array, its header checked: `RowContents`,
+    `PictureContents`, `RateContents`.
+    """
 
     @property
     def items(self) -> Sequence[Item]:

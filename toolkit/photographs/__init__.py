@@ -1,1 +1,1 @@
-"""Lossless pictures with nothing to train: models that learn while they code."""
+"""Lossless pictures by models that learn while they code, in loops that need numpy and Numba alone."""

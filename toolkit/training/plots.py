@@ -25,16 +25,18 @@ def grid(images: Tensor, columns: int = 8) -> Tensor:
     return canvas
 
 
-def rate_figure(history: list[tuple[int, float, float]], baselines: dict[str, float]) -> Figure:
-    """Bits/dim of files and of the bound over training steps, other codecs as lines."""
+def rate_figure(
+    history: list[tuple[int, float, float]], baselines: dict[str, float], bound: str = "negative ELBO"
+) -> Figure:
+    """Bits/dim of files and of the bound over training steps, other codecs as lines; bound: its name."""
     figure = Figure((7, 4.5), layout="constrained")
     axes = figure.subplots()
     steps, files, bounds = zip(*history, strict=True)
     axes.plot(steps, files, "o-", label="file, decoded equal")
-    axes.plot(steps, bounds, ".--", label="negative ELBO")
+    axes.plot(steps, bounds, ".--", label=bound)
     for i, (name, rate) in enumerate(sorted(baselines.items(), key=lambda pair: -pair[1])):
         axes.axhline(rate, color=f"C{2 + i}", linewidth=1, linestyle=":", label=f"{name} {rate:.2f}")
-    axes.set(xlabel="training steps", ylabel="bits per dimension", title="Rate of held-out rows")
+    axes.set(xlabel="training steps", ylabel="bits per dimension", title="Rate of held-out data")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
@@ -57,32 +59,37 @@ def accuracy_figure(curves: dict[str, list[tuple[float, float]]], score: str) ->
 
 
 def rate_table(title: str, result: dict[str, float], others: dict[str, float]) -> str:
-    """The table that people read: rates of `evaluation.evaluate` beside those of `images.baselines`."""
+    """The table that people read: rates beside those of `images.baselines`.
+
+    result: of `evaluation.evaluate`, or of a model without bound and networks.
+    """
     rates = {**others, "this model, file": result["file_bpd"]}
     width = max(map(len, rates))
     lines = [f"{title}, decoded equal; bits per dimension of file bytes:"]
     for name, rate in sorted(rates.items(), key=lambda pair: pair[1]):
         lines.append(f"  {name:{width}}  {rate:.4f}{'  <--' if name == 'this model, file' else ''}")
-    gap = {name[4:-4].replace("_", " "): value for name, value in result.items() if name.startswith("gap/")}
-    parts = ", ".join(f"{name} {value:+.4f}" for name, value in gap.items())
-    lines.append(f"of which: negative ELBO {result['elbo_bpd']:.4f}, {parts}; net {result['net_bpd']:.4f}")
+    if "elbo_bpd" in result:
+        gap = {name[4:-4].replace("_", " "): value for name, value in result.items() if name.startswith("gap/")}
+        parts = ", ".join(f"{name} {value:+.4f}" for name, value in gap.items())
+        lines.append(f"of which: negative ELBO {result['elbo_bpd']:.4f}, {parts}; net {result['net_bpd']:.4f}")
     for way in ("encode", "decode"):
-        share = result[f"speed/{way}_coder_share"]
-        lines.append(
-            f"{way}: {result[f'speed/{way}_MB_per_s']:.3f} MB/s; entropy coder {100 * share:.1f} % of the time, "
-            f"{100 * share / (1 - share):.1f} % of the networks' time"
-        )
+        line, share = f"{way}: {result[f'speed/{way}_MB_per_s']:.3f} MB/s", result.get(f"speed/{way}_coder_share")
+        if share is not None:
+            line += f"; entropy coder {100 * share:.1f} % of the time, "
+            line += f"{100 * share / (1 - share):.1f} % of the networks' time"
+        lines.append(line)
     return "\n".join(lines)
 
 
 def rate_bars(result: dict[str, float], others: dict[str, float]) -> Figure:
-    """Bars of the rates, the model's with its bound marked."""
+    """Bars of the rates, the model's with its bound marked, if it has one."""
     rates = dict(sorted({**others, "this model": result["file_bpd"]}.items(), key=lambda pair: -pair[1]))
     plot = Figure((7, 0.4 * len(rates) + 1.2), layout="constrained")
     axes = plot.subplots()
     bars = axes.barh(list(rates), list(rates.values()), color=["C0" if n == "this model" else "0.75" for n in rates])
     axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    axes.axvline(result["elbo_bpd"], color="C0", linestyle=":", label="negative ELBO")
     axes.set(xlabel="bits per dimension (file bytes)", xlim=(0, 1.12 * max(rates.values())))
-    axes.legend(loc="lower right", fontsize=8)
+    if "elbo_bpd" in result:
+        axes.axvline(result["elbo_bpd"], color="C0", linestyle=":", label="negative ELBO")
+        axes.legend(loc="lower right", fontsize=8)
     return plot

@@ -1,0 +1,83 @@
+"""Whole pictures, of any size each: a LightningDataModule whose batches are one picture."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from toolkit.data.embedded import TEST, TRAIN, VALIDATION, whole
+from toolkit.data.splits import downsample
+from toolkit.images.files import read_image
+from toolkit.images.folder import find
+
+
+class Lazy(Dataset[Tensor]):
+    """Pictures uint8 [c, h, w], each read when it is asked for."""
+
+    def __init__(self, readers: Sequence[Callable[[], Tensor]]) -> None:
+        self.readers = readers
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.readers[i]()
+
+
+class Pictures(L.LightningDataModule):
+    """Photographs to train on, one after another, in a new order each epoch.
+
+    folder: of pictures to train on; None: those of `embedded.TRAIN`. What was a JPEG file comes at half size, which
+    removes its traces. Validation and test are one embedded photograph each, which training never sees.
+
+    After `setup()`: `train`, `validation`, `test`, which are `Lazy`; `shape` (3,), as sizes differ; `name`. Raises
+    FileNotFoundError or ValueError for a folder that is not there, has no pictures, or one that cannot be read.
+    """
+
+    def __init__(self, folder: str | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if seed < 0:
+            raise ValueError(f"expected seed of at least 0, got {seed}; do: set data.seed")
+        self.folder, self.seed, self.shape = folder, seed, (3,)
+        self.name = "photographs" if folder is None else Path(folder).name or "folder"
+        self.validation, self.test = (Lazy([functools.partial(whole, photo)]) for photo in (VALIDATION, TEST))
+        self.train, self.found = Lazy([functools.partial(whole, photo) for photo in TRAIN]), False
+
+    def prepare_data(self) -> None:
+        """Nothing is downloaded."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the pictures, the first time, and read each once, so that a broken one is told at once."""
+        if self.folder is None or self.found:
+            return
+        self.train, self.found = Lazy([functools.partial(own, file) for file in find(self.folder)]), True
+        for i in range(len(self.train)):
+            self.train[i]
+
+    def summary(self) -> str:
+        """How much there is, for people."""
+        return f"{len(self.train)} pictures to train on, {len(self.validation)} to validate, {len(self.test)} to test"
+
+    def train_dataloader(self) -> Any:
+        """A picture uint8 [1, c, h, w] each."""
+        return DataLoader(self.train, shuffle=True, generator=torch.Generator().manual_seed(self.seed))
+
+    def val_dataloader(self) -> Any:
+        """As above, in order."""
+        return DataLoader(self.validation)
+
+
+def own(file: Path) -> Tensor:
+    """A picture of a person, uint8 [c, h, w]; at half size if it is a JPEG file."""
+    pixels = torch.from_numpy(read_image(file))
+    with Image.open(file) as image:
+        traces = image.format in ("JPEG", "MPO")
+    return downsample(pixels, 2) if traces and min(pixels.shape[1:]) > 1 else pixels

@@ -1,0 +1,196 @@
+"""The lossless head of whole pictures: each is coded by itself, with a model that learns from it while it codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from toolkit.chunks.model import fingerprint
+from toolkit.container import ContainerError, Reader
+from toolkit.images import baselines, picture_archive
+from toolkit.images.files import item_of, read_image
+from toolkit.images.folder import find
+from toolkit.images.picture_archive import PictureContents, PictureModel
+from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.source import Source, some
+from toolkit.runs import Run, build_data, save_weights
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from matplotlib.figure import Figure
+
+EFFORTS = "0", "1", "2"
+MINE = "this model"
+
+
+class Coded(NamedTuple):
+    """What became of pictures in a file."""
+
+    figures: dict[str, float]  # bits per dimension, and speeds
+    sizes: list[float]  # bytes of each picture, with its share of the rest of the file
+
+
+class Pictures:
+    """Codes whole pictures with a `PictureModel`.
+
+        picture --encode(effort)--> payload of a chunk --> file, several pictures in as many threads
+
+    effort: of files that nobody asks another one for.
+    """
+
+    lossless = True
+    monitor = "validation/bpd"
+    compress_options: ClassVar = {"effort": "0 is fast, 2 smallest and slowest"}
+    measure_options: ClassVar = {"pictures": "folder of held-out pictures", "effort": "as of compress"}
+
+    def __init__(self, effort: int) -> None:
+        self.effort = self._asked({"effort": str(effort)})
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        # Of what the experts know alone, as that is all that a decoder needs; short, for small pictures.
+        return {"recipe": run.name, "model": fingerprint(run.module, {})[:16]}
+
+    def watch(self, run: Run, data: Any) -> Callback:
+        from toolkit.training import plots
+        from toolkit.training.evaluation import Regularly
+
+        pictures = [data.validation[i] for i in range(len(data.validation))]
+        lines, history = _rates(pictures, baselines.sizes(pictures)), list[tuple[int, float, float]]()
+
+        def look(module: Any, board: Any, step: int) -> dict[str, float]:
+            found = coded(module, pictures, self.effort, run.folder / "validation.tkc").figures
+            history.append((step, found["file_bpd"], found["payload_bpd"]))
+            if board is not None:
+                board.add_figure("validation/rate", plots.rate_figure(history, lines, "payload"), step)
+                board.add_image("images/original", pictures[0], step)
+            return {f"validation/{name}": value for name, value in found.items()}
+
+        return Regularly(look, run.cfg.evaluation.every_n_epochs)
+
+    def finish(self, run: Run, data: Any) -> None:
+        save_weights(run.folder, run.module)
+
+    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
+        from toolkit.training.plots import rate_table
+
+        pictures = [data.test[i] for i in range(len(data.test))]
+        found = coded(run.module, pictures, self.effort, run.folder / "test.tkc").figures
+        others = _rates(pictures, baselines.sizes(pictures))
+        here = f"run={run.folder}"
+        return (
+            f"""{rate_table(f"{len(pictures)} held-out photograph{'s' * (len(pictures) != 1)}", found, others)}
+
+Next:
+  tensorboard --logdir {run.folder}
+  python -m toolkit.compress {here} input=FOLDER_OR_IMAGE output=photos.tkc   # effort=2 is smaller, effort=0 fast
+  python -m toolkit.decompress {here} input=photos.tkc output=restored   # only=NAME for one picture
+  python -m toolkit.inspect input=photos.tkc
+  python -m toolkit.evaluate {here} pictures=FOLDER
+  python -m toolkit.train recipe={run.name} data.folder=FOLDER minutes=60   # on your own""",
+            found,
+        )
+
+    def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
+        source = some(source, run.folder)
+        effort = self._asked(asked)
+        if source.array:
+            raise ValueError(
+                "expected pictures for a model of whole ones, got an array; save its images as PNG files, or use a run "
+                "of recipe=bitswap"
+            )
+        size = picture_archive.compress(run.module, source, output, effort, self.identity(run))
+        return (
+            f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {source.values} values -> {output}: {size} "
+            f"bytes, {8 * size / source.values:.4f} bits per dimension"
+        )
+
+    def restore(
+        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
+    ) -> Report:
+        check_model(reader, self.identity(run))
+        return restore(reader, PictureContents(reader, run.module), output, only, on_damage, overwrite)
+
+    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+        """Of whole pictures; leaves their file, evaluation.tkc, in the run's folder."""
+        from toolkit.training.plots import rate_bars, rate_table
+
+        effort, names = self._asked(asked), list[str]()
+        if "pictures" in asked:
+            files = find(asked["pictures"])
+            names, pictures = [file.name for file in files], [torch.from_numpy(read_image(file)) for file in files]
+        else:
+            test = build_data(run.cfg).test
+            pictures = [test[i] for i in range(len(test))]
+        found = coded(run.module, pictures, effort, run.folder / "evaluation.tkc")
+        others = baselines.sizes(pictures)
+        title = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}, effort {effort}"
+        text = rate_table(title, found.figures, _rates(pictures, others))
+        if names:
+            text += f"\n\n{_table(names, pictures, {MINE: found.sizes, **others})}"
+        return text, rate_bars(found.figures, _rates(pictures, others))
+
+    def _asked(self, asked: dict[str, str]) -> int:
+        effort = asked.get("effort")
+        if effort is None:
+            return self.effort
+        if effort not in EFFORTS:
+            raise ValueError(f"expected effort to be one of {', '.join(EFFORTS)}, got {effort!r}; give one of them")
+        return int(effort)
+
+
+def coded(model: PictureModel, pictures: Sequence[Tensor], effort: int, file: Path) -> Coded:
+    """Encode pictures uint8 [c, h, w] to a file, decode it, compare: bits per dimension and speeds in MB/s.
+
+    Raises RoundTripError if a decoded picture is not equal.
+    """
+    from toolkit.training.evaluation import RoundTripError
+
+    model.encode(pictures[0][:, :8, :8].contiguous().numpy(), effort)  # loading the loops is no part of a speed
+    items = [item_of(f"{i}.png", picture) for i, picture in enumerate(pictures)]
+    origin = Source(items, lambda i: pictures[i], None)
+    began = time.perf_counter()
+    picture_archive.compress(model, origin, file, effort, {}, progress=False)
+    encoded = time.perf_counter()
+    hint = f"the file is kept as {file}; this is a bug in the recipe's codec: encoder and decoder disagree"
+    with Reader(file) as reader:
+        contents = PictureContents(reader, model)
+        contents.select(range(len(pictures)))
+        for i, picture in enumerate(pictures):
+            try:
+                found, _ = contents.picture(i, None, lambda _: None, lambda _: None)
+            except ContainerError as error:
+                raise RoundTripError(f"round trip failed: {error}; {hint}") from error
+            if found is None or not torch.equal(found, picture):
+                raise RoundTripError(f"round trip failed: picture {i} decoded to other values; {hint}")
+        decoded = time.perf_counter()
+        sizes = [chunk.size + reader.overhead / len(pictures) for chunk in reader.chunks]
+        payload = reader.size - reader.overhead
+    values = origin.values
+    figures = {
+        "file_bpd": 8 * reader.size / values,
+        "payload_bpd": 8 * payload / values,
+        "speed/encode_MB_per_s": values / (encoded - began) / 1e6,
+        "speed/decode_MB_per_s": values / (decoded - encoded) / 1e6,
+    }
+    return Coded(figures, sizes)
+
+
+def _rates(pictures: Sequence[Tensor], sizes: dict[str, list[int]]) -> dict[str, float]:
+    """Bits per dimension of all pictures together, by codec."""
+    values = sum(picture.numel() for picture in pictures)
+    return {name: 8 * sum(found) / values for name, found in sizes.items()}
+
+
+def _table(names: Sequence[str], pictures: Sequence[Tensor], sizes: dict[str, Any]) -> str:
+    """Bits per dimension of each picture, a column for each codec."""
+    width = max(map(len, names))
+    lines = [" " * width + "".join(f"  {name:>10}" for name in sizes)]
+    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+        rates = "".join(f"  {8 * found[i] / picture.numel():10.4f}" for found in sizes.values())
+        lines.append(f"{name:{width}}{rates}")
+    return "\n".join(lines)

@@ -1,0 +1,201 @@
+"""Whole pictures in a .tkc file, lossless: each is a chunk of its own, and threads code several at a time.
+
+docs/format.md, section "Whole pictures", is the specification.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from toolkit.container import ContainerError, DamagedFile, Reader, Writer
+from toolkit.images.files import CHANNELS, Earlier, Item
+from toolkit.images.files import described as described_item
+from toolkit.images.row_archive import CHEAPEST, MOST_VALUES
+from toolkit.images.source import Source
+
+KIND = "pictures"
+MOST_AHEAD = 1 << 27  # values of pictures that are coded at a time, unless it is one alone
+T = TypeVar("T")
+
+
+class PictureModel(Protocol):
+    """What codes pictures; in several threads at a time."""
+
+    def encode(self, picture: np.ndarray, effort: int) -> bytes:
+        """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
+
+    def decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+        """The picture uint8 [c, h, w] of a payload of any effort. Raises ValueError if it is damaged."""
+
+
+def compress(
+    model: PictureModel, origin: Source, output: str | Path, effort: int, identity: dict[str, Any],
+    progress: bool = True,
+) -> int:  # fmt: skip
+    """Write pictures to a .tkc file; returns its size in bytes.
+
+    identity: what the header says about recipe and model. Raises ValueError for more than a decoder would take.
+    """
+    items = origin.items
+    for item in items:
+        if (values := math.prod(shape_of(item))) > MOST_VALUES:
+            raise ValueError(f"{item.name}: expected at most {MOST_VALUES} values, got {values}; cut it into parts")
+    header = {
+        **identity, "kind": KIND, "values": origin.values, **origin.header, "items": [list(item) for item in items],
+    }  # fmt: skip
+
+    def coded(i: int) -> tuple[bytes, int]:
+        picture = origin.picture(i).numpy()
+        try:
+            return model.encode(picture, effort), pixels_crc(picture)
+        except ValueError as error:
+            raise ValueError(f"{items[i].name}: {error}") from error
+
+    tasks = ((math.prod(shape_of(item)), functools.partial(coded, i)) for i, item in enumerate(items))
+    with Writer(output, header) as writer, tqdm(total=len(items), unit="picture", disable=not progress) as bar:
+        for payload, crc in ordered(tasks):
+            writer.write(payload, 1, crc)
+            bar.update()
+        if origin.values > CHEAPEST * writer.size:
+            raise ValueError(
+                f"expected pictures with something in them, got {origin.values} values in {writer.size} bytes, which a "
+                "reader would not believe; keep them as PNG"
+            )
+    return writer.size
+
+
+class PictureContents:
+    """The pictures of such a file: see `restore.Contents`. Raises DamagedFile for a header that does not fit it."""
+
+    unit, array = "picture", None
+
+    def __init__(self, reader: Reader, model: PictureModel) -> None:
+        self.items = described(reader)
+        self._decoder = _Decoder(reader, model, self.items)
+        self._which: Sequence[int] = ()
+        self._ahead: Generator[Tensor | ContainerError, None, None] | None = None  # of these, in their order
+
+    def select(self, which: Sequence[int]) -> int:
+        """See `restore.Contents`."""
+        self._which, self._ahead = which, None
+        return len(which)
+
+    def picture(
+        self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
+    ) -> tuple[Tensor | None, bool]:
+        """See `restore.Contents`. Others that were selected are decoded meanwhile."""
+        if self._ahead is None:
+            decoder = self._decoder  # not this object: threads end when nobody refers to it any more
+            self._ahead = ordered(decoder.task(j, earlier) for j in self._which)
+        found = next(self._ahead)
+        progress(1)
+        if isinstance(found, Tensor):
+            return found, True
+        if damage is None:
+            self._ahead.close()
+            raise found
+        damage.append(str(found))
+        return None, False
+
+
+class _Decoder(NamedTuple):
+    """Decodes the chunks of a file."""
+
+    reader: Reader
+    model: PictureModel
+    items: Sequence[Item]
+
+    def task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], Tensor | ContainerError]]:
+        """Values of picture i, and what decodes it. Files are read here, and not in threads."""
+        shape = shape_of(self.items[i])
+        try:
+            payload = self.reader.read(i)
+        except ContainerError as error:
+            missing = error
+            return 0, lambda: missing
+        there = earlier(i)
+        if there is not None and tuple(there.shape) == shape and self._is(i, there.numpy()):
+            return there.numel(), lambda: there
+        return math.prod(shape), functools.partial(self._decoded, i, payload)
+
+    def _decoded(self, i: int, payload: bytes) -> Tensor | ContainerError:
+        """Picture i, or what is wrong with it."""
+        where = f"{self.reader.path}: chunk {i} of {len(self.items)}"
+        try:
+            pixels = self.model.decode(payload, shape_of(self.items[i]))
+        except ValueError as error:
+            return DamagedFile(f"{where} does not decode: {error}")
+        if not self._is(i, pixels):
+            return DamagedFile(f"{where} decodes to other pixels than were encoded; do not trust the file")
+        return torch.from_numpy(pixels)
+
+    def _is(self, i: int, pixels: np.ndarray) -> bool:
+        return pixels_crc(pixels) == self.reader.found[i].rows_crc
+
+
+def described(reader: Reader) -> list[Item]:
+    """The pictures of a file. Raises DamagedFile for a header that does not fit it."""
+    if reader.header.get("kind") != KIND:
+        raise DamagedFile(
+            f"{reader.path}: expected kind {KIND}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
+        )
+    try:
+        items = [described_item(*item) for item in reader.header["items"]]
+        values = [math.prod(shape_of(item)) for item in items]
+        if max(values, default=0) > MOST_VALUES or sum(values) > CHEAPEST * reader.size:
+            raise ValueError(f"{sum(values)} values in a file of {reader.size} bytes")
+        if reader.damage is None and len(reader.chunks) != len(items):
+            raise ValueError(f"{len(items)} pictures in {len(reader.chunks)} chunks")
+        for i, chunk in reader.found.items():
+            if chunk.rows != 1 or i >= len(items):
+                raise ValueError(f"chunk {i} of {chunk.rows} rows")
+        return items
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(
+            f"{reader.path}: expected items that fit the file, got {type(error).__name__}: {str(error)[:300]}; copy it "
+            "again, or update this toolkit"
+        ) from error
+
+
+def pixels_crc(picture: np.ndarray) -> int:
+    """CRC-32 of the values of a picture uint8 [c, h, w], plane by plane."""
+    return zlib.crc32(np.ascontiguousarray(picture).data)
+
+
+def shape_of(item: Item) -> tuple[int, int, int]:
+    """Channels, height and width."""
+    return CHANNELS[item.mode], item.height, item.width
+
+
+def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, None]:
+    """Results of tasks in their order; threads do as many at a time as there are processors.
+
+    A task comes with the number of values that it holds in memory. It waits until those before it, whose results have
+    not been taken, hold less than MOST_AHEAD with it.
+    """
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[int, Future[T]]] = deque()
+        try:
+            for values, task in tasks:
+                while ahead and (len(ahead) == threads or values + sum(held for held, _ in ahead) > MOST_AHEAD):
+                    yield ahead.popleft()[1].result()
+                ahead.append((values, pool.submit(task)))
+            while ahead:
+                yield ahead.popleft()[1].result()
+        finally:
+            for _, future in ahead:
+                future.cancel()
