@@ -1,0 +1,1 @@
+"""Lossless pictures with nothing to train: models that learn while they code."""
