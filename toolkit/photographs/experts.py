@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from toolkit.coding import binary
@@ -135,455 +134,479 @@ def _counted(table, i, error, most):
         table[i, 1] *= f4(0.5)
 
 
-def make(n: int) -> Any:
-    """The loop for n features, 16 or 32: code(work, learned, planes before it, first row, last, width, stride, decoding)."""
-    rows = n + 1  # of a local system: products of features, then with the value
+@jit
+def start(state, buffer, decoding):
+    """See `toolkit.coding.binary.start`."""
+    binary.start(state, buffer, decoding)
 
-    if n == 16:
 
-        @inline
-        def product(p, at, x, found):
-            a, b = splat(f4(0)), splat(f4(0))
-            for j in range(0, n, 2):
-                o = at + j * n
-                a = a + load(p, o) * splat(x[j])
-                b = b + load(p, o + n) * splat(x[j + 1])
-            store(found, 0, a + b)
+@jit
+def finish(state, buffer):
+    """See `toolkit.coding.binary.finish`."""
+    return binary.finish(state, buffer)
 
-        @inline
-        def dot(a, i, b):
-            return total(load(a, i) * load(b, 0))
 
-        @inline
-        def shrink(p, at, g, growth):
-            g0, s = load(g, 0), splat(growth)
-            for i in range(n):
-                o = at + i * n
-                store(p, o, (load(p, o) - splat(g[i]) * g0) * s)
+# Functions of n features take `parts`, a tuple of n / 16 numbers: its length is known when they are compiled.
 
+
+@inline
+def _product(parts, p, at, x, found):
+    """A symmetric matrix times a vector."""
+    if len(parts) == 1:
+        a, b = splat(f4(0)), splat(f4(0))
+        for j in range(0, 16, 2):
+            o = at + j * 16
+            a = a + load(p, o) * splat(x[j])
+            b = b + load(p, o + 16) * splat(x[j + 1])
+        store(found, 0, a + b)
     else:
+        a, b, c, d = splat(f4(0)), splat(f4(0)), splat(f4(0)), splat(f4(0))
+        for j in range(0, 32, 2):
+            o = at + j * 32
+            s, t = splat(x[j]), splat(x[j + 1])
+            a = a + load(p, o) * s
+            b = b + load(p, o + 16) * s
+            c = c + load(p, o + 32) * t
+            d = d + load(p, o + 48) * t
+        store(found, 0, a + c)
+        store(found, 16, b + d)
 
-        @inline
-        def product(p, at, x, found):
-            a, b, c, d = splat(f4(0)), splat(f4(0)), splat(f4(0)), splat(f4(0))
-            for j in range(0, n, 2):
-                o = at + j * n
-                s, t = splat(x[j]), splat(x[j + 1])
-                a = a + load(p, o) * s
-                b = b + load(p, o + 16) * s
-                c = c + load(p, o + n) * t
-                d = d + load(p, o + n + 16) * t
-            store(found, 0, a + c)
-            store(found, 16, b + d)
 
-        @inline
-        def dot(a, i, b):
-            return total(load(a, i) * load(b, 0) + load(a, i + 16) * load(b, 16))
+@inline
+def _dot(parts, a, i, b):
+    if len(parts) == 1:
+        return total(load(a, i) * load(b, 0))
+    return total(load(a, i) * load(b, 0) + load(a, i + 16) * load(b, 16))
 
-        @inline
-        def shrink(p, at, g, growth):
-            g0, g1, s = load(g, 0), load(g, 16), splat(growth)
-            for i in range(n):
-                o, f = at + i * n, splat(g[i])
-                store(p, o, (load(p, o) - f * g0) * s)
-                store(p, o + 16, (load(p, o + 16) - f * g1) * s)
 
-    @inline
-    def above(sums, around, blocks, fade):
-        """Sums of products in the rows above, faded to both sides."""
-        s = splat(fade)
-        for i in range(0, rows * n, 16):
-            carried = splat(f4(0))
-            for q in range(blocks):
-                carried = load(sums[q], i) + s * carried
-                store(around[q], i, carried)
-            carried = splat(f4(0))
-            for q in range(blocks - 1, -1, -1):
-                here = s * carried
-                store(around[q], i, load(around[q], i) + here)
-                carried = load(sums[q], i) + here
+@inline
+def _shrink(parts, p, at, g, growth):
+    """A matrix minus a product of two vectors, and grown."""
+    s = splat(growth)
+    if len(parts) == 1:
+        g0 = load(g, 0)
+        for i in range(16):
+            o = at + i * 16
+            store(p, o, (load(p, o) - splat(g[i]) * g0) * s)
+    else:
+        g0, g1 = load(g, 0), load(g, 16)
+        for i in range(32):
+            o, f = at + i * 32, splat(g[i])
+            store(p, o, (load(p, o) - f * g0) * s)
+            store(p, o + 16, (load(p, o + 16) - f * g1) * s)
 
-    @inline
-    def add(sums, left, z, value, weight, fade):
-        """A sample, to the sums of its columns and of its row."""
-        f = splat(fade)
-        for q in range(0, n, 16):
-            zq = load(z, q) * splat(weight)
-            for i in range(n):
-                t = splat(z[i]) * zq
-                o = i * n + q
-                store(sums, o, load(sums, o) + t)
-                store(left, o, f * load(left, o) + t)
-            t = splat(value) * zq
-            o = n * n + q
+
+@inline
+def _above(parts, sums, around, blocks, fade):
+    """Sums of products in the rows above, faded to both sides."""
+    n = 16 * len(parts)
+    rows = n + 1
+    s = splat(fade)
+    for i in range(0, rows * n, 16):
+        carried = splat(f4(0))
+        for q in range(blocks):
+            carried = load(sums[q], i) + s * carried
+            store(around[q], i, carried)
+        carried = splat(f4(0))
+        for q in range(blocks - 1, -1, -1):
+            here = s * carried
+            store(around[q], i, load(around[q], i) + here)
+            carried = load(sums[q], i) + here
+
+
+@inline
+def _add(parts, sums, left, z, value, weight, fade):
+    """A sample, to the sums of its columns and of its row."""
+    n = 16 * len(parts)
+    f = splat(fade)
+    for q in range(0, n, 16):
+        zq = load(z, q) * splat(weight)
+        for i in range(n):
+            t = splat(z[i]) * zq
+            o = i * n + q
             store(sums, o, load(sums, o) + t)
             store(left, o, f * load(left, o) + t)
+        t = splat(value) * zq
+        o = n * n + q
+        store(sums, o, load(sums, o) + t)
+        store(left, o, f * load(left, o) + t)
 
-    @inline
-    def solve(m, around, left, fade, u, at, towards, ridge, steps, v):
-        """Steps of conjugate gradients, scaled by the diagonal, from u on towards the local least squares solution."""
-        g = splat(fade)
-        for i in range(0, rows * n, 16):
-            store(m, i, g * load(around, i) + load(left, i))
-        r, p, q, h, d = v[0], v[1], v[2], v[3], v[4]
-        for i in range(n):
-            d[i] = f4(1) / (m[i * n + i] + ridge)
-            p[i] = u[at + i]
-        product(m, 0, p, q)
-        e = splat(ridge)
+
+@inline
+def _solve(parts, m, around, left, fade, u, at, towards, ridge, steps, v):
+    """Steps of conjugate gradients, scaled by the diagonal, from u on towards the local least squares solution."""
+    n = 16 * len(parts)
+    rows = n + 1
+    g = splat(fade)
+    for i in range(0, rows * n, 16):
+        store(m, i, g * load(around, i) + load(left, i))
+    r, p, q, h, d = v[0], v[1], v[2], v[3], v[4]
+    for i in range(n):
+        d[i] = f4(1) / (m[i * n + i] + ridge)
+        p[i] = u[at + i]
+    _product(parts, m, 0, p, q)
+    e = splat(ridge)
+    for b in range(0, n, 16):
+        x = load(m, n * n + b) - load(q, b) + e * (load(towards, b) - load(p, b))
+        store(r, b, x)
+        x = x * load(d, b)
+        store(h, b, x)
+        store(p, b, x)
+    rh = _dot(parts, r, 0, h)
+    for step in range(steps):
+        _product(parts, m, 0, p, q)
         for b in range(0, n, 16):
-            x = load(m, n * n + b) - load(q, b) + e * (load(towards, b) - load(p, b))
-            store(r, b, x)
-            x = x * load(d, b)
-            store(h, b, x)
-            store(p, b, x)
-        rh = dot(r, 0, h)
-        for step in range(steps):
-            product(m, 0, p, q)
+            store(q, b, load(q, b) + e * load(p, b))
+        a = rh / (_dot(parts, p, 0, q) + f4(1e-12))
+        sa = splat(a)
+        for b in range(0, n, 16):
+            store(u, at + b, load(u, at + b) + sa * load(p, b))
+        if step + 1 < steps:
             for b in range(0, n, 16):
-                store(q, b, load(q, b) + e * load(p, b))
-            a = rh / (dot(p, 0, q) + f4(1e-12))
-            sa = splat(a)
+                x = load(r, b) - sa * load(q, b)
+                store(r, b, x)
+                store(h, b, x * load(d, b))
+            rn = _dot(parts, r, 0, h)
+            be = splat(rn / (rh + f4(1e-12)))
+            rh = rn
             for b in range(0, n, 16):
-                store(u, at + b, load(u, at + b) + sa * load(p, b))
-            if step + 1 < steps:
-                for b in range(0, n, 16):
-                    x = load(r, b) - sa * load(q, b)
-                    store(r, b, x)
-                    store(h, b, x * load(d, b))
-                rn = dot(r, 0, h)
-                be = splat(rn / (rh + f4(1e-12)))
-                rh = rn
-                for b in range(0, n, 16):
-                    store(p, b, load(h, b) + be * load(p, b))
-        for b in range(0, n, 16):
-            store(h, b, load(u, at + b))
-        if not dot(h, 0, h) < f4(1e5):
-            for i in range(n):
-                u[at + i] = towards[i]
-
-    @inline
-    def reset(work, c):
-        for i in range(n * n):
-            work.inverse[c * n * n + i] = f4(0)
+                store(p, b, load(h, b) + be * load(p, b))
+    for b in range(0, n, 16):
+        store(h, b, load(u, at + b))
+    if not _dot(parts, h, 0, h) < f4(1e5):
         for i in range(n):
-            work.inverse[c * n * n + i * n + i] = f4(0.01)
-            work.global_weights[c * n + i] = f4(0)
-        work.global_weights[c * n] = work.global_weights[c * n + 1] = f4(0.5)
+            u[at + i] = towards[i]
 
-    @inline
-    def learn(work, c, x, error, noise, keep):
-        """A step of recursive least squares, in class c."""
-        at = c * n * n
-        p, w, k = work.inverse, work.global_weights, work.vectors[5]
-        if work.seen[c] & 15 == 0:
-            trace = f4(0)
-            for i in range(n):
-                trace += p[at + i * n + i]
-            work.growth[c] = f4(1) / keep if trace < f4(10 * n) else f4(1)
-            if not (trace < f4(40 * n) and trace > f4(0)):
-                reset(work, c)
-        work.seen[c] += 1
-        product(p, at, x, k)
-        spread = keep * noise + dot(k, 0, x)
-        if not (spread > f4(1e-6) and spread < f4(1e12)):
-            reset(work, c)
-            return
-        root = f4(1) / np.sqrt(spread)
-        s, e = splat(root), splat(error * root)
-        for b in range(0, n, 16):
-            g = load(k, b) * s
-            store(k, b, g)
-            store(w, c * n + b, load(w, c * n + b) + g * e)
-        shrink(p, at, k, work.growth[c])
 
-    def rows_of(work, learned, before, first, last, width, stride, decoding, origin):
-        X, E = work.pixels, work.errors
-        x = work.vectors[6]
-        w0 = work.vectors[7]
-        lowest, highest = work.numbers[0], work.numbers[1]
-        keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
-        rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
-        log, sigmoid, stretch = work.log, work.sigmoid, work.stretch
-        means, inverse, Ga, Gb, Gm = work.experts[0], work.experts[1], work.experts[2], work.experts[3], work.experts[4]
-        pr, st, ci = work.predictions, work.stretched, work.places
-        wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
-        g0 = learned.scale
-        blocks = (width + BLOCK - 1) // BLOCK
-        one = work.starts[1]
-        two = work.starts[2]
-        for y in range(first, last):
-            row = origin + (y + PAD) * stride + PAD
+@inline
+def _reset(parts, work, c):
+    n = 16 * len(parts)
+    for i in range(n * n):
+        work.inverse[c * n * n + i] = f4(0)
+    for i in range(n):
+        work.inverse[c * n * n + i * n + i] = f4(0.01)
+        work.global_weights[c * n + i] = f4(0)
+    work.global_weights[c * n] = work.global_weights[c * n + 1] = f4(0.5)
+
+
+@inline
+def _learn(parts, work, c, x, error, noise, keep):
+    """A step of recursive least squares, in class c."""
+    n = 16 * len(parts)
+    at = c * n * n
+    p, w, k = work.inverse, work.global_weights, work.vectors[5]
+    if work.seen[c] & 15 == 0:
+        trace = f4(0)
+        for i in range(n):
+            trace += p[at + i * n + i]
+        work.growth[c] = f4(1) / keep if trace < f4(10 * n) else f4(1)
+        if not (trace < f4(40 * n) and trace > f4(0)):
+            _reset(parts, work, c)
+    work.seen[c] += 1
+    _product(parts, p, at, x, k)
+    spread = keep * noise + _dot(parts, k, 0, x)
+    if not (spread > f4(1e-6) and spread < f4(1e12)):
+        _reset(parts, work, c)
+        return
+    root = f4(1) / np.sqrt(spread)
+    s, e = splat(root), splat(error * root)
+    for b in range(0, n, 16):
+        g = load(k, b) * s
+        store(k, b, g)
+        store(w, c * n + b, load(w, c * n + b) + g * e)
+    _shrink(parts, p, at, k, work.growth[c])
+
+
+@jit
+def loop(parts, work, learned, before, first, last, width, stride, decoding, origin):
+    """Code rows of a plane.
+
+    parts: tuple of n / 16 numbers. before: planes that are coded already. origin: where the plane begins in the arrays.
+    """
+    n = 16 * len(parts)
+    rows = n + 1
+    X, E = work.pixels, work.errors
+    x = work.vectors[6]
+    w0 = work.vectors[7]
+    lowest, highest = work.numbers[0], work.numbers[1]
+    keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
+    rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
+    log, sigmoid, stretch = work.log, work.sigmoid, work.stretch
+    means, inverse, Ga, Gb, Gm = work.experts[0], work.experts[1], work.experts[2], work.experts[3], work.experts[4]
+    pr, st, ci = work.predictions, work.stretched, work.places
+    wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
+    g0 = learned.scale
+    blocks = (width + BLOCK - 1) // BLOCK
+    one = work.starts[1]
+    two = work.starts[2]
+    for y in range(first, last):
+        row = origin + (y + PAD) * stride + PAD
+        for q in range(1, PAD + 1):
+            X[row - q] = X[row - stride]
+            E[row - q] = E[row - stride]
+        for q in range(PAD):
+            X[row - stride + width + q] = X[row - stride + width - 1]
+            E[row - stride + width + q] = E[row - stride + width - 1]
+        r0, r1, r2 = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD, (y + 1) % 3 * stride + PAD
+        for r in range(PREDICTORS):
+            A = work.apart[r]
             for q in range(1, PAD + 1):
-                X[row - q] = X[row - stride]
-                E[row - q] = E[row - stride]
+                A[r0 - q] = A[r1]
             for q in range(PAD):
-                X[row - stride + width + q] = X[row - stride + width - 1]
-                E[row - stride + width + q] = E[row - stride + width - 1]
-            r0, r1, r2 = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD, (y + 1) % 3 * stride + PAD
-            for r in range(PREDICTORS):
-                A = work.apart[r]
-                for q in range(1, PAD + 1):
-                    A[r0 - q] = A[r1]
-                for q in range(PAD):
-                    A[r1 + width + q] = A[r1 + width - 1]
-            for el in range(LOCAL):
-                above(work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
-                fade = splat(work.numbers[10 + 2 * el])
-                for q in range(blocks):
-                    sums = work.sums[el, q]
-                    for i in range(0, rows * n, 16):
-                        store(sums, i, (fade * load(sums, i) + splat(f4(64))) - splat(f4(64)))
-                left = work.left[el]
+                A[r1 + width + q] = A[r1 + width - 1]
+        for el in range(LOCAL):
+            _above(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
+            fade = splat(work.numbers[10 + 2 * el])
+            for q in range(blocks):
+                sums = work.sums[el, q]
                 for i in range(0, rows * n, 16):
-                    store(left, i, splat(f4(0)))
-            for column in range(width):
-                o = row + column
-                base = f4(0.5) * (X[o - 1] + X[o - stride])
-                base1, base2 = f4(0), f4(0)
-                if before > 0:
-                    base1 = f4(0.5) * (X[o + one - 1] + X[o + one - stride])
-                if before > 1:
-                    base2 = f4(0.5) * (X[o + two - 1] + X[o + two - stride])
-                for i in range(n):
-                    b = work.base[i]
-                    x[i] = X[o + work.offsets[i]] - (base if b == 0 else (base1 if b == 1 else base2))
-                # classes
-                dh = abs(x[0] - x[4]) + abs(x[1] - x[2]) + abs(x[3] - x[1])
-                dv = abs(x[0] - x[2]) + abs(x[1] - x[5]) + abs(x[3] - x[7])
-                direction = 1 if dh > f4(1.6) * dv else (2 if dv > f4(1.6) * dh else 0)
-                class1 = 1 + direction * 8 + min(7, int(f4(1.3) * _log2(f4(1) + dh + dv, log)))
-                signs = 0
-                for i in range(6):
-                    if x[i] > f4(0):
-                        signs |= 1 << i
-                class2 = 25 + signs
-                # predictions
-                eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
-                eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
-                energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
-                for b in range(0, n, 16):
-                    store(w0, b, load(work.global_weights, b))
-                pr[0] = base + dot(work.global_weights, 0, x)
-                pr[1] = base + dot(work.global_weights, class1 * n, x)
-                pr[2] = base + dot(work.global_weights, class2 * n, x)
-                block = column // BLOCK
-                for el in range(LOCAL):
-                    solve(
-                        work.matrix, work.around[el, block], work.left[el], f4(1), work.local_weights, el * n, w0, ridge,
-                        steps, work.vectors,
-                    )  # fmt: skip
-                    pr[GLOBAL + el] = base + dot(work.local_weights, el * n, x)
-                weighted, weight = f4(0), f4(0)
-                for r in range(PREDICTORS):
-                    pr[r] = min(max(pr[r], lowest), highest)
-                    A = work.apart[r]
-                    c = column
-                    e = f4(0.01) + A[r0 + c - 1] + A[r1 + c] + A[r1 + c - 1] + A[r1 + c + 1] + A[r0 + c - 2] + A[r2 + c]
-                    e *= e
-                    g = f4(1) / (e * e)
-                    weighted += g * pr[r]
-                    weight += g
-                blend = weighted / weight
-                # features of the size of the error, and contexts
-                texture = f4(0)
-                for i in range(6):
-                    texture += abs(x[i])
-                texture *= f4(1 / 6)
-                corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
-                others, o1, o2 = f4(0), f4(0), f4(0)
-                if before > 0:
-                    q = o + one
-                    others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
-                    o1 = E[q]
-                if before > 1:
-                    q = o + two
-                    others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
-                    o2 = E[q]
-                f0, f1, f2 = _log2(f4(0.3) + energy, log), _log2(f4(0.3) + texture, log), _log2(f4(0.3) + others, log)
-                f3, f5 = _log2(f4(0.3) + f4(0.5) * (eW + eN), log), _log2(f4(0.3) + corner, log)
-                size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5
-                size = min(max(size, f4(-4)), f4(8))
-                q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
-                q2 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(4) * texture, log)))
-                q3 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(2) * others, log)))
-                t = 0
-                for i in range(6):
-                    if x[i] + base > blend:
-                        t |= 1 << i
-                bi = t * 32 + min(31, q1)
-                n0, n1 = _signed(E[o - 1]), _signed(E[o - stride])
-                n2, n3 = _signed(o1), _signed(o2)
-                bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + _signed(E[o - stride + 1])
-                bias0, bias1 = learned.bias[0], learned.bias[1]
-                b0, b1 = bias0[bi, 0] / bias0[bi, 1], bias1[bj, 0] / bias1[bj, 1]
-                mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
-                k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
-                size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
-                s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1]) * f4(0.72)
-                s2 = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1])) * f4(0.72)
-                means[0], inverse[0] = mu, f4(1) / s1
-                means[1], inverse[1] = mu, f4(1) / s2
-                kr = q1 * 16 + min(15, q2 >> 1)
-                for r in range(PREDICTORS):
-                    means[2 + r] = pr[r]
-                    A2 = learned.apart[r]
-                    inverse[2 + r] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
-                means[EXPERTS - 1] = blend + b1
-                A2 = learned.apart[PREDICTORS]
-                inverse[EXPERTS - 1] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
-                floor = np.floor(mu)
-                few = q1 >> 2
-                ci[0] = q1 * 4 + min(3, int((mu - floor) * f4(4)))
-                ci[1] = t * 10 + few
-                ci[2] = (n0 * 9 + n1) * 10 + few
-                ci[3] = (n2 * 9 + n3) * 10 + few
-                ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
-                ci[5] = (_signed(X[o - 1] - mu) * 9 + _signed(X[o - stride] - mu)) * 10 + few
-                ci[6] = ((int(mu) >> 2) & 63) * 10 + few
-                for i in range(COUNTERS):
-                    ci[i] *= NODES
-                set1 = min(SETS - 1, q1)
-                set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1)
-                set3 = (t & 7) * 3 + direction
-                # decisions
-                unit = max(1, int(s1 * f4(0.9)))
-                value = X[o]
-                up = value > floor
-                d = int(value - floor) - 1 if up else int(floor - value)
-                most = 0
-                begin, end = 0, unit
-                steps_out, level, stage, side = 0, 0, 0, 0
-                for i in range(EXPERTS):
-                    Ga[i], Gb[i] = f4(1), f4(0)
-                while True:
-                    if stage == 0:
-                        edge = 0
-                        certain = floor >= highest
-                        bit = 1 if up else 0
-                        node = 0
-                        for i in range(EXPERTS):
-                            Gm[i] = _sigmoid((means[i] - floor - f4(0.5)) * inverse[i], sigmoid)
-                    else:
-                        if stage == 1:
-                            edge = end
-                            node = 1 + side * 12 + min(steps_out, 11)
-                        else:
-                            edge = (begin + end) >> 1
-                            node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
-                        certain = edge > most
-                        bit = 1 if d >= edge else 0
-                        if side == 1:
-                            place = floor + f4(0.5) + f4(edge)
-                            for i in range(EXPERTS):
-                                Gm[i] = _sigmoid((means[i] - place) * inverse[i], sigmoid)
-                        else:
-                            place = floor + f4(0.5) - f4(edge)
-                            for i in range(EXPERTS):
-                                Gm[i] = _sigmoid((place - means[i]) * inverse[i], sigmoid)
-                    if certain:
-                        bit = 0
-                    else:
-                        for i in range(EXPERTS):
-                            na, nb = max(Gm[i] - Gb[i], f4(1e-7)), max(Ga[i] - Gm[i], f4(1e-7))
-                            odds = (_log2(na, log) - _log2(nb, log)) * f4(0.6931472)
-                            st[i] = min(max(odds, f4(-8)), f4(8))
-                        for i in range(COUNTERS):
-                            st[EXPERTS + i] = stretch[int(learned.counters[i, ci[i] + node] * f4(4095.75))]
-                        st[INPUTS - 1] = f4(0.3)
-                        i1, i2, i3 = set1 * NODES + node, set2 * NODES + node, set3 * NODES + node
-                        vs = load(st, 0)
-                        va, vb, vc = load(wa, i1 * INPUTS), load(wb, i2 * INPUTS), load(wc, i3 * INPUTS)
-                        mixed = total((va + vb + vc) * vs)
-                        p = _sigmoid(mixed, sigmoid)
-                        u = (min(max(mixed, f4(-7.99)), f4(7.99)) + f4(8)) * f4(2)
-                        ui = int(u)
-                        part = u - f4(ui)
-                        m1, m2 = i1 * KNOTS + ui, i2 * KNOTS + ui
-                        map1, map2 = learned.maps[0], learned.maps[1]
-                        p1 = map1[m1] + part * (map1[m1 + 1] - map1[m1])
-                        p2 = map2[m2] + part * (map2[m2 + 1] - map2[m2])
-                        final = f4(0.5) * p + f4(0.25) * (p1 + p2)
-                        bit = code(work.state, work.buffer, bit, min(max(int(final * f4(65536)), 4), 65532), decoding)
-                        error = splat((f4(bit) - p) * rate) * vs
-                        store(wa, i1 * INPUTS, va + error)
-                        store(wb, i2 * INPUTS, vb + error)
-                        store(wc, i3 * INPUTS, vc + error)
-                        goal = f4(0.99999) if bit else f4(0.00001)
-                        if part > f4(0.5):
-                            m1 += 1
-                            m2 += 1
-                        map1[m1] += (goal - map1[m1]) * f4(0.02)
-                        map2[m2] += (goal - map2[m2]) * f4(0.02)
-                        for i in range(COUNTERS):
-                            z = ci[i] + node
-                            seen = learned.counts[i, z]
-                            learned.counters[i, z] += (goal - learned.counters[i, z]) / (seen + f4(1.6))
-                            if seen < limit:
-                                learned.counts[i, z] = seen + f4(1)
-                    if stage == 0:
-                        side = bit
-                        most = int(highest - floor) - 1 if side else int(floor - lowest)
-                        for i in range(EXPERTS):
-                            Ga[i] = Gm[i] if side else f4(1) - Gm[i]
-                        stage = 1
-                        continue
-                    if bit:
-                        for i in range(EXPERTS):
-                            Ga[i] = Gm[i]
-                        begin = edge
-                    else:
-                        for i in range(EXPERTS):
-                            Gb[i] = Gm[i]
-                        end = edge
+                    store(sums, i, (fade * load(sums, i) + splat(f4(64))) - splat(f4(64)))
+            left = work.left[el]
+            for i in range(0, rows * n, 16):
+                store(left, i, splat(f4(0)))
+        for column in range(width):
+            o = row + column
+            base = f4(0.5) * (X[o - 1] + X[o - stride])
+            base1, base2 = f4(0), f4(0)
+            if before > 0:
+                base1 = f4(0.5) * (X[o + one - 1] + X[o + one - stride])
+            if before > 1:
+                base2 = f4(0.5) * (X[o + two - 1] + X[o + two - stride])
+            for i in range(n):
+                b = work.base[i]
+                x[i] = X[o + work.offsets[i]] - (base if b == 0 else (base1 if b == 1 else base2))
+            # classes
+            dh = abs(x[0] - x[4]) + abs(x[1] - x[2]) + abs(x[3] - x[1])
+            dv = abs(x[0] - x[2]) + abs(x[1] - x[5]) + abs(x[3] - x[7])
+            direction = 1 if dh > f4(1.6) * dv else (2 if dv > f4(1.6) * dh else 0)
+            class1 = 1 + direction * 8 + min(7, int(f4(1.3) * _log2(f4(1) + dh + dv, log)))
+            signs = 0
+            for i in range(6):
+                if x[i] > f4(0):
+                    signs |= 1 << i
+            class2 = 25 + signs
+            # predictions
+            eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
+            eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
+            energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
+            for b in range(0, n, 16):
+                store(w0, b, load(work.global_weights, b))
+            pr[0] = base + _dot(parts, work.global_weights, 0, x)
+            pr[1] = base + _dot(parts, work.global_weights, class1 * n, x)
+            pr[2] = base + _dot(parts, work.global_weights, class2 * n, x)
+            block = column // BLOCK
+            for el in range(LOCAL):
+                _solve(parts, 
+                    work.matrix, work.around[el, block], work.left[el], f4(1), work.local_weights, el * n, w0, ridge,
+                    steps, work.vectors,
+                )  # fmt: skip
+                pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
+            weighted, weight = f4(0), f4(0)
+            for r in range(PREDICTORS):
+                pr[r] = min(max(pr[r], lowest), highest)
+                A = work.apart[r]
+                c = column
+                e = f4(0.01) + A[r0 + c - 1] + A[r1 + c] + A[r1 + c - 1] + A[r1 + c + 1] + A[r0 + c - 2] + A[r2 + c]
+                e *= e
+                g = f4(1) / (e * e)
+                weighted += g * pr[r]
+                weight += g
+            blend = weighted / weight
+            # features of the size of the error, and contexts
+            texture = f4(0)
+            for i in range(6):
+                texture += abs(x[i])
+            texture *= f4(1 / 6)
+            corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
+            others, o1, o2 = f4(0), f4(0), f4(0)
+            if before > 0:
+                q = o + one
+                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
+                o1 = E[q]
+            if before > 1:
+                q = o + two
+                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
+                o2 = E[q]
+            f0, f1, f2 = _log2(f4(0.3) + energy, log), _log2(f4(0.3) + texture, log), _log2(f4(0.3) + others, log)
+            f3, f5 = _log2(f4(0.3) + f4(0.5) * (eW + eN), log), _log2(f4(0.3) + corner, log)
+            size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5
+            size = min(max(size, f4(-4)), f4(8))
+            q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
+            q2 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(4) * texture, log)))
+            q3 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(2) * others, log)))
+            t = 0
+            for i in range(6):
+                if x[i] + base > blend:
+                    t |= 1 << i
+            bi = t * 32 + min(31, q1)
+            n0, n1 = _signed(E[o - 1]), _signed(E[o - stride])
+            n2, n3 = _signed(o1), _signed(o2)
+            bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + _signed(E[o - stride + 1])
+            bias0, bias1 = learned.bias[0], learned.bias[1]
+            b0, b1 = bias0[bi, 0] / bias0[bi, 1], bias1[bj, 0] / bias1[bj, 1]
+            mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
+            k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
+            size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+            s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1]) * f4(0.72)
+            s2 = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1])) * f4(0.72)
+            means[0], inverse[0] = mu, f4(1) / s1
+            means[1], inverse[1] = mu, f4(1) / s2
+            kr = q1 * 16 + min(15, q2 >> 1)
+            for r in range(PREDICTORS):
+                means[2 + r] = pr[r]
+                A2 = learned.apart[r]
+                inverse[2 + r] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
+            means[EXPERTS - 1] = blend + b1
+            A2 = learned.apart[PREDICTORS]
+            inverse[EXPERTS - 1] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
+            floor = np.floor(mu)
+            few = q1 >> 2
+            ci[0] = q1 * 4 + min(3, int((mu - floor) * f4(4)))
+            ci[1] = t * 10 + few
+            ci[2] = (n0 * 9 + n1) * 10 + few
+            ci[3] = (n2 * 9 + n3) * 10 + few
+            ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
+            ci[5] = (_signed(X[o - 1] - mu) * 9 + _signed(X[o - stride] - mu)) * 10 + few
+            ci[6] = ((int(mu) >> 2) & 63) * 10 + few
+            for i in range(COUNTERS):
+                ci[i] *= NODES
+            set1 = min(SETS - 1, q1)
+            set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1)
+            set3 = (t & 7) * 3 + direction
+            # decisions
+            unit = max(1, int(s1 * f4(0.9)))
+            value = X[o]
+            up = value > floor
+            d = int(value - floor) - 1 if up else int(floor - value)
+            most = 0
+            begin, end = 0, unit
+            steps_out, level, stage, side = 0, 0, 0, 0
+            for i in range(EXPERTS):
+                Ga[i], Gb[i] = f4(1), f4(0)
+            while True:
+                if stage == 0:
+                    edge = 0
+                    certain = floor >= highest
+                    bit = 1 if up else 0
+                    node = 0
+                    for i in range(EXPERTS):
+                        Gm[i] = _sigmoid((means[i] - floor - f4(0.5)) * inverse[i], sigmoid)
+                else:
                     if stage == 1:
-                        if bit:
-                            steps_out += 1
-                            if steps_out >= 4:
-                                unit *= 2
-                            end = begin + unit
-                            continue
-                        stage = 2
+                        edge = end
+                        node = 1 + side * 12 + min(steps_out, 11)
                     else:
-                        level += 1
-                    if end - begin <= 1:
-                        break
-                value = floor + f4(1 + begin) if side else floor - f4(begin)
-                X[o] = value
-                # what is learned from it
-                E[o] = value - mu
-                size_now = abs(value - mu)
-                step = _log2(f4(0.25) + size_now, log) - size + f4(0.45)
-                step = min(max(step, f4(-3)), f4(3)) * f4(0.002)
-                g0[0] = min(max(g0[0] + step, f4(-8)), f4(8))
-                step *= f4(0.15)
-                g0[1] = min(max(g0[1] + step * f0, f4(-2)), f4(2))
-                g0[2] = min(max(g0[2] + step * f1, f4(-2)), f4(2))
-                g0[3] = min(max(g0[3] + step * f2, f4(-2)), f4(2))
-                g0[4] = min(max(g0[4] + step * f3, f4(-2)), f4(2))
-                g0[5] = min(max(g0[5] + step * f5, f4(-2)), f4(2))
-                _counted(size0, k1, size_now, f4(256))
-                _counted(size1, k2, size_now, f4(256))
-                _counted(size2, k3, size_now, f4(256))
-                for r in range(PREDICTORS):
-                    e = abs(value - pr[r])
-                    work.apart[r, r0 + column] = e
-                    _counted(learned.apart[r], kr, e, f4(256))
-                _counted(learned.apart[PREDICTORS], kr, abs(value - means[EXPERTS - 1]), f4(256))
-                _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
-                _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
-                noise = (f4(0.5) + energy) * (f4(0.5) + energy)
+                        edge = (begin + end) >> 1
+                        node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
+                    certain = edge > most
+                    bit = 1 if d >= edge else 0
+                    if side == 1:
+                        place = floor + f4(0.5) + f4(edge)
+                        for i in range(EXPERTS):
+                            Gm[i] = _sigmoid((means[i] - place) * inverse[i], sigmoid)
+                    else:
+                        place = floor + f4(0.5) - f4(edge)
+                        for i in range(EXPERTS):
+                            Gm[i] = _sigmoid((place - means[i]) * inverse[i], sigmoid)
+                if certain:
+                    bit = 0
+                else:
+                    for i in range(EXPERTS):
+                        na, nb = max(Gm[i] - Gb[i], f4(1e-7)), max(Ga[i] - Gm[i], f4(1e-7))
+                        odds = (_log2(na, log) - _log2(nb, log)) * f4(0.6931472)
+                        st[i] = min(max(odds, f4(-8)), f4(8))
+                    for i in range(COUNTERS):
+                        st[EXPERTS + i] = stretch[int(learned.counters[i, ci[i] + node] * f4(4095.75))]
+                    st[INPUTS - 1] = f4(0.3)
+                    i1, i2, i3 = set1 * NODES + node, set2 * NODES + node, set3 * NODES + node
+                    vs = load(st, 0)
+                    va, vb, vc = load(wa, i1 * INPUTS), load(wb, i2 * INPUTS), load(wc, i3 * INPUTS)
+                    mixed = total((va + vb + vc) * vs)
+                    p = _sigmoid(mixed, sigmoid)
+                    u = (min(max(mixed, f4(-7.99)), f4(7.99)) + f4(8)) * f4(2)
+                    ui = int(u)
+                    part = u - f4(ui)
+                    m1, m2 = i1 * KNOTS + ui, i2 * KNOTS + ui
+                    map1, map2 = learned.maps[0], learned.maps[1]
+                    p1 = map1[m1] + part * (map1[m1 + 1] - map1[m1])
+                    p2 = map2[m2] + part * (map2[m2 + 1] - map2[m2])
+                    final = f4(0.5) * p + f4(0.25) * (p1 + p2)
+                    bit = code(work.state, work.buffer, bit, min(max(int(final * f4(65536)), 4), 65532), decoding)
+                    error = splat((f4(bit) - p) * rate) * vs
+                    store(wa, i1 * INPUTS, va + error)
+                    store(wb, i2 * INPUTS, vb + error)
+                    store(wc, i3 * INPUTS, vc + error)
+                    goal = f4(0.99999) if bit else f4(0.00001)
+                    if part > f4(0.5):
+                        m1 += 1
+                        m2 += 1
+                    map1[m1] += (goal - map1[m1]) * f4(0.02)
+                    map2[m2] += (goal - map2[m2]) * f4(0.02)
+                    for i in range(COUNTERS):
+                        z = ci[i] + node
+                        seen = learned.counts[i, z]
+                        learned.counters[i, z] += (goal - learned.counters[i, z]) / (seen + f4(1.6))
+                        if seen < limit:
+                            learned.counts[i, z] = seen + f4(1)
+                if stage == 0:
+                    side = bit
+                    most = int(highest - floor) - 1 if side else int(floor - lowest)
+                    for i in range(EXPERTS):
+                        Ga[i] = Gm[i] if side else f4(1) - Gm[i]
+                    stage = 1
+                    continue
+                if bit:
+                    for i in range(EXPERTS):
+                        Ga[i] = Gm[i]
+                    begin = edge
+                else:
+                    for i in range(EXPERTS):
+                        Gb[i] = Gm[i]
+                    end = edge
+                if stage == 1:
+                    if bit:
+                        steps_out += 1
+                        if steps_out >= 4:
+                            unit *= 2
+                        end = begin + unit
+                        continue
+                    stage = 2
+                else:
+                    level += 1
+                if end - begin <= 1:
+                    break
+            value = floor + f4(1 + begin) if side else floor - f4(begin)
+            X[o] = value
+            # what is learned from it
+            E[o] = value - mu
+            size_now = abs(value - mu)
+            step = _log2(f4(0.25) + size_now, log) - size + f4(0.45)
+            step = min(max(step, f4(-3)), f4(3)) * f4(0.002)
+            g0[0] = min(max(g0[0] + step, f4(-8)), f4(8))
+            step *= f4(0.15)
+            g0[1] = min(max(g0[1] + step * f0, f4(-2)), f4(2))
+            g0[2] = min(max(g0[2] + step * f1, f4(-2)), f4(2))
+            g0[3] = min(max(g0[3] + step * f2, f4(-2)), f4(2))
+            g0[4] = min(max(g0[4] + step * f3, f4(-2)), f4(2))
+            g0[5] = min(max(g0[5] + step * f5, f4(-2)), f4(2))
+            _counted(size0, k1, size_now, f4(256))
+            _counted(size1, k2, size_now, f4(256))
+            _counted(size2, k3, size_now, f4(256))
+            for r in range(PREDICTORS):
+                e = abs(value - pr[r])
+                work.apart[r, r0 + column] = e
+                _counted(learned.apart[r], kr, e, f4(256))
+            _counted(learned.apart[PREDICTORS], kr, abs(value - means[EXPERTS - 1]), f4(256))
+            _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
+            _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
+            noise = (f4(0.5) + energy) * (f4(0.5) + energy)
+            for el in range(LOCAL):
+                _add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
+            if column % BLOCK == BLOCK - 1:
                 for el in range(LOCAL):
-                    add(
-                        work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el]
-                    )
-                if column % BLOCK == BLOCK - 1:
-                    for el in range(LOCAL):
-                        left = work.left[el]
-                        for i in range(0, rows * n, 16):
-                            store(left, i, (load(left, i) + splat(f4(64))) - splat(f4(64)))
-                learn(work, 0, x, value - pr[0], noise, keep0)
-                learn(work, class1, x, value - pr[1], noise, keep1)
-                learn(work, class2, x, value - pr[2], noise, keep2)
-
-    return jit(rows_of)
+                    left = work.left[el]
+                    for i in range(0, rows * n, 16):
+                        store(left, i, (load(left, i) + splat(f4(64))) - splat(f4(64)))
+            _learn(parts, work, 0, x, value - pr[0], noise, keep0)
+            _learn(parts, work, class1, x, value - pr[1], noise, keep1)
+            _learn(parts, work, class2, x, value - pr[2], noise, keep2)
