@@ -19,6 +19,18 @@ from numba.extending import intrinsic, overload, register_model
 
 LANES = 16
 _FLOATS, _INDEX = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+_WHOLE = ir.VectorType(_INDEX, LANES)
+# Least squares at Chebyshev's nodes.
+_EXP2 = (1.0000035762786865, 0.692969560623169, 0.24162131547927856, 0.05171773582696915, 0.013683983124792576)
+_LOG2 = (
+    -3.0346028804779053,
+    6.089895725250244,
+    -5.301709175109863,
+    3.24946665763855,
+    -1.247962474822998,
+    0.2700374722480774,
+    -0.025123203173279762,
+)
 
 
 class Vector(types.Type):
@@ -78,6 +90,14 @@ def splat(typing, number):
 
 
 @intrinsic
+def first(typing, vector):
+    """The first of sixteen numbers: float32."""
+    return types.float32(_vector), lambda context, builder, signature, given: builder.extract_element(
+        given[0], ir.Constant(_INDEX, 0)
+    )
+
+
+@intrinsic
 def total(typing, vector):
     """The sum of sixteen numbers: float32. The upper half is added to the lower one until one number is left."""
 
@@ -101,6 +121,60 @@ def bits(typing, number):
     )
 
 
+@intrinsic
+def least(typing, x, y):
+    """The lesser of each pair."""
+    return _vector(_vector, _vector), lambda context, builder, signature, given: builder.select(
+        builder.fcmp_ordered("<", *given), *given
+    )
+
+
+@intrinsic
+def most(typing, x, y):
+    """The greater of each pair."""
+    return _vector(_vector, _vector), lambda context, builder, signature, given: builder.select(
+        builder.fcmp_ordered(">", *given), *given
+    )
+
+
+def _whole(n: int) -> Any:
+    return ir.Constant(_WHOLE, [n] * LANES)
+
+
+def _polynomial(builder, x, coefficients) -> Any:
+    """Horner's rule."""
+    found = ir.Constant(_FLOATS, [coefficients[-1]] * LANES)
+    for c in coefficients[-2::-1]:
+        found = builder.fadd(builder.fmul(found, x), ir.Constant(_FLOATS, [c] * LANES))
+    return found
+
+
+@intrinsic
+def exp2(typing, x):
+    """Powers of two, of numbers from -126 to 127: a polynomial, to 2 parts in a million."""
+
+    def generate(context, builder, signature, given):
+        above = builder.fadd(given[0], ir.Constant(_FLOATS, [127.0] * LANES))
+        power = builder.fptosi(above, _WHOLE)
+        part = _polynomial(builder, builder.fsub(above, builder.sitofp(power, _FLOATS)), _EXP2)
+        return builder.fmul(part, builder.bitcast(builder.shl(power, _whole(23)), _FLOATS))
+
+    return _vector(_vector), generate
+
+
+@intrinsic
+def log2(typing, x):
+    """Logarithms of positive numbers that are not subnormal: a polynomial, to 2 parts in 100,000."""
+
+    def generate(context, builder, signature, given):
+        bits = builder.bitcast(given[0], _WHOLE)
+        power = builder.sitofp(builder.sub(builder.lshr(bits, _whole(23)), _whole(127)), _FLOATS)
+        part = builder.or_(builder.and_(bits, _whole(0x7FFFFF)), _whole(0x3F800000))
+        return builder.fadd(power, _polynomial(builder, builder.bitcast(part, _FLOATS), _LOG2))
+
+    return _vector(_vector), generate
+
+
 def _operator(operation: Callable[..., Any], instruction: str) -> None:
     @intrinsic
     def apply(typing, x, y):
@@ -111,5 +185,10 @@ def _operator(operation: Callable[..., Any], instruction: str) -> None:
         return (lambda x, y: apply(x, y)) if x is _vector and y is _vector else None
 
 
-for _operation, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _operation, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _operator(_operation, _instruction)

@@ -18,7 +18,6 @@ f4 = np.float32
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
 ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
-_TABLES = tuple(table.astype(f4) for table in (experts.LOG, experts.SIGMOID, experts.STRETCH))
 ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
 
 _OWN = [
@@ -32,9 +31,9 @@ _OTHER = [
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
 _COUNTS = [(16, 0, 0), (18, 14, 0), (12, 10, 10)]
 SETTINGS = [
-    [0.9998, 0.9995, 0.9995, 0.002, 60, 1.0, 2, 0.4, 0.8, 0.7, 0.9, 0.8, 0.92],
-    [0.9998, 0.9995, 0.9995, 0.002, 60, 1.0, 2, 0.4, 0.8, 0.7, 0.9, 0.8, 0.92],
-    [0.9998, 0.9995, 0.9995, 0.002, 60, 1.0, 2, 0.4, 0.8, 0.7, 0.9, 0.8, 0.92],
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
 ]
 # keep of the three recursive least squares, rate of the mixture, limit of counters, ridge, steps, then of two local
 # ones: fade of a block of columns, of a row, of ...; and of a column of the row itself
@@ -42,22 +41,19 @@ SETTINGS = [
 
 def initial() -> dict[str, np.ndarray]:
     """What the experts know before they have seen anything: float32 arrays by name, of three roles each."""
-    e, nodes = experts, experts.NODES
-    weights = np.zeros((3, e.SETS * nodes, e.INPUTS), f4)
-    weights[:2, :, : e.EXPERTS] = 0.06
-    knots = 1 / (1 + np.exp(-(np.arange(e.KNOTS) - 16) / 2))
-    counters = np.full((e.COUNTERS, e.CELLS * nodes), 0.5, f4)
-    pair = np.array([2.0, 1.0], f4)
+    e = experts
+    weights = np.zeros((3, e.SETS * e.NODES, 2, e.LANES), f4)
+    weights[:2, :, 0, : e.EXPERTS] = 0.5 / e.EXPERTS
+
+    def pairs(first: float, second: float, *shape: int) -> np.ndarray:
+        return np.tile(np.array([first, second], f4), (*shape, 1))
+
     one = Learned(
-        weights.reshape(3, -1), np.tile(knots, (2, e.SETS * nodes)).astype(f4), counters, np.zeros_like(counters),
-        np.tile(pair, (3, e.ENERGIES * 64, 1)), np.tile(pair, (e.PREDICTORS + 1, e.ENERGIES * 16, 1)),
-        np.tile(np.array([0.0, 1.0], f4), (2, 4096, 1)), np.array([-0.3, 1, 0, 0, 0, 0, 0, 0], f4),
+        weights.reshape(3, -1), pairs(0.5, 0, e.COUNTERS, e.CELLS * e.NODES), pairs(2, 1, 3, e.ENERGIES * 64),
+        pairs(2, 1, e.EXPERTS - 2, e.ENERGIES * 16), pairs(0, 1, 2, 4096),
+        np.array([-0.3, 0.5, 0, 0, 0, 0, 0, 0.5], f4),
     )  # fmt: skip
     return {name: np.stack([value] * ROLES) for name, value in one._asdict().items()}
-
-
-def _role(state: dict[str, np.ndarray], role: int) -> Learned:
-    return Learned(*(state[name][role].copy() for name in Learned._fields))
 
 
 def _work(
@@ -78,13 +74,17 @@ def _work(
 
     weights, local = zeros(experts.CLASSES, n), zeros(experts.LOCAL, n)
     weights[:, :2] = local[:, :2] = 0.5
+    lanes = experts.LANES
+    used = zeros(2, lanes)
+    used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
     return Work(
         pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
         np.array([0, -size, -2 * size]), np.tile(np.eye(n, dtype=f4).ravel() * f4(0.01), experts.CLASSES),
         np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
-        local.ravel(), zeros(system), zeros(8, n), zeros(experts.INPUTS), np.zeros(experts.COUNTERS, np.int64),
-        zeros(5, experts.EXPERTS), zeros(experts.PREDICTORS), *_TABLES, np.array([*bounds, *SETTINGS[role]], f4),
+        local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, zeros(experts.PREDICTORS),
+        experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[role]], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
 

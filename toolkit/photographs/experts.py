@@ -22,7 +22,7 @@ import numpy as np
 
 from toolkit.coding import binary
 from toolkit.coding.binary import code, inline, jit
-from toolkit.coding.vectors import bits, load, splat, store, total
+from toolkit.coding.vectors import bits, exp2, first, least, load, log2, most, splat, store, total
 
 f4 = np.float32
 Array = Any
@@ -30,30 +30,26 @@ PAD = 4  # columns and rows around a plane
 GLOBAL, LOCAL = 3, 2  # predictors of all pixels so far; of pixels near by
 PREDICTORS = GLOBAL + LOCAL
 CLASSES = 1 + 24 + 64
-EXPERTS = PREDICTORS + 3  # distributions in the mixture
-COUNTERS = 7
-INPUTS = 16  # of the mixture: experts, counters, a constant
+EXPERTS = PREDICTORS + 7  # distributions in the mixture
+COUNTERS = 8
+LANES = 16  # room for experts, and for counters and a constant
 NODES = 64  # kinds of decisions
 SETS = 24  # of weights, for each kind of decision
 ENERGIES = 40
 CELLS = 1024  # contexts of a counter
-KNOTS = 33  # of an adaptive map
-BLOCK = 4  # columns that share their sums of products
+BLOCK = 8  # columns that share their sums of products
+LOG2E = 1.4426950408889634
 
 LOG = np.log2(1 + (np.arange(4096) + 0.5) / 4096)
-SIGMOID = 1 / (1 + np.exp(-np.linspace(-16, 16, 4098)))
-STRETCH = np.log((np.arange(4096) + 0.5) / (4095.5 - np.arange(4096)))
 
 
 class Learned(NamedTuple):
     """What is known before the first pixel, and better after the last one; all float32, of one plane."""
 
-    weights: Array  # [3, SETS * NODES * INPUTS]
-    maps: Array  # [2, SETS * NODES * KNOTS]
-    counters: Array  # [COUNTERS, CELLS * NODES] probabilities of a one
-    counts: Array  # [COUNTERS, CELLS * NODES] how often they were seen, up to a limit
+    weights: Array  # [3, SETS * NODES * 2 * LANES]
+    counters: Array  # [COUNTERS, CELLS * NODES, 2] probabilities of a one, and how often each was seen, up to a limit
     sizes: Array  # [3, ENERGIES * 64, 2] sums of errors' sizes in contexts, and their number
-    apart: Array  # [PREDICTORS + 1, ENERGIES * 16, 2] likewise, of each predictor
+    apart: Array  # [EXPERTS - 2, ENERGIES * 16, 2] likewise, of each mean
     bias: Array  # [2, 4096, 2] sums of errors in contexts, and their number
     scale: Array  # [8] the regression for the size of errors
 
@@ -77,13 +73,14 @@ class Work(NamedTuple):
     local_weights: Array  # float32 [LOCAL * n]
     matrix: Array  # float32 [(n + 1) * n]
     vectors: Array  # float32 [8, n] to compute with
-    stretched: Array  # float32 [INPUTS]
     places: Array  # int64 [COUNTERS]
-    experts: Array  # float32 [5, EXPERTS] means, inverse scales, and distribution functions at the ends and between
+    means: Array  # float32 [LANES]
+    widths: Array  # float32 [LANES]
+    chances: Array  # float32 [LANES] counters
+    counts: Array  # float32 [LANES]
+    used: Array  # float32 [2, LANES] the natural logarithm of 2 where a lane is used
     predictions: Array  # float32 [PREDICTORS]
     log: Array
-    sigmoid: Array
-    stretch: Array
     numbers: Array  # float32: lowest, highest, then the settings
     state: Array  # int64 of the binary coder
     buffer: Array  # uint8
@@ -96,10 +93,9 @@ def _log2(x, table):
 
 
 @inline
-def _sigmoid(x, table):
-    u = min(max((x + f4(16)) * f4(128), f4(0)), f4(4095.75))
-    i = int(u)
-    return table[i] + (u - f4(i)) * (table[i + 1] - table[i])
+def _power(x):
+    """2 ** x, as `vectors.exp2` computes it, for x from -126 to 127."""
+    return first(exp2(splat(x)))
 
 
 @inline
@@ -331,10 +327,15 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
     lowest, highest = work.numbers[0], work.numbers[1]
     keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
     rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
-    log, sigmoid, stretch = work.log, work.sigmoid, work.stretch
-    means, inverse, Ga, Gb, Gm = work.experts[0], work.experts[1], work.experts[2], work.experts[3], work.experts[4]
-    pr, st, ci = work.predictions, work.stretched, work.places
+    log, means, widths, chances, counts = work.log, work.means, work.widths, work.chances, work.counts
+    pr, ci = work.predictions, work.places
     wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
+    size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+    bias0, bias1 = learned.bias[0], learned.bias[1]
+    experts_used, counters_used = load(work.used[0], 0), load(work.used[1], 0)
+    tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
+    bounds = splat(f4(12)), splat(f4(-12))
+    per_width = splat(f4(LOG2E / 0.72))
     g0 = learned.scale
     blocks = (width + BLOCK - 1) // BLOCK
     one = work.starts[1]
@@ -418,6 +419,14 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 texture += abs(x[i])
             texture *= f4(1 / 6)
             corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
+            spread = f4(0)
+            for r in range(PREDICTORS):
+                spread += abs(pr[r] - blend)
+            spread *= f4(1 / PREDICTORS)
+            up2, up3 = o - 2 * stride, o - 3 * stride
+            wide = abs(E[o - 3]) + abs(E[o - stride - 2]) + abs(E[o - stride + 2]) + abs(E[o - stride + 3])
+            wide += abs(E[up2 - 2]) + abs(E[up2 - 1]) + abs(E[up2 + 1]) + abs(E[up2 + 2]) + abs(E[up3])
+            wide *= f4(1 / 9)
             others, o1, o2 = f4(0), f4(0), f4(0)
             if before > 0:
                 q = o + one
@@ -429,68 +438,68 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 o2 = E[q]
             f0, f1, f2 = _log2(f4(0.3) + energy, log), _log2(f4(0.3) + texture, log), _log2(f4(0.3) + others, log)
             f3, f5 = _log2(f4(0.3) + f4(0.5) * (eW + eN), log), _log2(f4(0.3) + corner, log)
-            size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5
+            f6, f7 = _log2(f4(0.1) + spread, log), _log2(f4(0.3) + wide, log)
+            size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5 + g0[6] * f6 + g0[7] * f7
             size = min(max(size, f4(-4)), f4(8))
             q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
             q2 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(4) * texture, log)))
             q3 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(2) * others, log)))
-            t = 0
+            signs = 0
             for i in range(6):
                 if x[i] + base > blend:
-                    t |= 1 << i
-            bi = t * 32 + min(31, q1)
-            n0, n1 = _signed(E[o - 1]), _signed(E[o - stride])
-            n2, n3 = _signed(o1), _signed(o2)
+                    signs |= 1 << i
+            bi = signs * 32 + min(31, q1)
+            n0, n1, n2, n3 = _signed(E[o - 1]), _signed(E[o - stride]), _signed(o1), _signed(o2)
             bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + _signed(E[o - stride + 1])
-            bias0, bias1 = learned.bias[0], learned.bias[1]
             b0, b1 = bias0[bi, 0] / bias0[bi, 1], bias1[bj, 0] / bias1[bj, 1]
             mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
             k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
-            size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
-            s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1]) * f4(0.72)
-            s2 = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1])) * f4(0.72)
-            means[0], inverse[0] = mu, f4(1) / s1
-            means[1], inverse[1] = mu, f4(1) / s2
-            kr = q1 * 16 + min(15, q2 >> 1)
+            # the mixture
+            s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1])
+            means[0], widths[0] = mu, s1
+            means[1] = mu
+            widths[1] = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1]))
             for r in range(PREDICTORS):
                 means[2 + r] = pr[r]
-                A2 = learned.apart[r]
-                inverse[2 + r] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
-            means[EXPERTS - 1] = blend + b1
-            A2 = learned.apart[PREDICTORS]
-            inverse[EXPERTS - 1] = f4(1) / (max(f4(0.02), A2[kr, 0] / A2[kr, 1]) * f4(0.72))
+            means[PREDICTORS + 2], means[PREDICTORS + 3] = blend + b0, blend + b1
+            west, north, west_north = X[o - 1], X[o - stride], X[o - stride - 1]
+            low, high = min(west, north), max(west, north)
+            means[PREDICTORS + 4] = min(max(west + north - west_north, low), high)
+            means[PREDICTORS + 5] = f4(0.5) * (pr[GLOBAL] + pr[GLOBAL + 1])
+            means[PREDICTORS + 6] = f4(0.5) * (blend + pr[2])
+            kr = q1 * 16 + min(15, q2 >> 1)
+            for r in range(EXPERTS - 2):
+                widths[2 + r] = max(f4(0.02), learned.apart[r, kr, 0] / learned.apart[r, kr, 1])
+            centre, narrow = load(means, 0), per_width / load(widths, 0)
             floor = np.floor(mu)
             few = q1 >> 2
             ci[0] = q1 * 4 + min(3, int((mu - floor) * f4(4)))
-            ci[1] = t * 10 + few
+            ci[1] = signs * 10 + few
             ci[2] = (n0 * 9 + n1) * 10 + few
             ci[3] = (n2 * 9 + n3) * 10 + few
             ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
-            ci[5] = (_signed(X[o - 1] - mu) * 9 + _signed(X[o - stride] - mu)) * 10 + few
+            ci[5] = (_signed(west - mu) * 9 + _signed(north - mu)) * 10 + few
             ci[6] = ((int(mu) >> 2) & 63) * 10 + few
+            ci[7] = min(31, max(0, int((f6 + f4(3.4)) * f4(3.5)))) * 32 + min(31, q1)
             for i in range(COUNTERS):
                 ci[i] *= NODES
-            set1 = min(SETS - 1, q1)
-            set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1)
-            set3 = (t & 7) * 3 + direction
+            set1 = min(SETS - 1, q1) * NODES
+            set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1) * NODES
+            set3 = ((signs & 7) * 3 + direction) * NODES
             # decisions
-            unit = max(1, int(s1 * f4(0.9)))
+            unit = max(1, int(s1 * f4(0.65)))
             value = X[o]
             up = value > floor
             d = int(value - floor) - 1 if up else int(floor - value)
-            most = 0
-            begin, end = 0, unit
+            most_far, begin, end = 0, 0, unit
             steps_out, level, stage, side = 0, 0, 0, 0
-            for i in range(EXPERTS):
-                Ga[i], Gb[i] = f4(1), f4(0)
+            above, below = ones, nothing
             while True:
                 if stage == 0:
-                    edge = 0
+                    edge, node = 0, 0
                     certain = floor >= highest
                     bit = 1 if up else 0
-                    node = 0
-                    for i in range(EXPERTS):
-                        Gm[i] = _sigmoid((means[i] - floor - f4(0.5)) * inverse[i], sigmoid)
+                    z = centre - splat(floor + f4(0.5))
                 else:
                     if stage == 1:
                         edge = end
@@ -498,70 +507,57 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                     else:
                         edge = (begin + end) >> 1
                         node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
-                    certain = edge > most
+                    certain = edge > most_far
                     bit = 1 if d >= edge else 0
                     if side == 1:
-                        place = floor + f4(0.5) + f4(edge)
-                        for i in range(EXPERTS):
-                            Gm[i] = _sigmoid((means[i] - place) * inverse[i], sigmoid)
+                        z = centre - splat(floor + f4(0.5) + f4(edge))
                     else:
-                        place = floor + f4(0.5) - f4(edge)
-                        for i in range(EXPERTS):
-                            Gm[i] = _sigmoid((place - means[i]) * inverse[i], sigmoid)
+                        z = splat(floor + f4(0.5) - f4(edge)) - centre
+                z = most(least(z * narrow, splat(f4(24))), splat(f4(-24)))
+                here = ones / (ones + exp2(nothing - z))
                 if certain:
                     bit = 0
                 else:
-                    for i in range(EXPERTS):
-                        na, nb = max(Gm[i] - Gb[i], f4(1e-7)), max(Ga[i] - Gm[i], f4(1e-7))
-                        odds = (_log2(na, log) - _log2(nb, log)) * f4(0.6931472)
-                        st[i] = min(max(odds, f4(-8)), f4(8))
+                    odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
+                    vs = most(least(odds, bounds[0]), bounds[1])
                     for i in range(COUNTERS):
-                        st[EXPERTS + i] = stretch[int(learned.counters[i, ci[i] + node] * f4(4095.75))]
-                    st[INPUTS - 1] = f4(0.3)
-                    i1, i2, i3 = set1 * NODES + node, set2 * NODES + node, set3 * NODES + node
-                    vs = load(st, 0)
-                    va, vb, vc = load(wa, i1 * INPUTS), load(wb, i2 * INPUTS), load(wc, i3 * INPUTS)
-                    mixed = total((va + vb + vc) * vs)
-                    p = _sigmoid(mixed, sigmoid)
-                    u = (min(max(mixed, f4(-7.99)), f4(7.99)) + f4(8)) * f4(2)
-                    ui = int(u)
-                    part = u - f4(ui)
-                    m1, m2 = i1 * KNOTS + ui, i2 * KNOTS + ui
-                    map1, map2 = learned.maps[0], learned.maps[1]
-                    p1 = map1[m1] + part * (map1[m1 + 1] - map1[m1])
-                    p2 = map2[m2] + part * (map2[m2 + 1] - map2[m2])
-                    final = f4(0.5) * p + f4(0.25) * (p1 + p2)
-                    bit = code(work.state, work.buffer, bit, min(max(int(final * f4(65536)), 4), 65532), decoding)
-                    error = splat((f4(bit) - p) * rate) * vs
-                    store(wa, i1 * INPUTS, va + error)
-                    store(wb, i2 * INPUTS, vb + error)
-                    store(wc, i3 * INPUTS, vc + error)
-                    goal = f4(0.99999) if bit else f4(0.00001)
-                    if part > f4(0.5):
-                        m1 += 1
-                        m2 += 1
-                    map1[m1] += (goal - map1[m1]) * f4(0.02)
-                    map2[m2] += (goal - map2[m2]) * f4(0.02)
+                        chances[i] = learned.counters[i, ci[i] + node, 0]
+                        counts[i] = learned.counters[i, ci[i] + node, 1]
+                    chance, count = load(chances, 0), load(counts, 0)
+                    vt = (log2(chance) - log2(ones - chance)) * counters_used
+                    i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
+                    va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
+                    da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
+                    mixed = total((va + vb + vc) * vs + (da + db + dc) * vt)
+                    p = f4(1) / (f4(1) + _power(min(max(mixed, f4(-12)), f4(12)) * f4(-LOG2E)))
+                    bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
+                    step = splat((f4(bit) - p) * rate)
+                    store(wa, i1, va + step * vs)
+                    store(wb, i2, vb + step * vs)
+                    store(wc, i3, vc + step * vs)
+                    store(wa, i1 + LANES, da + step * vt)
+                    store(wb, i2 + LANES, db + step * vt)
+                    store(wc, i3 + LANES, dc + step * vt)
+                    goal = splat(f4(0.9999) if bit else f4(0.0001))
+                    store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
+                    store(counts, 0, least(count + ones, splat(limit)))
                     for i in range(COUNTERS):
-                        z = ci[i] + node
-                        seen = learned.counts[i, z]
-                        learned.counters[i, z] += (goal - learned.counters[i, z]) / (seen + f4(1.6))
-                        if seen < limit:
-                            learned.counts[i, z] = seen + f4(1)
+                        learned.counters[i, ci[i] + node, 0] = chances[i]
+                        learned.counters[i, ci[i] + node, 1] = counts[i]
                 if stage == 0:
                     side = bit
-                    most = int(highest - floor) - 1 if side else int(floor - lowest)
-                    for i in range(EXPERTS):
-                        Ga[i] = Gm[i] if side else f4(1) - Gm[i]
+                    most_far = int(highest - floor) - 1 if side else int(floor - lowest)
+                    if side == 1:
+                        above = here
+                    else:
+                        above = ones - here
                     stage = 1
                     continue
                 if bit:
-                    for i in range(EXPERTS):
-                        Ga[i] = Gm[i]
+                    above = here
                     begin = edge
                 else:
-                    for i in range(EXPERTS):
-                        Gb[i] = Gm[i]
+                    below = here
                     end = edge
                 if stage == 1:
                     if bit:
@@ -589,14 +585,15 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             g0[3] = min(max(g0[3] + step * f2, f4(-2)), f4(2))
             g0[4] = min(max(g0[4] + step * f3, f4(-2)), f4(2))
             g0[5] = min(max(g0[5] + step * f5, f4(-2)), f4(2))
+            g0[6] = min(max(g0[6] + step * f6, f4(-2)), f4(2))
+            g0[7] = min(max(g0[7] + step * f7, f4(-2)), f4(2))
             _counted(size0, k1, size_now, f4(256))
             _counted(size1, k2, size_now, f4(256))
             _counted(size2, k3, size_now, f4(256))
             for r in range(PREDICTORS):
-                e = abs(value - pr[r])
-                work.apart[r, r0 + column] = e
-                _counted(learned.apart[r], kr, e, f4(256))
-            _counted(learned.apart[PREDICTORS], kr, abs(value - means[EXPERTS - 1]), f4(256))
+                work.apart[r, r0 + column] = abs(value - pr[r])
+            for r in range(EXPERTS - 2):
+                _counted(learned.apart[r], kr, abs(value - means[2 + r]), f4(256))
             _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
             _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
             noise = (f4(0.5) + energy) * (f4(0.5) + energy)
