@@ -1,4 +1,4 @@
-"""Sixteen float32 numbers at a time in Numba's functions: the same sums in the same order with vectors of any width.
+"""Eight or sixteen float32 numbers at a time in Numba's functions: the same sums in the same order with vectors of any width.
 
 A compiler may not reorder sums of floats, so loops over arrays stay scalar where a sum is wanted, and aliasing keeps it
 from others. These operations are what a processor has; LLVM cuts them up where its vectors are shorter.
@@ -34,59 +34,81 @@ _LOG2 = (
 
 
 class Vector(types.Type):
-    """Numba's type of sixteen float32 numbers."""
+    """Numba's type of eight or sixteen float32 numbers."""
 
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{LANES}")
+    def __init__(self, lanes: int) -> None:
+        self.lanes, self.llvm = lanes, ir.VectorType(ir.FloatType(), lanes)
+        super().__init__(name=f"float32x{lanes}")
 
 
-_vector = Vector()
+_eight, _vector = Vector(8), Vector(LANES)
 
 
 @register_model(Vector)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager, type_) -> None:
-        super().__init__(manager, type_, _FLOATS)
+        super().__init__(manager, type_, type_.llvm)
 
 
-def _pointer(context, builder, array_type, array, index) -> Any:
+def _pointer(context, builder, vector, array_type, array, index) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
+
+
+def _loads(vector: Vector) -> Any:
+    def generate(context, builder, signature, given):
+        found = builder.load(_pointer(context, builder, vector, signature.args[0], *given))
+        found.align = 4
+        return found
+
+    return generate
 
 
 @intrinsic
 def load(typing, array, index):
     """Sixteen numbers of a contiguous float32 array from an index on: not checked against its end."""
+    return _vector(array, types.int64), _loads(_vector)
 
-    def generate(context, builder, signature, given):
-        found = builder.load(_pointer(context, builder, signature.args[0], *given))
-        found.align = 4
-        return found
 
-    return _vector(array, types.int64), generate
+@intrinsic
+def load8(typing, array, index):
+    """Eight numbers: see `load`."""
+    return _eight(array, types.int64), _loads(_eight)
 
 
 @intrinsic
 def store(typing, array, index, vector):
-    """Write sixteen numbers into a contiguous float32 array from an index on: not checked against its end."""
+    """Write the numbers into a contiguous float32 array from an index on: not checked against its end."""
 
     def generate(context, builder, signature, given):
-        builder.store(given[2], _pointer(context, builder, signature.args[0], *given[:2])).align = 4
+        place = _pointer(context, builder, signature.args[2], signature.args[0], *given[:2])
+        builder.store(given[2], place).align = 4
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, _vector), generate
+    return types.void(array, types.int64, vector), generate
+
+
+def _splats(vector: Vector) -> Any:
+    def generate(context, builder, signature, given):
+        nothing = ir.Constant(vector.llvm, ir.Undefined)
+        one = builder.insert_element(nothing, given[0], ir.Constant(_INDEX, 0))
+        return builder.shuffle_vector(
+            one, nothing, ir.Constant(ir.VectorType(_INDEX, vector.lanes), [0] * vector.lanes)
+        )
+
+    return generate
 
 
 @intrinsic
 def splat(typing, number):
     """A float32 number, sixteen times."""
+    return _vector(types.float32), _splats(_vector)
 
-    def generate(context, builder, signature, given):
-        nothing = ir.Constant(_FLOATS, ir.Undefined)
-        first = builder.insert_element(nothing, given[0], ir.Constant(_INDEX, 0))
-        return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
 
-    return _vector(types.float32), generate
+@intrinsic
+def splat8(typing, number):
+    """A float32 number, eight times."""
+    return _eight(types.float32), _splats(_eight)
 
 
 @intrinsic
@@ -99,10 +121,10 @@ def first(typing, vector):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of sixteen numbers: float32. The upper half is added to the lower one until one number is left."""
+    """The sum of the numbers: float32. The upper half is added to the lower one until one number is left."""
 
     def generate(context, builder, signature, given):
-        found, n = given[0], LANES
+        found, n = given[0], vector.lanes
         while n > 1:
             n //= 2
             nothing = ir.Constant(found.type, ir.Undefined)
@@ -110,7 +132,7 @@ def total(typing, vector):
             found = builder.fadd(*(builder.shuffle_vector(found, nothing, half) for half in halves))
         return builder.extract_element(found, ir.Constant(_INDEX, 0))
 
-    return types.float32(_vector), generate
+    return types.float32(vector), generate
 
 
 @intrinsic
@@ -178,11 +200,11 @@ def log2(typing, x):
 def _operator(operation: Callable[..., Any], instruction: str) -> None:
     @intrinsic
     def apply(typing, x, y):
-        return _vector(x, y), lambda context, builder, signature, given: getattr(builder, instruction)(*given)
+        return x(x, y), lambda context, builder, signature, given: getattr(builder, instruction)(*given)
 
     @overload(operation, jit_options={"forceinline": True})
     def _(x, y):
-        return (lambda x, y: apply(x, y)) if x is _vector and y is _vector else None
+        return (lambda x, y: apply(x, y)) if isinstance(x, Vector) and x is y else None
 
 
 for _operation, _instruction in (

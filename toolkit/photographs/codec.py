@@ -29,7 +29,7 @@ _OTHER = [
     (-1, 2),
 ]  # fmt: skip
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
-_COUNTS = [(16, 0, 0), (18, 14, 0), (12, 10, 10)]
+_COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
 SETTINGS = [
     [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
     [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
@@ -131,7 +131,7 @@ class _Planes:
     def code(self, i: int, work: Work, learned: Learned, decoding: bool) -> None:
         """Code plane i, from its first row to its last. What it needs of other planes is waited for."""
         role, height = i % ROLES, self.tile.height
-        parts = tuple(range(0, len(work.base), 16))
+        parts = tuple(range(0, len(work.base), 8))
         try:
             for first in range(0, height, ROWS):
                 last = min(first + ROWS, height)

@@ -22,7 +22,20 @@ import numpy as np
 
 from toolkit.coding import binary
 from toolkit.coding.binary import code, inline, jit
-from toolkit.coding.vectors import bits, exp2, first, least, load, log2, most, splat, store, total
+from toolkit.coding.vectors import (
+    bits,
+    exp2,
+    first,
+    least,
+    load,
+    load8,
+    log2,
+    most,
+    splat,
+    splat8,
+    store,
+    total,
+)
 
 f4 = np.float32
 Array = Any
@@ -142,133 +155,125 @@ def finish(state, buffer):
     return binary.finish(state, buffer)
 
 
-# Functions of n features take `parts`, a tuple of n / 16 numbers: its length is known when they are compiled.
+# Functions of n features take `parts`, a tuple of n / 8 numbers: its length is known when they are compiled.
 
 
 @inline
 def _product(parts, p, at, x, found):
     """A symmetric matrix times a vector."""
-    if len(parts) == 1:
-        a, b = splat(f4(0)), splat(f4(0))
-        for j in range(0, 16, 2):
-            o = at + j * 16
-            a = a + load(p, o) * splat(x[j])
-            b = b + load(p, o + 16) * splat(x[j + 1])
-        store(found, 0, a + b)
-    else:
-        a, b, c, d = splat(f4(0)), splat(f4(0)), splat(f4(0)), splat(f4(0))
-        for j in range(0, 32, 2):
-            o = at + j * 32
-            s, t = splat(x[j]), splat(x[j + 1])
-            a = a + load(p, o) * s
-            b = b + load(p, o + 16) * s
-            c = c + load(p, o + 32) * t
-            d = d + load(p, o + 48) * t
-        store(found, 0, a + c)
-        store(found, 16, b + d)
+    n = 8 * len(parts)
+    for q in range(0, n, 8):
+        a, b = splat8(f4(0)), splat8(f4(0))
+        for j in range(0, n, 2):
+            o = at + j * n + q
+            a = a + load8(p, o) * splat8(x[j])
+            b = b + load8(p, o + n) * splat8(x[j + 1])
+        store(found, q, a + b)
 
 
 @inline
 def _dot(parts, a, i, b):
-    if len(parts) == 1:
-        return total(load(a, i) * load(b, 0))
-    return total(load(a, i) * load(b, 0) + load(a, i + 16) * load(b, 16))
+    found = load8(a, i) * load8(b, 0)
+    for q in range(8, 8 * len(parts), 8):
+        found = found + load8(a, i + q) * load8(b, q)
+    return total(found)
 
 
 @inline
 def _shrink(parts, p, at, g, growth):
     """A matrix minus a product of two vectors, and grown."""
-    s = splat(growth)
-    if len(parts) == 1:
-        g0 = load(g, 0)
-        for i in range(16):
-            o = at + i * 16
-            store(p, o, (load(p, o) - splat(g[i]) * g0) * s)
-    else:
-        g0, g1 = load(g, 0), load(g, 16)
-        for i in range(32):
-            o, f = at + i * 32, splat(g[i])
-            store(p, o, (load(p, o) - f * g0) * s)
-            store(p, o + 16, (load(p, o + 16) - f * g1) * s)
+    n = 8 * len(parts)
+    s = splat8(growth)
+    for q in range(0, n, 8):
+        gq = load8(g, q)
+        for i in range(n):
+            o = at + i * n + q
+            store(p, o, (load8(p, o) - splat8(g[i]) * gq) * s)
 
 
 @inline
 def _above(parts, sums, around, blocks, fade):
     """Sums of products in the rows above, faded to both sides."""
-    n = 16 * len(parts)
-    rows = n + 1
-    s = splat(fade)
-    for i in range(0, rows * n, 16):
-        carried = splat(f4(0))
+    n = 8 * len(parts)
+    s = splat8(fade)
+    for i in range(0, (n + 1) * n, 8):
+        carried = splat8(f4(0))
         for q in range(blocks):
-            carried = load(sums[q], i) + s * carried
+            carried = load8(sums[q], i) + s * carried
             store(around[q], i, carried)
-        carried = splat(f4(0))
+        carried = splat8(f4(0))
         for q in range(blocks - 1, -1, -1):
             here = s * carried
-            store(around[q], i, load(around[q], i) + here)
-            carried = load(sums[q], i) + here
+            store(around[q], i, load8(around[q], i) + here)
+            carried = load8(sums[q], i) + here
+
+
+@inline
+def _faded(parts, sums, fade):
+    """Sums of products, faded, and without what is too small to matter."""
+    n = 8 * len(parts)
+    s, large = splat8(fade), splat8(f4(64))
+    for i in range(0, (n + 1) * n, 8):
+        store(sums, i, (s * load8(sums, i) + large) - large)
 
 
 @inline
 def _add(parts, sums, left, z, value, weight, fade):
     """A sample, to the sums of its columns and of its row."""
-    n = 16 * len(parts)
-    f = splat(fade)
-    for q in range(0, n, 16):
-        zq = load(z, q) * splat(weight)
+    n = 8 * len(parts)
+    f = splat8(fade)
+    for q in range(0, n, 8):
+        zq = load8(z, q) * splat8(weight)
         for i in range(n):
-            t = splat(z[i]) * zq
+            t = splat8(z[i]) * zq
             o = i * n + q
-            store(sums, o, load(sums, o) + t)
-            store(left, o, f * load(left, o) + t)
-        t = splat(value) * zq
+            store(sums, o, load8(sums, o) + t)
+            store(left, o, f * load8(left, o) + t)
+        t = splat8(value) * zq
         o = n * n + q
-        store(sums, o, load(sums, o) + t)
-        store(left, o, f * load(left, o) + t)
+        store(sums, o, load8(sums, o) + t)
+        store(left, o, f * load8(left, o) + t)
 
 
 @inline
-def _solve(parts, m, around, left, fade, u, at, towards, ridge, steps, v):
+def _solve(parts, m, around, left, u, at, towards, ridge, steps, v):
     """Steps of conjugate gradients, scaled by the diagonal, from u on towards the local least squares solution."""
-    n = 16 * len(parts)
-    rows = n + 1
-    g = splat(fade)
-    for i in range(0, rows * n, 16):
-        store(m, i, g * load(around, i) + load(left, i))
+    n = 8 * len(parts)
+    for i in range(0, (n + 1) * n, 8):
+        store(m, i, load8(around, i) + load8(left, i))
     r, p, q, h, d = v[0], v[1], v[2], v[3], v[4]
     for i in range(n):
         d[i] = f4(1) / (m[i * n + i] + ridge)
-        p[i] = u[at + i]
+    for b in range(0, n, 8):
+        store(p, b, load8(u, at + b))
     _product(parts, m, 0, p, q)
-    e = splat(ridge)
-    for b in range(0, n, 16):
-        x = load(m, n * n + b) - load(q, b) + e * (load(towards, b) - load(p, b))
+    e = splat8(ridge)
+    for b in range(0, n, 8):
+        x = load8(m, n * n + b) - load8(q, b) + e * (load8(towards, b) - load8(p, b))
         store(r, b, x)
-        x = x * load(d, b)
+        x = x * load8(d, b)
         store(h, b, x)
         store(p, b, x)
     rh = _dot(parts, r, 0, h)
     for step in range(steps):
         _product(parts, m, 0, p, q)
-        for b in range(0, n, 16):
-            store(q, b, load(q, b) + e * load(p, b))
-        a = rh / (_dot(parts, p, 0, q) + f4(1e-12))
-        sa = splat(a)
-        for b in range(0, n, 16):
-            store(u, at + b, load(u, at + b) + sa * load(p, b))
+        for b in range(0, n, 8):
+            store(q, b, load8(q, b) + e * load8(p, b))
+        a = splat8(rh / (_dot(parts, p, 0, q) + f4(1e-12)))
+        for b in range(0, n, 8):
+            store(u, at + b, load8(u, at + b) + a * load8(p, b))
         if step + 1 < steps:
-            for b in range(0, n, 16):
-                x = load(r, b) - sa * load(q, b)
+            for b in range(0, n, 8):
+                x = load8(r, b) - a * load8(q, b)
                 store(r, b, x)
-                store(h, b, x * load(d, b))
+                store(h, b, x * load8(d, b))
             rn = _dot(parts, r, 0, h)
-            be = splat(rn / (rh + f4(1e-12)))
+            be = splat8(rn / (rh + f4(1e-12)))
             rh = rn
-            for b in range(0, n, 16):
-                store(p, b, load(h, b) + be * load(p, b))
-    for b in range(0, n, 16):
-        store(h, b, load(u, at + b))
+            for b in range(0, n, 8):
+                store(p, b, load8(h, b) + be * load8(p, b))
+    for b in range(0, n, 8):
+        store(h, b, load8(u, at + b))
     if not _dot(parts, h, 0, h) < f4(1e5):
         for i in range(n):
             u[at + i] = towards[i]
@@ -276,7 +281,7 @@ def _solve(parts, m, around, left, fade, u, at, towards, ridge, steps, v):
 
 @inline
 def _reset(parts, work, c):
-    n = 16 * len(parts)
+    n = 8 * len(parts)
     for i in range(n * n):
         work.inverse[c * n * n + i] = f4(0)
     for i in range(n):
@@ -288,7 +293,7 @@ def _reset(parts, work, c):
 @inline
 def _learn(parts, work, c, x, error, noise, keep):
     """A step of recursive least squares, in class c."""
-    n = 16 * len(parts)
+    n = 8 * len(parts)
     at = c * n * n
     p, w, k = work.inverse, work.global_weights, work.vectors[5]
     if work.seen[c] & 15 == 0:
@@ -305,11 +310,11 @@ def _learn(parts, work, c, x, error, noise, keep):
         _reset(parts, work, c)
         return
     root = f4(1) / np.sqrt(spread)
-    s, e = splat(root), splat(error * root)
-    for b in range(0, n, 16):
-        g = load(k, b) * s
+    s, e = splat8(root), splat8(error * root)
+    for b in range(0, n, 8):
+        g = load8(k, b) * s
         store(k, b, g)
-        store(w, c * n + b, load(w, c * n + b) + g * e)
+        store(w, c * n + b, load8(w, c * n + b) + g * e)
     _shrink(parts, p, at, k, work.growth[c])
 
 
@@ -317,10 +322,9 @@ def _learn(parts, work, c, x, error, noise, keep):
 def loop(parts, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows of a plane.
 
-    parts: tuple of n / 16 numbers. before: planes that are coded already. origin: where the plane begins in the arrays.
+    parts: tuple of n / 8 numbers. before: planes that are coded already. origin: where the plane begins in the arrays.
     """
-    n = 16 * len(parts)
-    rows = n + 1
+    n = 8 * len(parts)
     X, E = work.pixels, work.errors
     x = work.vectors[6]
     w0 = work.vectors[7]
@@ -357,14 +361,9 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 A[r1 + width + q] = A[r1 + width - 1]
         for el in range(LOCAL):
             _above(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
-            fade = splat(work.numbers[10 + 2 * el])
             for q in range(blocks):
-                sums = work.sums[el, q]
-                for i in range(0, rows * n, 16):
-                    store(sums, i, (fade * load(sums, i) + splat(f4(64))) - splat(f4(64)))
-            left = work.left[el]
-            for i in range(0, rows * n, 16):
-                store(left, i, splat(f4(0)))
+                _faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
+            work.left[el, :] = f4(0)
         for column in range(width):
             o = row + column
             base = f4(0.5) * (X[o - 1] + X[o - stride])
@@ -390,15 +389,15 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
             eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
             energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
-            for b in range(0, n, 16):
-                store(w0, b, load(work.global_weights, b))
+            for b in range(0, n, 8):
+                store(w0, b, load8(work.global_weights, b))
             pr[0] = base + _dot(parts, work.global_weights, 0, x)
             pr[1] = base + _dot(parts, work.global_weights, class1 * n, x)
             pr[2] = base + _dot(parts, work.global_weights, class2 * n, x)
             block = column // BLOCK
             for el in range(LOCAL):
                 _solve(parts, 
-                    work.matrix, work.around[el, block], work.left[el], f4(1), work.local_weights, el * n, w0, ridge,
+                    work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0, ridge,
                     steps, work.vectors,
                 )  # fmt: skip
                 pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
@@ -601,9 +600,9 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 _add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
             if column % BLOCK == BLOCK - 1:
                 for el in range(LOCAL):
-                    left = work.left[el]
-                    for i in range(0, rows * n, 16):
-                        store(left, i, (load(left, i) + splat(f4(64))) - splat(f4(64)))
+                    _faded(parts, work.left[el], f4(1))
             _learn(parts, work, 0, x, value - pr[0], noise, keep0)
-            _learn(parts, work, class1, x, value - pr[1], noise, keep1)
-            _learn(parts, work, class2, x, value - pr[2], noise, keep2)
+            if column & 1:
+                _learn(parts, work, class1, x, value - pr[1], noise, keep1)
+            else:
+                _learn(parts, work, class2, x, value - pr[2], noise, keep2)
