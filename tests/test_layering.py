@@ -18,6 +18,7 @@ TABLE: dict[str, set[str]] = {
     "toolkit.model": set(),
     "toolkit.nets": {"coding"},
     "toolkit.chunks": {"coding", "container", "model"},
+    "toolkit.photographs": {"coding"},
     "toolkit.images": {"chunks", "coding", "container", "model"},
     "toolkit.embeddings": {"coding", "container"},
     "toolkit.data": {"container", "images"},
@@ -41,7 +42,8 @@ TABLE: dict[str, set[str]] = {
 
 # Rooms that know neither Lightning nor Hydra.
 LIGHTNING_FREE = tuple(
-    f"toolkit.{name}" for name in ("coding", "nets", "container", "cli", "chunks", "images", "embeddings")
+    f"toolkit.{name}"
+    for name in ("coding", "nets", "container", "cli", "chunks", "images", "embeddings", "photographs")
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
 
