@@ -1,35 +1,298 @@
-"""A stand-in for the codec of photographs that learns while it codes, with its interface: zlib."""
+"""Photographs into bytes and back: planes of brightness and colour, coded by experts that learn while they code."""
 
-import math
-import zlib
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
-State = dict[str, np.ndarray]
+from toolkit.coding import binary
+from toolkit.photographs import experts
+from toolkit.photographs.experts import PAD, Learned, Work
+
+f4 = np.float32
+MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
+ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
+_PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
+ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
+
+_OWN = [
+    (0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (-2, 2), (0, -3),
+    (-3, 0), (-2, -2), (-1, 3), (-3, 1), (-3, -1), (-1, -3),
+]  # fmt: skip
+_OTHER = [
+    (0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, 1), (1, -1), (0, -2), (0, 2), (-2, 0), (2, 0),
+    (-1, 2),
+]  # fmt: skip
+# For each role: how many features are its own neighbours, those of the plane before, of the one before that.
+_COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
+SETTINGS = [
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
+    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
+]
+# keep of the three recursive least squares, rate of the mixture, limit of counters, ridge, steps, then of two local
+# ones: fade of a block of columns, of a row, of ...; and of a column of the row itself
 
 
-def initial() -> State:
-    """What the experts know before the first pixel of all."""
-    return {"count": np.zeros(4)}
+def initial() -> dict[str, np.ndarray]:
+    """What the experts know before they have seen anything: float32 arrays by name, of three roles each."""
+    e = experts
+    weights = np.zeros((3, e.SETS * e.NODES, 2, e.LANES), f4)
+    weights[:2, :, 0, : e.EXPERTS] = 0.5 / e.EXPERTS
+
+    def pairs(first: float, second: float, *shape: int) -> np.ndarray:
+        return np.tile(np.array([first, second], f4), (*shape, 1))
+
+    one = Learned(
+        weights.reshape(3, -1), pairs(0.5, 0, e.COUNTERS, e.CELLS * e.NODES), pairs(2, 1, 3, e.ENERGIES * 64),
+        pairs(2, 1, e.EXPERTS - 2, e.ENERGIES * 16), pairs(0, 1, 2, 4096),
+        np.array([-0.3, 0.5, 0, 0, 0, 0, 0, 0.5], f4),
+    )  # fmt: skip
+    return {name: np.stack([value] * ROLES) for name, value in one._asdict().items()}
 
 
-def encode(picture: np.ndarray, state: State, effort: int = 1) -> bytes:
-    """The payload of a picture uint8 [c, h, w], c from 1 to 4; effort: 0, 1 or 2."""
-    return bytes([effort]) + zlib.compress(picture.tobytes(), (1, 6, 9)[effort])
+def _work(
+    pixels: np.ndarray, errors: np.ndarray, role: int, tile: Tile, bounds: tuple[int, int], buffer: np.ndarray
+) -> Work:
+    """A plane before its first row; pixels and errors hold all planes."""
+    stride, size = tile.width + 2 * PAD, (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
+    counts = _COUNTS[role]
+    n = sum(counts)
+    offsets, base = [], []
+    for plane, (count, places) in enumerate(zip(counts, (_OWN, _OTHER, _OTHER), strict=True)):
+        offsets += [dy * stride + dx - plane * size for dy, dx in places[:count]]
+        base += [plane] * count
+    blocks, system = -(-tile.width // experts.BLOCK), (n + 1) * n
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, f4)
+
+    weights, local = zeros(experts.CLASSES, n), zeros(experts.LOCAL, n)
+    weights[:, :2] = local[:, :2] = 0.5
+    lanes = experts.LANES
+    used = zeros(2, lanes)
+    used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
+    return Work(
+        pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
+        np.array([0, -size, -2 * size]), np.tile(np.eye(n, dtype=f4).ravel() * f4(0.01), experts.CLASSES),
+        np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
+        zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
+        local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, zeros(experts.PREDICTORS),
+        experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[role]], f4),
+        np.zeros(binary.SIZE, np.int64), buffer,
+    )  # fmt: skip
 
 
-def decode(data: bytes, shape: tuple[int, int, int], state: State) -> np.ndarray:
-    """The picture uint8 [c, h, w] of a payload. Raises ValueError for data that are no such payload."""
-    size, stream = math.prod(shape), zlib.decompressobj()
-    try:
-        values = stream.decompress(data[1:], size + 1)
-    except zlib.error as error:
-        raise ValueError(f"expected a payload, got another one ({error}); copy it again") from error
-    if not data or data[0] > 2 or len(values) != size or not stream.eof or stream.unused_data:
-        raise ValueError(f"expected a payload of {size} values, got another one; copy it again")
-    return np.frombuffer(values, np.uint8).reshape(shape).copy()
+class Tile(NamedTuple):
+    """A part of a picture that is coded alone."""
+
+    y: int
+    x: int
+    height: int
+    width: int
 
 
-def learn(picture: np.ndarray, state: State) -> tuple[State, float]:
-    """The state after coding a picture, and the bits that it took."""
-    return {**state, "count": state["count"] + 1}, 8.0 * len(encode(picture, state))
+def tiles(height: int, width: int) -> list[Tile]:
+    """The parts of a picture, from top to bottom: of at most MOST_WIDTH columns and about MOST_PIXELS pixels."""
+    across = -(-width // MOST_WIDTH)
+    columns = -(-width // across)
+    down = -(-height * columns // MOST_PIXELS)
+    rows = -(-height // down)
+    return [
+        Tile(y, x, min(rows, height - y), min(columns, width - x))
+        for y in range(0, height, rows)
+        for x in range(0, width, columns)
+    ]
+
+
+class _Planes:
+    """Planes of a tile that are coded at the same time, each a few rows behind the one before it."""
+
+    def __init__(self, tile: Tile, count: int) -> None:
+        self.tile, self.count = tile, count
+        self.stride, self.size = tile.width + 2 * PAD, (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
+        self.pixels, self.errors = np.zeros(count * self.size, f4), np.full(count * self.size, 4, f4)
+        self.done, self.failed, self.changed = [0] * count, False, threading.Condition()
+        for i in range(count):
+            self.view(i, 0)[:PAD] = 128 if i % ROLES == 0 else 0
+
+    def view(self, i: int, pad: int = PAD) -> np.ndarray:
+        """Plane i, float32 [height, width], with its padding if `pad` is 0."""
+        shape = self.tile.height + 2 * PAD, self.stride
+        found = self.pixels[i * self.size : (i + 1) * self.size].reshape(shape)
+        return found[pad : shape[0] - pad, pad : shape[1] - pad]
+
+    def code(self, i: int, work: Work, learned: Learned, decoding: bool) -> None:
+        """Code plane i, from its first row to its last. What it needs of other planes is waited for."""
+        role, height = i % ROLES, self.tile.height
+        parts = tuple(range(0, len(work.base), 8))
+        try:
+            for first in range(0, height, ROWS):
+                last = min(first + ROWS, height)
+                if role:
+                    needed = min(last + AHEAD, height)
+                    with self.changed:
+                        while not self.failed and self.done[i - 1] < needed:
+                            self.changed.wait()
+                    if self.failed:
+                        return
+                experts.loop(
+                    parts, work, learned, role, first, last, self.tile.width, self.stride, decoding, i * self.size
+                )
+                with self.changed:
+                    self.done[i] = last
+                    self.changed.notify_all()
+        except BaseException:
+            with self.changed:
+                self.failed = True
+                self.changed.notify_all()
+            raise
+
+    def run(self, each: Callable[[int], Any]) -> list[Any]:
+        """What a function of each plane's number returns, all at the same time."""
+        with ThreadPoolExecutor(self.count) as pool:
+            return list(pool.map(each, range(self.count)))
+
+
+def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned]) -> bytes:
+    """A tile's planes, each with its bounds and its length in front, and what was learned from them."""
+    work = _Planes(tile, len(planes))
+    bounds = [(int(plane.min()), int(plane.max())) for plane in planes]
+
+    def one(i: int) -> bytes:
+        low, high = bounds[i]
+        work.view(i)[:] = planes[i]
+        filled[i].set()
+        for other in filled[i - i % ROLES : i]:
+            other.wait()
+        if low == high:  # nothing is coded, but others look at it
+            _constant(work, i, low)
+            return _PLANE.pack(low, high, 0)
+        buffer = np.zeros(2 * planes[i].size + 64, np.uint8)
+        state = _work(work.pixels, work.errors, i % ROLES, tile, bounds[i], buffer)
+        experts.start(state.state, buffer, False)
+        work.code(i, state, learned[i], False)
+        size = experts.finish(state.state, buffer)
+        if state.state[binary.FULL]:
+            raise ValueError("expected a plane that compresses, got one that takes more than two bytes a value")
+        return _PLANE.pack(low, high, size) + buffer[:size].tobytes()
+
+    filled = [threading.Event() for _ in planes]
+    return b"".join(work.run(one))
+
+
+def _constant(work: _Planes, i: int, value: int) -> None:
+    work.view(i, 0)[:] = value
+    work.errors[i * work.size : (i + 1) * work.size] = 0
+    with work.changed:
+        work.done[i] = work.tile.height
+        work.changed.notify_all()
+
+
+def _decoded(parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Sequence[Learned]) -> np.ndarray:
+    """int16 [planes, height, width] of a tile."""
+    work = _Planes(tile, len(parts))
+
+    def one(i: int) -> None:
+        low, high, data = parts[i]
+        if low == high:
+            _constant(work, i, low)
+            return
+        buffer = np.frombuffer(data, np.uint8).copy() if data else np.zeros(1, np.uint8)
+        state = _work(work.pixels, work.errors, i % ROLES, tile, (low, high), buffer)
+        experts.start(state.state, buffer, True)
+        work.code(i, state, learned[i], True)
+
+    work.run(one)
+    return np.stack([work.view(i) for i in range(len(parts))]).astype(np.int16)
+
+
+def _learned(state: dict[str, np.ndarray], planes: int) -> list[Learned]:
+    """What is known of each plane before its first pixel: copies. A fourth plane is known as the first is."""
+    return [Learned(*(state[name][i % ROLES].copy() for name in Learned._fields)) for i in range(planes)]
+
+
+def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -> bytes:
+    """Code a picture, uint8 [c, h, w], c from 1 to 4: grey or RGB, the last of 2 or 4 an opacity.
+
+    state: what the experts know before the first pixel. Raises ValueError for another effort than 0, 1 or 2.
+    """
+    _check(effort)
+    planes = _planes(picture)
+    parts = [
+        _encoded(planes[:, t.y : t.y + t.height, t.x : t.x + t.width], t, _learned(state, len(planes)))
+        for t in tiles(*planes.shape[1:])
+    ]
+    return bytes([effort]) + b"".join(parts)
+
+
+def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
+    """The picture of a shape that `encode` coded with a state: uint8 [c, h, w]. Raises ValueError for other data."""
+    channels, height, width = shape
+    if not data or data[0] > 2:
+        raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
+    found, at = np.empty(shape, np.int16), 1
+    for tile in tiles(height, width):
+        parts = []
+        for i in range(channels):
+            if len(data) < at + _PLANE.size:
+                raise ValueError("expected a plane, got the end; copy the file again")
+            low, high, size = _PLANE.unpack_from(data, at)
+            at += _PLANE.size
+            lowest, highest = (0, 255) if i % ROLES == 0 or channels < 3 else (-255, 255)
+            if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
+                raise ValueError("expected a plane's bounds and length, got others; copy the file again")
+            parts.append((low, high, data[at : at + size]))
+            at += size
+        found[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = _decoded(
+            parts, tile, _learned(state, channels)
+        )
+    if at != len(data):
+        raise ValueError("expected the end of a picture, got more; copy the file again")
+    return _colours(found)
+
+
+def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    """What is known after a picture, uint8 [c, h, w], c 1 or 3, and the bits that it took."""
+    planes, count = _planes(picture), 0
+    for tile in tiles(*planes.shape[1:]):
+        known = _learned(state, len(planes))
+        count += len(_encoded(planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width], tile, known))
+        state = {
+            name: np.stack([*(getattr(one, name) for one in known), *state[name][len(known) :]])
+            for name in Learned._fields
+        }
+    return state, 8.0 * count
+
+
+def _check(effort: int) -> None:
+    if effort not in (0, 1, 2):
+        raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
+
+
+def _planes(picture: np.ndarray) -> np.ndarray:
+    """YCoCg-R (Malvar and Sullivan 2003) of the first three channels: int16."""
+    x = picture.astype(np.int16)
+    if len(x) < 3:
+        return x
+    r, g, b = x[:3]
+    co = r - b
+    t = b + (co >> 1)
+    cg = g - t
+    return np.stack([t + (cg >> 1), co, cg, *x[3:]])
+
+
+def _colours(planes: np.ndarray) -> np.ndarray:
+    if len(planes) < 3:
+        return planes.astype(np.uint8)
+    y, co, cg = planes[:3]
+    t = y - (cg >> 1)
+    g = cg + t
+    b = t - (co >> 1)
+    return np.stack([b + co, g, b, *planes[3:]]).astype(np.uint8)

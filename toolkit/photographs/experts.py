@@ -1,0 +1,605 @@
+"""The loop that codes a plane of a photograph: linear predictors that learn at each pixel, and mixed binary decisions.
+
+For each value: predictions by least squares, of all pixels so far (one for all, one for each class of gradients, one
+for each pattern of signs: recursive least squares) and of the pixels near by in both directions (sums of products that
+fade with distance, solved by a few steps of conjugate gradients from the solution of the pixel before). Then the value
+is coded by binary decisions, above or below, further or not; each decision's probability is a mixture, in the logistic
+domain, of what logistic distributions at the predictions say and of counters in contexts, refined by adaptive maps.
+
+Everything is float32 arithmetic of +, -, x, / and square roots in a fixed order, and tables: the same everywhere. No
+number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC: contexts, errors
+fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: mixed predictors); Mahoney
+2005 (PAQ: mixing in the logistic domain, adaptive probability maps).
+"""
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, var-annotated, assignment, index, misc"
+# Numba's functions have the types that they are called with.
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from toolkit.coding import binary
+from toolkit.coding.binary import code, inline, jit
+from toolkit.coding.vectors import (
+    bits,
+    exp2,
+    first,
+    least,
+    load,
+    load8,
+    log2,
+    most,
+    splat,
+    splat8,
+    store,
+    total,
+)
+
+f4 = np.float32
+Array = Any
+PAD = 4  # columns and rows around a plane
+GLOBAL, LOCAL = 3, 2  # predictors of all pixels so far; of pixels near by
+PREDICTORS = GLOBAL + LOCAL
+CLASSES = 1 + 24 + 64
+EXPERTS = PREDICTORS + 7  # distributions in the mixture
+COUNTERS = 8
+LANES = 16  # room for experts, and for counters and a constant
+NODES = 64  # kinds of decisions
+SETS = 24  # of weights, for each kind of decision
+ENERGIES = 40
+CELLS = 1024  # contexts of a counter
+BLOCK = 8  # columns that share their sums of products
+LOG2E = 1.4426950408889634
+
+LOG = np.log2(1 + (np.arange(4096) + 0.5) / 4096)
+
+
+class Learned(NamedTuple):
+    """What is known before the first pixel, and better after the last one; all float32, of one plane."""
+
+    weights: Array  # [3, SETS * NODES * 2 * LANES]
+    counters: Array  # [COUNTERS, CELLS * NODES, 2] probabilities of a one, and how often each was seen, up to a limit
+    sizes: Array  # [3, ENERGIES * 64, 2] sums of errors' sizes in contexts, and their number
+    apart: Array  # [EXPERTS - 2, ENERGIES * 16, 2] likewise, of each mean
+    bias: Array  # [2, 4096, 2] sums of errors in contexts, and their number
+    scale: Array  # [8] the regression for the size of errors
+
+
+class Work(NamedTuple):
+    """A plane that is coded: pixels, errors, and what learns within it."""
+
+    pixels: Array  # float32 [planes * height * stride], padded; all planes, this one and those before it
+    errors: Array  # float32, likewise
+    apart: Array  # float32 [PREDICTORS, 3 * stride] errors' sizes of each predictor, of three rows
+    offsets: Array  # int64 [n] where each feature is, from the pixel on
+    base: Array  # int64 [n] plane whose mean of neighbours is taken from it: 0 this one, 1 and 2 those before it
+    starts: Array  # int64 [3] where this plane and those before it begin, from this one on
+    inverse: Array  # float32 [CLASSES * n * n] of recursive least squares
+    growth: Array  # float32 [CLASSES] what the inverse grows by at a step
+    seen: Array  # int64 [CLASSES] steps
+    global_weights: Array  # float32 [CLASSES * n]
+    sums: Array  # float32 [LOCAL, blocks, (n + 1) * n] sums of products in the columns above
+    around: Array  # float32 [LOCAL, blocks, (n + 1) * n] likewise, faded to both sides
+    left: Array  # float32 [LOCAL, (n + 1) * n] of this row, so far
+    local_weights: Array  # float32 [LOCAL * n]
+    matrix: Array  # float32 [(n + 1) * n]
+    vectors: Array  # float32 [8, n] to compute with
+    places: Array  # int64 [COUNTERS]
+    means: Array  # float32 [LANES]
+    widths: Array  # float32 [LANES]
+    chances: Array  # float32 [LANES] counters
+    counts: Array  # float32 [LANES]
+    used: Array  # float32 [2, LANES] the natural logarithm of 2 where a lane is used
+    predictions: Array  # float32 [PREDICTORS]
+    log: Array
+    numbers: Array  # float32: lowest, highest, then the settings
+    state: Array  # int64 of the binary coder
+    buffer: Array  # uint8
+
+
+@inline
+def _log2(x, table):
+    b = bits(x)
+    return f4((b >> 23) - 127) + table[(b >> 11) & 4095]
+
+
+@inline
+def _power(x):
+    """2 ** x, as `vectors.exp2` computes it, for x from -126 to 127."""
+    return first(exp2(splat(x)))
+
+
+@inline
+def _signed(d):
+    """A difference in nine classes."""
+    a = abs(d)
+    m = 0
+    if a > f4(1):
+        m = 1
+    if a > f4(3):
+        m = 2
+    if a > f4(8):
+        m = 3
+    if a > f4(20):
+        m = 4
+    return 4 + m if d > f4(0) else 4 - m
+
+
+@inline
+def _flushed(x):
+    """Without what is too small to matter, which could become subnormal."""
+    return (x + f4(16)) - f4(16)
+
+
+@inline
+def _counted(table, i, error, most):
+    """Add to a sum and its count; both are halved when there are many."""
+    table[i, 0] += error
+    table[i, 1] += f4(1)
+    if table[i, 1] > most:
+        table[i, 0] = _flushed(table[i, 0] * f4(0.5))
+        table[i, 1] *= f4(0.5)
+
+
+@jit
+def start(state, buffer, decoding):
+    """See `toolkit.coding.binary.start`."""
+    binary.start(state, buffer, decoding)
+
+
+@jit
+def finish(state, buffer):
+    """See `toolkit.coding.binary.finish`."""
+    return binary.finish(state, buffer)
+
+
+# Functions of n features take `parts`, a tuple of n / 8 numbers: its length is known when they are compiled.
+
+
+@inline
+def _product(parts, p, at, x, found):
+    """A symmetric matrix times a vector."""
+    n = 8 * len(parts)
+    for q in range(0, n, 8):
+        a, b = splat8(f4(0)), splat8(f4(0))
+        for j in range(0, n, 2):
+            o = at + j * n + q
+            a = a + load8(p, o) * splat8(x[j])
+            b = b + load8(p, o + n) * splat8(x[j + 1])
+        store(found, q, a + b)
+
+
+@inline
+def _dot(parts, a, i, b):
+    found = load8(a, i) * load8(b, 0)
+    for q in range(8, 8 * len(parts), 8):
+        found = found + load8(a, i + q) * load8(b, q)
+    return total(found)
+
+
+@inline
+def _shrink(parts, p, at, g, growth):
+    """A matrix minus a product of two vectors, and grown."""
+    n = 8 * len(parts)
+    s = splat8(growth)
+    for q in range(0, n, 8):
+        gq = load8(g, q)
+        for i in range(n):
+            o = at + i * n + q
+            store(p, o, (load8(p, o) - splat8(g[i]) * gq) * s)
+
+
+@inline
+def _above(parts, sums, around, blocks, fade):
+    """Sums of products in the rows above, faded to both sides."""
+    n = 8 * len(parts)
+    s = splat8(fade)
+    for i in range(0, (n + 1) * n, 8):
+        carried = splat8(f4(0))
+        for q in range(blocks):
+            carried = load8(sums[q], i) + s * carried
+            store(around[q], i, carried)
+        carried = splat8(f4(0))
+        for q in range(blocks - 1, -1, -1):
+            here = s * carried
+            store(around[q], i, load8(around[q], i) + here)
+            carried = load8(sums[q], i) + here
+
+
+@inline
+def _faded(parts, sums, fade):
+    """Sums of products, faded, and without what is too small to matter."""
+    n = 8 * len(parts)
+    s, large = splat8(fade), splat8(f4(64))
+    for i in range(0, (n + 1) * n, 8):
+        store(sums, i, (s * load8(sums, i) + large) - large)
+
+
+@inline
+def _add(parts, sums, left, z, value, weight, fade):
+    """A sample, to the sums of its columns and of its row."""
+    n = 8 * len(parts)
+    f = splat8(fade)
+    for q in range(0, n, 8):
+        zq = load8(z, q) * splat8(weight)
+        for i in range(n):
+            t = splat8(z[i]) * zq
+            o = i * n + q
+            store(sums, o, load8(sums, o) + t)
+            store(left, o, f * load8(left, o) + t)
+        t = splat8(value) * zq
+        o = n * n + q
+        store(sums, o, load8(sums, o) + t)
+        store(left, o, f * load8(left, o) + t)
+
+
+@inline
+def _solve(parts, m, around, left, u, at, towards, ridge, steps, v):
+    """Steps of conjugate gradients, scaled by the diagonal, from u on towards the local least squares solution."""
+    n = 8 * len(parts)
+    for i in range(0, (n + 1) * n, 8):
+        store(m, i, load8(around, i) + load8(left, i))
+    r, p, q, h, d = v[0], v[1], v[2], v[3], v[4]
+    for i in range(n):
+        d[i] = f4(1) / (m[i * n + i] + ridge)
+    for b in range(0, n, 8):
+        store(p, b, load8(u, at + b))
+    _product(parts, m, 0, p, q)
+    e = splat8(ridge)
+    for b in range(0, n, 8):
+        x = load8(m, n * n + b) - load8(q, b) + e * (load8(towards, b) - load8(p, b))
+        store(r, b, x)
+        x = x * load8(d, b)
+        store(h, b, x)
+        store(p, b, x)
+    rh = _dot(parts, r, 0, h)
+    for step in range(steps):
+        _product(parts, m, 0, p, q)
+        for b in range(0, n, 8):
+            store(q, b, load8(q, b) + e * load8(p, b))
+        a = splat8(rh / (_dot(parts, p, 0, q) + f4(1e-12)))
+        for b in range(0, n, 8):
+            store(u, at + b, load8(u, at + b) + a * load8(p, b))
+        if step + 1 < steps:
+            for b in range(0, n, 8):
+                x = load8(r, b) - a * load8(q, b)
+                store(r, b, x)
+                store(h, b, x * load8(d, b))
+            rn = _dot(parts, r, 0, h)
+            be = splat8(rn / (rh + f4(1e-12)))
+            rh = rn
+            for b in range(0, n, 8):
+                store(p, b, load8(h, b) + be * load8(p, b))
+    for b in range(0, n, 8):
+        store(h, b, load8(u, at + b))
+    if not _dot(parts, h, 0, h) < f4(1e5):
+        for i in range(n):
+            u[at + i] = towards[i]
+
+
+@inline
+def _reset(parts, work, c):
+    n = 8 * len(parts)
+    for i in range(n * n):
+        work.inverse[c * n * n + i] = f4(0)
+    for i in range(n):
+        work.inverse[c * n * n + i * n + i] = f4(0.01)
+        work.global_weights[c * n + i] = f4(0)
+    work.global_weights[c * n] = work.global_weights[c * n + 1] = f4(0.5)
+
+
+@inline
+def _learn(parts, work, c, x, error, noise, keep):
+    """A step of recursive least squares, in class c."""
+    n = 8 * len(parts)
+    at = c * n * n
+    p, w, k = work.inverse, work.global_weights, work.vectors[5]
+    if work.seen[c] & 15 == 0:
+        trace = f4(0)
+        for i in range(n):
+            trace += p[at + i * n + i]
+        work.growth[c] = f4(1) / keep if trace < f4(10 * n) else f4(1)
+        if not (trace < f4(40 * n) and trace > f4(0)):
+            _reset(parts, work, c)
+    work.seen[c] += 1
+    _product(parts, p, at, x, k)
+    spread = keep * noise + _dot(parts, k, 0, x)
+    if not (spread > f4(1e-6) and spread < f4(1e12)):
+        _reset(parts, work, c)
+        return
+    root = f4(1) / np.sqrt(spread)
+    s, e = splat8(root), splat8(error * root)
+    for b in range(0, n, 8):
+        g = load8(k, b) * s
+        store(k, b, g)
+        store(w, c * n + b, load8(w, c * n + b) + g * e)
+    _shrink(parts, p, at, k, work.growth[c])
+
+
+@jit
+def loop(parts, work, learned, before, first, last, width, stride, decoding, origin):
+    """Code rows of a plane.
+
+    parts: tuple of n / 8 numbers. before: planes that are coded already. origin: where the plane begins in the arrays.
+    """
+    n = 8 * len(parts)
+    X, E = work.pixels, work.errors
+    x = work.vectors[6]
+    w0 = work.vectors[7]
+    lowest, highest = work.numbers[0], work.numbers[1]
+    keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
+    rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
+    log, means, widths, chances, counts = work.log, work.means, work.widths, work.chances, work.counts
+    pr, ci = work.predictions, work.places
+    wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
+    size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+    bias0, bias1 = learned.bias[0], learned.bias[1]
+    experts_used, counters_used = load(work.used[0], 0), load(work.used[1], 0)
+    tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
+    bounds = splat(f4(12)), splat(f4(-12))
+    per_width = splat(f4(LOG2E / 0.72))
+    g0 = learned.scale
+    blocks = (width + BLOCK - 1) // BLOCK
+    one = work.starts[1]
+    two = work.starts[2]
+    for y in range(first, last):
+        row = origin + (y + PAD) * stride + PAD
+        for q in range(1, PAD + 1):
+            X[row - q] = X[row - stride]
+            E[row - q] = E[row - stride]
+        for q in range(PAD):
+            X[row - stride + width + q] = X[row - stride + width - 1]
+            E[row - stride + width + q] = E[row - stride + width - 1]
+        r0, r1, r2 = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD, (y + 1) % 3 * stride + PAD
+        for r in range(PREDICTORS):
+            A = work.apart[r]
+            for q in range(1, PAD + 1):
+                A[r0 - q] = A[r1]
+            for q in range(PAD):
+                A[r1 + width + q] = A[r1 + width - 1]
+        for el in range(LOCAL):
+            _above(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
+            for q in range(blocks):
+                _faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
+            work.left[el, :] = f4(0)
+        for column in range(width):
+            o = row + column
+            base = f4(0.5) * (X[o - 1] + X[o - stride])
+            base1, base2 = f4(0), f4(0)
+            if before > 0:
+                base1 = f4(0.5) * (X[o + one - 1] + X[o + one - stride])
+            if before > 1:
+                base2 = f4(0.5) * (X[o + two - 1] + X[o + two - stride])
+            for i in range(n):
+                b = work.base[i]
+                x[i] = X[o + work.offsets[i]] - (base if b == 0 else (base1 if b == 1 else base2))
+            # classes
+            dh = abs(x[0] - x[4]) + abs(x[1] - x[2]) + abs(x[3] - x[1])
+            dv = abs(x[0] - x[2]) + abs(x[1] - x[5]) + abs(x[3] - x[7])
+            direction = 1 if dh > f4(1.6) * dv else (2 if dv > f4(1.6) * dh else 0)
+            class1 = 1 + direction * 8 + min(7, int(f4(1.3) * _log2(f4(1) + dh + dv, log)))
+            signs = 0
+            for i in range(6):
+                if x[i] > f4(0):
+                    signs |= 1 << i
+            class2 = 25 + signs
+            # predictions
+            eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
+            eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
+            energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
+            for b in range(0, n, 8):
+                store(w0, b, load8(work.global_weights, b))
+            pr[0] = base + _dot(parts, work.global_weights, 0, x)
+            pr[1] = base + _dot(parts, work.global_weights, class1 * n, x)
+            pr[2] = base + _dot(parts, work.global_weights, class2 * n, x)
+            block = column // BLOCK
+            for el in range(LOCAL):
+                _solve(parts, 
+                    work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0, ridge,
+                    steps, work.vectors,
+                )  # fmt: skip
+                pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
+            weighted, weight = f4(0), f4(0)
+            for r in range(PREDICTORS):
+                pr[r] = min(max(pr[r], lowest), highest)
+                A = work.apart[r]
+                c = column
+                e = f4(0.01) + A[r0 + c - 1] + A[r1 + c] + A[r1 + c - 1] + A[r1 + c + 1] + A[r0 + c - 2] + A[r2 + c]
+                e *= e
+                g = f4(1) / (e * e)
+                weighted += g * pr[r]
+                weight += g
+            blend = weighted / weight
+            # features of the size of the error, and contexts
+            texture = f4(0)
+            for i in range(6):
+                texture += abs(x[i])
+            texture *= f4(1 / 6)
+            corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
+            spread = f4(0)
+            for r in range(PREDICTORS):
+                spread += abs(pr[r] - blend)
+            spread *= f4(1 / PREDICTORS)
+            up2, up3 = o - 2 * stride, o - 3 * stride
+            wide = abs(E[o - 3]) + abs(E[o - stride - 2]) + abs(E[o - stride + 2]) + abs(E[o - stride + 3])
+            wide += abs(E[up2 - 2]) + abs(E[up2 - 1]) + abs(E[up2 + 1]) + abs(E[up2 + 2]) + abs(E[up3])
+            wide *= f4(1 / 9)
+            others, o1, o2 = f4(0), f4(0), f4(0)
+            if before > 0:
+                q = o + one
+                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
+                o1 = E[q]
+            if before > 1:
+                q = o + two
+                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
+                o2 = E[q]
+            f0, f1, f2 = _log2(f4(0.3) + energy, log), _log2(f4(0.3) + texture, log), _log2(f4(0.3) + others, log)
+            f3, f5 = _log2(f4(0.3) + f4(0.5) * (eW + eN), log), _log2(f4(0.3) + corner, log)
+            f6, f7 = _log2(f4(0.1) + spread, log), _log2(f4(0.3) + wide, log)
+            size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5 + g0[6] * f6 + g0[7] * f7
+            size = min(max(size, f4(-4)), f4(8))
+            q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
+            q2 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(4) * texture, log)))
+            q3 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(2) * others, log)))
+            signs = 0
+            for i in range(6):
+                if x[i] + base > blend:
+                    signs |= 1 << i
+            bi = signs * 32 + min(31, q1)
+            n0, n1, n2, n3 = _signed(E[o - 1]), _signed(E[o - stride]), _signed(o1), _signed(o2)
+            bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + _signed(E[o - stride + 1])
+            b0, b1 = bias0[bi, 0] / bias0[bi, 1], bias1[bj, 0] / bias1[bj, 1]
+            mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
+            k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
+            # the mixture
+            s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1])
+            means[0], widths[0] = mu, s1
+            means[1] = mu
+            widths[1] = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1]))
+            for r in range(PREDICTORS):
+                means[2 + r] = pr[r]
+            means[PREDICTORS + 2], means[PREDICTORS + 3] = blend + b0, blend + b1
+            west, north, west_north = X[o - 1], X[o - stride], X[o - stride - 1]
+            low, high = min(west, north), max(west, north)
+            means[PREDICTORS + 4] = min(max(west + north - west_north, low), high)
+            means[PREDICTORS + 5] = f4(0.5) * (pr[GLOBAL] + pr[GLOBAL + 1])
+            means[PREDICTORS + 6] = f4(0.5) * (blend + pr[2])
+            kr = q1 * 16 + min(15, q2 >> 1)
+            for r in range(EXPERTS - 2):
+                widths[2 + r] = max(f4(0.02), learned.apart[r, kr, 0] / learned.apart[r, kr, 1])
+            centre, narrow = load(means, 0), per_width / load(widths, 0)
+            floor = np.floor(mu)
+            few = q1 >> 2
+            ci[0] = q1 * 4 + min(3, int((mu - floor) * f4(4)))
+            ci[1] = signs * 10 + few
+            ci[2] = (n0 * 9 + n1) * 10 + few
+            ci[3] = (n2 * 9 + n3) * 10 + few
+            ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
+            ci[5] = (_signed(west - mu) * 9 + _signed(north - mu)) * 10 + few
+            ci[6] = ((int(mu) >> 2) & 63) * 10 + few
+            ci[7] = min(31, max(0, int((f6 + f4(3.4)) * f4(3.5)))) * 32 + min(31, q1)
+            for i in range(COUNTERS):
+                ci[i] *= NODES
+            set1 = min(SETS - 1, q1) * NODES
+            set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1) * NODES
+            set3 = ((signs & 7) * 3 + direction) * NODES
+            # decisions
+            unit = max(1, int(s1 * f4(0.65)))
+            value = X[o]
+            up = value > floor
+            d = int(value - floor) - 1 if up else int(floor - value)
+            most_far, begin, end = 0, 0, unit
+            steps_out, level, stage, side = 0, 0, 0, 0
+            above, below = ones, nothing
+            while True:
+                if stage == 0:
+                    edge, node = 0, 0
+                    certain = floor >= highest
+                    bit = 1 if up else 0
+                    z = centre - splat(floor + f4(0.5))
+                else:
+                    if stage == 1:
+                        edge = end
+                        node = 1 + side * 12 + min(steps_out, 11)
+                    else:
+                        edge = (begin + end) >> 1
+                        node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
+                    certain = edge > most_far
+                    bit = 1 if d >= edge else 0
+                    if side == 1:
+                        z = centre - splat(floor + f4(0.5) + f4(edge))
+                    else:
+                        z = splat(floor + f4(0.5) - f4(edge)) - centre
+                z = most(least(z * narrow, splat(f4(24))), splat(f4(-24)))
+                here = ones / (ones + exp2(nothing - z))
+                if certain:
+                    bit = 0
+                else:
+                    odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
+                    vs = most(least(odds, bounds[0]), bounds[1])
+                    for i in range(COUNTERS):
+                        chances[i] = learned.counters[i, ci[i] + node, 0]
+                        counts[i] = learned.counters[i, ci[i] + node, 1]
+                    chance, count = load(chances, 0), load(counts, 0)
+                    vt = (log2(chance) - log2(ones - chance)) * counters_used
+                    i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
+                    va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
+                    da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
+                    mixed = total((va + vb + vc) * vs + (da + db + dc) * vt)
+                    p = f4(1) / (f4(1) + _power(min(max(mixed, f4(-12)), f4(12)) * f4(-LOG2E)))
+                    bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
+                    step = splat((f4(bit) - p) * rate)
+                    store(wa, i1, va + step * vs)
+                    store(wb, i2, vb + step * vs)
+                    store(wc, i3, vc + step * vs)
+                    store(wa, i1 + LANES, da + step * vt)
+                    store(wb, i2 + LANES, db + step * vt)
+                    store(wc, i3 + LANES, dc + step * vt)
+                    goal = splat(f4(0.9999) if bit else f4(0.0001))
+                    store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
+                    store(counts, 0, least(count + ones, splat(limit)))
+                    for i in range(COUNTERS):
+                        learned.counters[i, ci[i] + node, 0] = chances[i]
+                        learned.counters[i, ci[i] + node, 1] = counts[i]
+                if stage == 0:
+                    side = bit
+                    most_far = int(highest - floor) - 1 if side else int(floor - lowest)
+                    above = here if side == 1 else ones - here
+                    stage = 1
+                    continue
+                if bit:
+                    above = here
+                    begin = edge
+                else:
+                    below = here
+                    end = edge
+                if stage == 1:
+                    if bit:
+                        steps_out += 1
+                        if steps_out >= 4:
+                            unit *= 2
+                        end = begin + unit
+                        continue
+                    stage = 2
+                else:
+                    level += 1
+                if end - begin <= 1:
+                    break
+            value = floor + f4(1 + begin) if side else floor - f4(begin)
+            X[o] = value
+            # what is learned from it
+            E[o] = value - mu
+            size_now = abs(value - mu)
+            step = _log2(f4(0.25) + size_now, log) - size + f4(0.45)
+            step = min(max(step, f4(-3)), f4(3)) * f4(0.002)
+            g0[0] = min(max(g0[0] + step, f4(-8)), f4(8))
+            step *= f4(0.15)
+            g0[1] = min(max(g0[1] + step * f0, f4(-2)), f4(2))
+            g0[2] = min(max(g0[2] + step * f1, f4(-2)), f4(2))
+            g0[3] = min(max(g0[3] + step * f2, f4(-2)), f4(2))
+            g0[4] = min(max(g0[4] + step * f3, f4(-2)), f4(2))
+            g0[5] = min(max(g0[5] + step * f5, f4(-2)), f4(2))
+            g0[6] = min(max(g0[6] + step * f6, f4(-2)), f4(2))
+            g0[7] = min(max(g0[7] + step * f7, f4(-2)), f4(2))
+            _counted(size0, k1, size_now, f4(256))
+            _counted(size1, k2, size_now, f4(256))
+            _counted(size2, k3, size_now, f4(256))
+            for r in range(PREDICTORS):
+                work.apart[r, r0 + column] = abs(value - pr[r])
+            for r in range(EXPERTS - 2):
+                _counted(learned.apart[r], kr, abs(value - means[2 + r]), f4(256))
+            _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
+            _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
+            noise = (f4(0.5) + energy) * (f4(0.5) + energy)
+            for el in range(LOCAL):
+                _add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
+            if column % BLOCK == BLOCK - 1:
+                for el in range(LOCAL):
+                    _faded(parts, work.left[el], f4(1))
+            _learn(parts, work, 0, x, value - pr[0], noise, keep0)
+            if column & 1:
+                _learn(parts, work, class1, x, value - pr[1], noise, keep1)
+            else:
+                _learn(parts, work, class2, x, value - pr[2], noise, keep2)
