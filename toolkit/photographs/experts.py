@@ -60,7 +60,6 @@ class Learned(NamedTuple):
     """What is known before the first pixel, and better after the last one; all float32, of one plane."""
 
     weights: Array  # [3, SETS * NODES * 2 * LANES]
-    counters: Array  # [COUNTERS, CELLS * NODES, 2] probabilities of a one, and how often each was seen, up to a limit
     sizes: Array  # [3, ENERGIES * 64, 2] sums of errors' sizes in contexts, and their number
     apart: Array  # [EXPERTS - 2, ENERGIES * 16, 2] likewise, of each mean
     bias: Array  # [2, 4096, 2] sums of errors in contexts, and their number
@@ -70,6 +69,7 @@ class Learned(NamedTuple):
 class Work(NamedTuple):
     """A plane that is coded: pixels, errors, and what learns within it."""
 
+    counters: Array  # float32 [COUNTERS, CELLS * NODES, 2] chances of a one, and how often each was seen
     pixels: Array  # float32 [planes * height * stride], padded; all planes, this one and those before it
     errors: Array  # float32, likewise
     apart: Array  # float32 [PREDICTORS, 3 * stride] errors' sizes of each predictor, of three rows
@@ -331,8 +331,9 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
     lowest, highest = work.numbers[0], work.numbers[1]
     keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
     rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
+    every = work.numbers[15] > f4(0)
     log, means, widths, chances, counts = work.log, work.means, work.widths, work.chances, work.counts
-    pr, ci = work.predictions, work.places
+    pr, ci, counters = work.predictions, work.places, work.counters
     wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
     size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
     bias0, bias1 = learned.bias[0], learned.bias[1]
@@ -520,8 +521,8 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                     odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
                     vs = most(least(odds, bounds[0]), bounds[1])
                     for i in range(COUNTERS):
-                        chances[i] = learned.counters[i, ci[i] + node, 0]
-                        counts[i] = learned.counters[i, ci[i] + node, 1]
+                        chances[i] = counters[i, ci[i] + node, 0]
+                        counts[i] = counters[i, ci[i] + node, 1]
                     chance, count = load(chances, 0), load(counts, 0)
                     vt = (log2(chance) - log2(ones - chance)) * counters_used
                     i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
@@ -541,8 +542,8 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                     store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
                     store(counts, 0, least(count + ones, splat(limit)))
                     for i in range(COUNTERS):
-                        learned.counters[i, ci[i] + node, 0] = chances[i]
-                        learned.counters[i, ci[i] + node, 1] = counts[i]
+                        counters[i, ci[i] + node, 0] = chances[i]
+                        counters[i, ci[i] + node, 1] = counts[i]
                 if stage == 0:
                     side = bit
                     most_far = int(highest - floor) - 1 if side else int(floor - lowest)
@@ -602,7 +603,7 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 for el in range(LOCAL):
                     _faded(parts, work.left[el], f4(1))
             _learn(parts, work, 0, x, value - pr[0], noise, keep0)
-            if column & 1:
+            if every or column & 1 == 1:
                 _learn(parts, work, class1, x, value - pr[1], noise, keep1)
-            else:
+            if every or column & 1 == 0:
                 _learn(parts, work, class2, x, value - pr[2], noise, keep2)
