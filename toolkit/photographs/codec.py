@@ -36,7 +36,7 @@ _COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
 # steps of the local least squares; of two of these: what is kept eight columns on, and a row on; of each, a column on in
 # the row itself; whether all predictors learn at all pixels.
 SETTINGS = {
-    0: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 1, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    0: [0.005, 0.005, 0.005, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     2: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 8, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 1],
 }
