@@ -36,7 +36,7 @@ _COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
 # steps of the local least squares; of two of these: what is kept eight columns on, and a row on; of each, a column on in
 # the row itself; whether all predictors learn at all pixels.
 SETTINGS = {
-    0: [0.005, 0.005, 0.005, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    0: [0.01, 0.01, 0.01, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     2: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 8, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 1],
 }
@@ -51,9 +51,13 @@ def initial() -> dict[str, np.ndarray]:
     def pairs(first: float, second: float, *shape: int) -> np.ndarray:
         return np.tile(np.array([first, second], f4), (*shape, 1))
 
+    apart = np.full((e.ENERGIES * 16, e.LANES), 2, f4)
+    apart[:, -1] = 1
+    scale = np.zeros(e.LANES, f4)
+    scale[[0, 1, 7]] = -0.3, 0.5, 0.5
     one = Learned(
-        weights.reshape(3, -1), pairs(2, 1, 3, e.ENERGIES * 64), pairs(2, 1, e.EXPERTS - 2, e.ENERGIES * 16),
-        pairs(0, 1, 2, 4096), np.array([-0.3, 0.5, 0, 0, 0, 0, 0, 0.5], f4),
+        weights.reshape(3, -1), pairs(2, 1, 3, e.ENERGIES * 64), apart.ravel(),
+        pairs(0, 1, 2, 4096), scale,
     )  # fmt: skip
     return {name: np.stack([value] * ROLES) for name, value in one._asdict().items()}
 
@@ -80,6 +84,8 @@ def _work(
     lanes = experts.LANES
     used = zeros(2, lanes)
     used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
+    rates = zeros(lanes)
+    rates[0], rates[1:8] = 0.002, 0.0003
     counters = np.tile(np.array([0.5, 0], f4), (experts.COUNTERS, experts.CELLS * experts.NODES, 1))
     return Work(
         counters, pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
@@ -87,7 +93,7 @@ def _work(
         np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
         local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
-        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, zeros(experts.PREDICTORS),
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates, zeros(experts.PREDICTORS),
         experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[effort]], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
