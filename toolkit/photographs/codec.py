@@ -1,7 +1,8 @@
-"""Photographs into bytes and back: planes of brightness and colour, each coded by experts that learn while they code."""
+"""Photographs into bytes and back: planes of brightness and colour, each coded by experts that learn on the way."""
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -32,11 +33,11 @@ _OTHER = [
 ]  # fmt: skip
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
 _COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
-# What is kept of the past at a step, by three recursive least squares; rate of the mixture; limit of counters; ridge and
-# steps of the local least squares; of two of these: what is kept eight columns on, and a row on; of each, a column on in
-# the row itself; whether all predictors learn at all pixels.
+# What is kept of the past at a step, by three recursive least squares (effort 0: rates of least mean squares); rate of
+# the mixture; limit of counters; ridge and steps of the local least squares; of two of these: what is kept eight columns
+# on, and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
 SETTINGS = {
-    0: [0.01, 0.01, 0.01, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    0: [0.02, 0.02, 0.02, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     2: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 8, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 1],
 }
@@ -146,10 +147,9 @@ class _Planes:
             for first in range(0, height, ROWS):
                 last = min(first + ROWS, height)
                 if role:
+                    needed = min(last + AHEAD, height)
                     with self.changed:
-                        self.changed.wait_for(
-                            lambda needed=min(last + AHEAD, height): self.failed or self.done[i - 1] >= needed
-                        )
+                        self.changed.wait_for(functools.partial(self._ready, i - 1, needed))
                     if self.failed:
                         return
                 experts.loop(
@@ -163,6 +163,9 @@ class _Planes:
                 self.failed = True
                 self.changed.notify_all()
             raise
+
+    def _ready(self, i: int, rows: int) -> bool:
+        return self.failed or self.done[i] >= rows
 
     def run(self, each: Callable[[int], Any]) -> list[Any]:
         """What a function of each plane's number returns, all at the same time."""
@@ -255,22 +258,24 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
     if data[0] == _COLOURS:
         return np.ascontiguousarray(colours.decode(data[1:], height, width, channels).transpose(2, 0, 1))
-    found, at = np.empty(shape, np.int16), 1
-    for tile in tiles(height, width):
-        parts = []
-        for i in range(channels):
-            if len(data) < at + _PLANE.size:
-                raise ValueError("expected a plane, got the end; copy the file again")
-            low, high, size = _PLANE.unpack_from(data, at)
-            at += _PLANE.size
-            lowest, highest = (0, 255) if i % ROLES == 0 or channels < 3 else (-255, 255)
-            if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
-                raise ValueError("expected a plane's bounds and length, got others; copy the file again")
-            parts.append((low, high, data[at : at + size]))
-            at += size
-        _part(found, tile)[:] = _decoded(parts, tile, _learned(state, channels), data[0])
+    every, at = tiles(height, width), 1
+    planes = []  # of all parts, before any is decoded
+    for i in range(channels * len(every)):
+        if len(data) < at + _PLANE.size:
+            raise ValueError("expected a plane, got the end; copy the file again")
+        low, high, size = _PLANE.unpack_from(data, at)
+        at += _PLANE.size
+        lowest, highest = (0, 255) if i % channels in (0, 3) or channels < 3 else (-255, 255)
+        if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
+            raise ValueError("expected a plane's bounds and length, got others; copy the file again")
+        planes.append((low, high, data[at : at + size]))
+        at += size
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
+    found = np.empty(shape, np.int16)
+    for i, tile in enumerate(every):
+        parts = planes[i * channels : (i + 1) * channels]
+        _part(found, tile)[:] = _decoded(parts, tile, _learned(state, channels), data[0])
     return _colours(found)
 
 

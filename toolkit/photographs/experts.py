@@ -1,15 +1,15 @@
-"""The loop that codes a plane of a photograph: linear predictors that learn at each pixel, and mixed binary decisions.
+"""The loop that codes a plane of a photograph: predictors that learn at each pixel, and mixed binary decisions.
 
-For each value: predictions by least squares, of all pixels so far (one for all, one for each class of gradients, one for
-each pattern of signs: recursive least squares) and of the pixels near by in both directions (sums of products that fade
-with distance, solved by a few steps of conjugate gradients from the solution of the pixel before). Then the value is
-coded by binary decisions, above or below, further or not; each decision's probability is a mixture, in the logistic
-domain, of what logistic distributions at the predictions say and of counters in contexts, refined by adaptive maps.
+For each value there are predictions by least squares. Some learn from all pixels so far: one for all, one for each class
+of gradients, one for each pattern of signs (recursive least squares). Others learn from the pixels near by, on both
+sides: sums of products that fade with distance, solved by a few steps of conjugate gradients from the solution of the
+pixel before. The value is then coded by binary decisions: above or below, further or not. A decision's probability is a
+mixture, in the logistic domain, of what logistic distributions at the predictions say and of counters in contexts.
 
-Everything is float32 arithmetic of +, -, x, / and square roots in a fixed order, and tables: the same on all processors.
-No number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC: contexts, errors
-fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: mixed predictors); Mahoney
-2005 (PAQ: mixing in the logistic domain, adaptive probability maps).
+All of it is float32 arithmetic of +, -, x, / and square roots in a fixed order, and one table: the same on all
+processors. No number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC:
+contexts, errors fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: predictors
+are mixed); Mahoney 2005 (PAQ: mixing in the logistic domain).
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, index, misc"
 # Numba's functions have the types that they are called with.
@@ -513,7 +513,7 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1) * NODES
             set3 = ((signs & 7) * 3 + direction) * NODES
             # decisions
-            unit = max(1, int(s1 * f4(0.65)))
+            unit = max(1, int(s1 + f4(0.25)))
             value = X[o]
             up = value > floor
             d = int(value - floor) - 1 if up else int(floor - value)
