@@ -4,7 +4,7 @@ A compiler may not reorder sums of floats, so loops over arrays stay scalar wher
 from others. These operations are what a processor has; LLVM cuts them up where its vectors are shorter. Numba renews a
 caller's cache on disk when the caller's file changes, not when this one does: touch the caller after changes here.
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, attr-defined"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, attr-defined, call-arg"
 # Numba's functions have the types that they are called with.
 
 from __future__ import annotations

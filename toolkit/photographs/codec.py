@@ -21,6 +21,7 @@ FEW, MANY = 0.1, 0.8  # pixels equal to a neighbour: above, the mode for few col
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
 ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
+REST = 32  # samples of a mean that are carried over to the next picture
 ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
 
 _OWN = [
@@ -33,9 +34,9 @@ _OTHER = [
 ]  # fmt: skip
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
 _COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
-# What is kept of the past at a step, by three recursive least squares (effort 0: rates of least mean squares); rate of
-# the mixture; limit of counters; ridge and steps of the local least squares; of two of these: what is kept eight columns
-# on, and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
+# What three recursive least squares keep of the past at a step (effort 0: rates of least mean squares); rate of the
+# mixture; limit of counters; ridge and steps of local least squares; of two of these: what is kept eight columns on,
+# and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
 SETTINGS = {
     0: [0.02, 0.02, 0.02, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
     1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
@@ -44,7 +45,7 @@ SETTINGS = {
 
 
 def initial() -> dict[str, np.ndarray]:
-    """What the experts know before they have seen anything: float32 arrays by name, of three roles each."""
+    """What the experts know before they have seen anything: float16 arrays by name, of three roles each."""
     e = experts
     weights = np.zeros((3, e.SETS * e.NODES, 2, e.LANES), f4)
     weights[:2, :, 0, : e.EXPERTS] = 0.5 / e.EXPERTS
@@ -60,7 +61,7 @@ def initial() -> dict[str, np.ndarray]:
         weights.reshape(3, -1), pairs(2, 1, 3, e.ENERGIES * 64), apart.ravel(),
         pairs(0, 1, 2, 4096), scale,
     )  # fmt: skip
-    return {name: np.stack([value] * ROLES) for name, value in one._asdict().items()}
+    return {name: np.stack([value] * ROLES).astype(np.float16) for name, value in one._asdict().items()}
 
 
 def _work(
@@ -94,8 +95,8 @@ def _work(
         np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
         local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
-        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates, zeros(experts.PREDICTORS),
-        experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[effort]], f4),
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates,
+        zeros(experts.PREDICTORS), experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[effort]], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
 
@@ -285,11 +286,24 @@ def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, 
     for tile in tiles(*planes.shape[1:]):
         known = _learned(state, len(planes))
         count += len(_encoded(_part(planes, tile), tile, known, 1))
+        rested = [_rested(one) for one in known]
         state = {
-            name: np.stack([*(getattr(one, name) for one in known), *state[name][len(known) :]])
+            name: np.stack([*(getattr(one, name) for one in rested), *state[name][len(known) :]]).astype(np.float16)
             for name in Learned._fields
         }
     return state, 8.0 * count
+
+
+def _rested(known: Learned) -> Learned:
+    """What is kept for other pictures: sums of fewer samples, so that they learn fast, and fit into float16."""
+
+    def fewer(pairs: np.ndarray, last: int) -> np.ndarray:
+        table = pairs.reshape(-1, last)
+        return (table * np.minimum(1, f4(REST) / np.maximum(table[:, -1:], 1))).reshape(pairs.shape)
+
+    return known._replace(
+        sizes=fewer(known.sizes, 2), apart=fewer(known.apart, experts.LANES), bias=fewer(known.bias, 2)
+    )
 
 
 def _part(planes: np.ndarray, tile: Tile) -> np.ndarray:

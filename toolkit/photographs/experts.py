@@ -1,17 +1,17 @@
 """The loop that codes a plane of a photograph: predictors that learn at each pixel, and mixed binary decisions.
 
-For each value there are predictions by least squares. Some learn from all pixels so far: one for all, one for each class
-of gradients, one for each pattern of signs (recursive least squares). Others learn from the pixels near by, on both
-sides: sums of products that fade with distance, solved by a few steps of conjugate gradients from the solution of the
-pixel before. The value is then coded by binary decisions: above or below, further or not. A decision's probability is a
-mixture, in the logistic domain, of what logistic distributions at the predictions say and of counters in contexts.
+For each value there are predictions by least squares. Some learn from all pixels so far: one for all, one for each
+class of gradients, one for each pattern of signs (recursive least squares). Others learn from the pixels near by, on
+both sides: sums of products that fade with distance, solved by a few steps of conjugate gradients from the solution of
+the pixel before. The value is then coded by binary decisions: above or below, further or not. A decision's probability
+is a mixture, in the logistic domain, of what logistic distributions at the predictions say and of counters in contexts.
 
 All of it is float32 arithmetic of +, -, x, / and square roots in a fixed order, and one table: the same on all
 processors. No number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC:
 contexts, errors fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: predictors
 are mixed); Mahoney 2005 (PAQ: mixing in the logistic domain).
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, index, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, index, misc, call-arg, var-annotated"
 # Numba's functions have the types that they are called with.
 
 from __future__ import annotations
@@ -573,10 +573,7 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 if stage == 0:
                     side = bit
                     most_far = int(highest - floor) - 1 if side else int(floor - lowest)
-                    if side == 1:
-                        above = here
-                    else:
-                        above = ones - here
+                    above = here if side == 1 else ones - here
                     stage = 1
                     continue
                 if bit:
