@@ -1,7 +1,8 @@
-"""Eight or sixteen float32 numbers at a time in Numba's functions: the same sums in the same order on any processor.
+"""Eight or sixteen float32 numbers at a time in Numba's functions: the same sums whatever a processor's vectors are.
 
 A compiler may not reorder sums of floats, so loops over arrays stay scalar where a sum is wanted, and aliasing keeps it
-from others. These operations are what a processor has; LLVM cuts them up where its vectors are shorter.
+from others. These operations are what a processor has; LLVM cuts them up where its vectors are shorter. Numba renews a
+caller's cache on disk when the caller's file changes, not when this one does: touch the caller after changes here.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, misc, attr-defined, call-arg"
 # Numba's functions have the types that they are called with.

@@ -1,7 +1,8 @@
-"""Photographs into bytes and back: planes of brightness and colour, coded by experts that learn while they code."""
+"""Photographs into bytes and back: planes of brightness and colour, each coded by experts that learn on the way."""
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolkit.coding import binary
-from toolkit.photographs import experts
+from toolkit.photographs import colours, experts
 from toolkit.photographs.experts import PAD, Learned, Work
 
 f4 = np.float32
+EFFORTS, _COLOURS = (0, 1, 2), 3  # a payload's first byte
+FEW, MANY = 0.1, 0.8  # pixels equal to a neighbour: above, the mode for few colours is tried; below, the experts
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
 ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
+REST = 32  # samples of a mean that are carried over to the next picture
 ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
 
 _OWN = [
@@ -30,17 +34,18 @@ _OTHER = [
 ]  # fmt: skip
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
 _COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
-SETTINGS = [
-    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
-    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
-    [0.9998, 0.9995, 0.9995, 0.002, 120, 1.0, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9],
-]
-# keep of the three recursive least squares, rate of the mixture, limit of counters, ridge, steps, then of two local
-# ones: fade of a block of columns, of a row, of ...; and of a column of the row itself
+# What three recursive least squares keep of the past at a step (effort 0: rates of least mean squares); rate of the
+# mixture; limit of counters; ridge and steps of local least squares; of two of these: what is kept eight columns on,
+# and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
+SETTINGS = {
+    0: [0.02, 0.02, 0.02, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    2: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 8, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 1],
+}
 
 
 def initial() -> dict[str, np.ndarray]:
-    """What the experts know before they have seen anything: float32 arrays by name, of three roles each."""
+    """What the experts know before they have seen anything: float16 arrays by name, of three roles each."""
     e = experts
     weights = np.zeros((3, e.SETS * e.NODES, 2, e.LANES), f4)
     weights[:2, :, 0, : e.EXPERTS] = 0.5 / e.EXPERTS
@@ -48,17 +53,21 @@ def initial() -> dict[str, np.ndarray]:
     def pairs(first: float, second: float, *shape: int) -> np.ndarray:
         return np.tile(np.array([first, second], f4), (*shape, 1))
 
+    apart = np.full((e.ENERGIES * 16, e.LANES), 2, f4)
+    apart[:, -1] = 1
+    scale = np.zeros(e.LANES, f4)
+    scale[[0, 1, 7]] = -0.3, 0.5, 0.5
     one = Learned(
-        weights.reshape(3, -1), pairs(0.5, 0, e.COUNTERS, e.CELLS * e.NODES), pairs(2, 1, 3, e.ENERGIES * 64),
-        pairs(2, 1, e.EXPERTS - 2, e.ENERGIES * 16), pairs(0, 1, 2, 4096),
-        np.array([-0.3, 0.5, 0, 0, 0, 0, 0, 0.5], f4),
+        weights.reshape(3, -1), pairs(2, 1, 3, e.ENERGIES * 64), apart.ravel(),
+        pairs(0, 1, 2, 4096), scale,
     )  # fmt: skip
-    return {name: np.stack([value] * ROLES) for name, value in one._asdict().items()}
+    return {name: np.stack([value] * ROLES).astype(np.float16) for name, value in one._asdict().items()}
 
 
 def _work(
-    pixels: np.ndarray, errors: np.ndarray, role: int, tile: Tile, bounds: tuple[int, int], buffer: np.ndarray
-) -> Work:
+    pixels: np.ndarray, errors: np.ndarray, role: int, tile: Tile, bounds: tuple[int, int], buffer: np.ndarray,
+    effort: int,
+) -> Work:  # fmt: skip
     """A plane before its first row; pixels and errors hold all planes."""
     stride, size = tile.width + 2 * PAD, (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
     counts = _COUNTS[role]
@@ -77,14 +86,17 @@ def _work(
     lanes = experts.LANES
     used = zeros(2, lanes)
     used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
+    rates = zeros(lanes)
+    rates[0], rates[1:8] = 0.002, 0.0003
+    counters = np.tile(np.array([0.5, 0], f4), (experts.COUNTERS, experts.CELLS * experts.NODES, 1))
     return Work(
-        pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
+        counters, pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
         np.array([0, -size, -2 * size]), np.tile(np.eye(n, dtype=f4).ravel() * f4(0.01), experts.CLASSES),
         np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
         local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
-        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, zeros(experts.PREDICTORS),
-        experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[role]], f4),
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates,
+        zeros(experts.PREDICTORS), experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[effort]], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
 
@@ -138,8 +150,7 @@ class _Planes:
                 if role:
                     needed = min(last + AHEAD, height)
                     with self.changed:
-                        while not self.failed and self.done[i - 1] < needed:
-                            self.changed.wait()
+                        self.changed.wait_for(functools.partial(self._ready, i - 1, needed))
                     if self.failed:
                         return
                 experts.loop(
@@ -154,13 +165,16 @@ class _Planes:
                 self.changed.notify_all()
             raise
 
+    def _ready(self, i: int, rows: int) -> bool:
+        return self.failed or self.done[i] >= rows
+
     def run(self, each: Callable[[int], Any]) -> list[Any]:
         """What a function of each plane's number returns, all at the same time."""
         with ThreadPoolExecutor(self.count) as pool:
             return list(pool.map(each, range(self.count)))
 
 
-def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned]) -> bytes:
+def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
     """A tile's planes, each with its bounds and its length in front, and what was learned from them."""
     work = _Planes(tile, len(planes))
     bounds = [(int(plane.min()), int(plane.max())) for plane in planes]
@@ -175,7 +189,7 @@ def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned]) -> byte
             _constant(work, i, low)
             return _PLANE.pack(low, high, 0)
         buffer = np.zeros(2 * planes[i].size + 64, np.uint8)
-        state = _work(work.pixels, work.errors, i % ROLES, tile, bounds[i], buffer)
+        state = _work(work.pixels, work.errors, i % ROLES, tile, bounds[i], buffer, effort)
         experts.start(state.state, buffer, False)
         work.code(i, state, learned[i], False)
         size = experts.finish(state.state, buffer)
@@ -195,7 +209,9 @@ def _constant(work: _Planes, i: int, value: int) -> None:
         work.changed.notify_all()
 
 
-def _decoded(parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Sequence[Learned]) -> np.ndarray:
+def _decoded(
+    parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Sequence[Learned], effort: int
+) -> np.ndarray:
     """int16 [planes, height, width] of a tile."""
     work = _Planes(tile, len(parts))
 
@@ -205,7 +221,7 @@ def _decoded(parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Seque
             _constant(work, i, low)
             return
         buffer = np.frombuffer(data, np.uint8).copy() if data else np.zeros(1, np.uint8)
-        state = _work(work.pixels, work.errors, i % ROLES, tile, (low, high), buffer)
+        state = _work(work.pixels, work.errors, i % ROLES, tile, (low, high), buffer, effort)
         experts.start(state.state, buffer, True)
         work.code(i, state, learned[i], True)
 
@@ -215,46 +231,52 @@ def _decoded(parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Seque
 
 def _learned(state: dict[str, np.ndarray], planes: int) -> list[Learned]:
     """What is known of each plane before its first pixel: copies. A fourth plane is known as the first is."""
-    return [Learned(*(state[name][i % ROLES].copy() for name in Learned._fields)) for i in range(planes)]
+    return [Learned(*(state[name][i % ROLES].astype(f4) for name in Learned._fields)) for i in range(planes)]
 
 
 def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -> bytes:
     """Code a picture, uint8 [c, h, w], c from 1 to 4: grey or RGB, the last of 2 or 4 an opacity.
 
-    state: what the experts know before the first pixel. Raises ValueError for another effort than 0, 1 or 2.
+    state: what the experts know before the first pixel. Pictures with many equal neighbours, such as screenshots, are
+    coded by `colours` where that is smaller. Raises ValueError for another effort than 0, 1 or 2.
     """
-    _check(effort)
-    planes = _planes(picture)
-    parts = [
-        _encoded(planes[:, t.y : t.y + t.height, t.x : t.x + t.width], t, _learned(state, len(planes)))
-        for t in tiles(*planes.shape[1:])
-    ]
-    return bytes([effort]) + b"".join(parts)
+    if effort not in EFFORTS:
+        raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
+    flat, found = _flat(picture), []
+    if flat > FEW:
+        found.append(bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0))))
+    if flat < MANY:
+        planes = _planes(picture)
+        parts = [_encoded(_part(planes, t), t, _learned(state, len(planes)), effort) for t in tiles(*planes.shape[1:])]
+        found.append(bytes([effort]) + b"".join(parts))
+    return min(found, key=len)
 
 
 def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
     """The picture of a shape that `encode` coded with a state: uint8 [c, h, w]. Raises ValueError for other data."""
     channels, height, width = shape
-    if not data or data[0] > 2:
+    if not data or data[0] not in (*EFFORTS, _COLOURS):
         raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
-    found, at = np.empty(shape, np.int16), 1
-    for tile in tiles(height, width):
-        parts = []
-        for i in range(channels):
-            if len(data) < at + _PLANE.size:
-                raise ValueError("expected a plane, got the end; copy the file again")
-            low, high, size = _PLANE.unpack_from(data, at)
-            at += _PLANE.size
-            lowest, highest = (0, 255) if i % ROLES == 0 or channels < 3 else (-255, 255)
-            if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
-                raise ValueError("expected a plane's bounds and length, got others; copy the file again")
-            parts.append((low, high, data[at : at + size]))
-            at += size
-        found[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = _decoded(
-            parts, tile, _learned(state, channels)
-        )
+    if data[0] == _COLOURS:
+        return np.ascontiguousarray(colours.decode(data[1:], height, width, channels).transpose(2, 0, 1))
+    every, at = tiles(height, width), 1
+    planes = []  # of all parts, before any is decoded
+    for i in range(channels * len(every)):
+        if len(data) < at + _PLANE.size:
+            raise ValueError("expected a plane, got the end; copy the file again")
+        low, high, size = _PLANE.unpack_from(data, at)
+        at += _PLANE.size
+        lowest, highest = (0, 255) if i % channels in (0, 3) or channels < 3 else (-255, 255)
+        if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
+            raise ValueError("expected a plane's bounds and length, got others; copy the file again")
+        planes.append((low, high, data[at : at + size]))
+        at += size
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
+    found = np.empty(shape, np.int16)
+    for i, tile in enumerate(every):
+        parts = planes[i * channels : (i + 1) * channels]
+        _part(found, tile)[:] = _decoded(parts, tile, _learned(state, channels), data[0])
     return _colours(found)
 
 
@@ -263,17 +285,35 @@ def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, 
     planes, count = _planes(picture), 0
     for tile in tiles(*planes.shape[1:]):
         known = _learned(state, len(planes))
-        count += len(_encoded(planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width], tile, known))
+        count += len(_encoded(_part(planes, tile), tile, known, 1))
+        rested = [_rested(one) for one in known]
         state = {
-            name: np.stack([*(getattr(one, name) for one in known), *state[name][len(known) :]])
+            name: np.stack([*(getattr(one, name) for one in rested), *state[name][len(known) :]]).astype(np.float16)
             for name in Learned._fields
         }
     return state, 8.0 * count
 
 
-def _check(effort: int) -> None:
-    if effort not in (0, 1, 2):
-        raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
+def _rested(known: Learned) -> Learned:
+    """What is kept for other pictures: sums of fewer samples, so that they learn fast, and fit into float16."""
+
+    def fewer(pairs: np.ndarray, last: int) -> np.ndarray:
+        table = pairs.reshape(-1, last)
+        return (table * np.minimum(1, f4(REST) / np.maximum(table[:, -1:], 1))).reshape(pairs.shape)
+
+    return known._replace(
+        sizes=fewer(known.sizes, 2), apart=fewer(known.apart, experts.LANES), bias=fewer(known.bias, 2)
+    )
+
+
+def _part(planes: np.ndarray, tile: Tile) -> np.ndarray:
+    return planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+
+
+def _flat(picture: np.ndarray) -> float:
+    """The share of pixels that are as the pixel to the left or above."""
+    left, above = (picture[:, 1:, 1:] == other for other in (picture[:, 1:, :-1], picture[:, :-1, 1:]))
+    return float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
 
 
 def _planes(picture: np.ndarray) -> np.ndarray:

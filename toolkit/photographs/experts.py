@@ -1,17 +1,17 @@
-"""The loop that codes a plane of a photograph: linear predictors that learn at each pixel, and mixed binary decisions.
+"""The loop that codes a plane of a photograph: predictors that learn at each pixel, and mixed binary decisions.
 
-For each value: predictions by least squares, of all pixels so far (one for all, one for each class of gradients, one
-for each pattern of signs: recursive least squares) and of the pixels near by in both directions (sums of products that
-fade with distance, solved by a few steps of conjugate gradients from the solution of the pixel before). Then the value
-is coded by binary decisions, above or below, further or not; each decision's probability is a mixture, in the logistic
-domain, of what logistic distributions at the predictions say and of counters in contexts, refined by adaptive maps.
+For each value there are predictions by least squares. Some learn from all pixels so far: one for all, one for each
+class of gradients, one for each pattern of signs (recursive least squares). Others learn from the pixels near by, on
+both sides: sums of products that fade with distance, solved by a few steps of conjugate gradients from the solution of
+the pixel before. The value is then coded by binary decisions: above or below, further or not. A decision's probability
+is a mixture, in the logistic domain, of what logistic distributions at the predictions say and of counters in contexts.
 
-Everything is float32 arithmetic of +, -, x, / and square roots in a fixed order, and tables: the same everywhere. No
-number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC: contexts, errors
-fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: mixed predictors); Mahoney
-2005 (PAQ: mixing in the logistic domain, adaptive probability maps).
+All of it is float32 arithmetic of +, -, x, / and square roots in a fixed order, and one table: the same on all
+processors. No number becomes subnormal, as programs may have these set to zero. Sources: Wu and Memon 1997 (CALIC:
+contexts, errors fed back); Wu, Barthel and Zhang 1998 (least squares near by); Meyer and Tischer 2001 (TMW: predictors
+are mixed); Mahoney 2005 (PAQ: mixing in the logistic domain).
 """
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, call-arg, var-annotated, assignment, index, misc"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, index, misc, call-arg, var-annotated"
 # Numba's functions have the types that they are called with.
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ class Learned(NamedTuple):
     """What is known before the first pixel, and better after the last one; all float32, of one plane."""
 
     weights: Array  # [3, SETS * NODES * 2 * LANES]
-    counters: Array  # [COUNTERS, CELLS * NODES, 2] probabilities of a one, and how often each was seen, up to a limit
     sizes: Array  # [3, ENERGIES * 64, 2] sums of errors' sizes in contexts, and their number
-    apart: Array  # [EXPERTS - 2, ENERGIES * 16, 2] likewise, of each mean
+    apart: Array  # [ENERGIES * 16 * LANES] likewise, of each mean; the number in the last lane
     bias: Array  # [2, 4096, 2] sums of errors in contexts, and their number
-    scale: Array  # [8] the regression for the size of errors
+    scale: Array  # [LANES] the regression for the logarithm of an error's size
 
 
 class Work(NamedTuple):
     """A plane that is coded: pixels, errors, and what learns within it."""
 
+    counters: Array  # float32 [COUNTERS, CELLS * NODES, 2] chances of a one, and how often each was seen
     pixels: Array  # float32 [planes * height * stride], padded; all planes, this one and those before it
     errors: Array  # float32, likewise
     apart: Array  # float32 [PREDICTORS, 3 * stride] errors' sizes of each predictor, of three rows
@@ -92,6 +92,8 @@ class Work(NamedTuple):
     chances: Array  # float32 [LANES] counters
     counts: Array  # float32 [LANES]
     used: Array  # float32 [2, LANES] the natural logarithm of 2 where a lane is used
+    features: Array  # float32 [LANES] of the size of an error
+    rates: Array  # float32 [LANES] of learning their weights
     predictions: Array  # float32 [PREDICTORS]
     log: Array
     numbers: Array  # float32: lowest, highest, then the settings
@@ -318,6 +320,17 @@ def _learn(parts, work, c, x, error, noise, keep):
     _shrink(parts, p, at, k, work.growth[c])
 
 
+@inline
+def _follow(parts, work, c, x, error, rate):
+    """A step of normalised least mean squares, in class c: the cheap way to learn."""
+    n = 8 * len(parts)
+    w = work.global_weights
+    step = splat8(rate * error / (f4(16) + _dot(parts, x, 0, x)))
+    for b in range(0, n, 8):
+        w_b = load8(w, c * n + b)
+        store(w, c * n + b, w_b + step * load8(x, b))
+
+
 @jit
 def loop(parts, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows of a plane.
@@ -331,8 +344,10 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
     lowest, highest = work.numbers[0], work.numbers[1]
     keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
     rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
+    every = work.numbers[15] > f4(0)
+    features, rates = work.features, load(work.rates, 0)
     log, means, widths, chances, counts = work.log, work.means, work.widths, work.chances, work.counts
-    pr, ci = work.predictions, work.places
+    pr, ci, counters = work.predictions, work.places, work.counters
     wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
     size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
     bias0, bias1 = learned.bias[0], learned.bias[1]
@@ -340,7 +355,6 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
     tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
     bounds = splat(f4(12)), splat(f4(-12))
     per_width = splat(f4(LOG2E / 0.72))
-    g0 = learned.scale
     blocks = (width + BLOCK - 1) // BLOCK
     one = work.starts[1]
     two = work.starts[2]
@@ -359,7 +373,7 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 A[r0 - q] = A[r1]
             for q in range(PAD):
                 A[r1 + width + q] = A[r1 + width - 1]
-        for el in range(LOCAL):
+        for el in range(LOCAL if steps > 0 else 0):
             _above(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
             for q in range(blocks):
                 _faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
@@ -395,12 +409,16 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             pr[1] = base + _dot(parts, work.global_weights, class1 * n, x)
             pr[2] = base + _dot(parts, work.global_weights, class2 * n, x)
             block = column // BLOCK
-            for el in range(LOCAL):
-                _solve(parts, 
-                    work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0, ridge,
-                    steps, work.vectors,
-                )  # fmt: skip
-                pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
+            if steps == 0:
+                pr[GLOBAL] = base + f4(0.25) * (x[3] - x[2])
+                pr[GLOBAL + 1] = f4(0.5) * (pr[0] + pr[1])
+            else:
+                for el in range(LOCAL):
+                    _solve(
+                        parts, work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0,
+                        ridge, steps, work.vectors,
+                    )  # fmt: skip
+                    pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
             weighted, weight = f4(0), f4(0)
             for r in range(PREDICTORS):
                 pr[r] = min(max(pr[r], lowest), highest)
@@ -435,14 +453,22 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 q = o + two
                 others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
                 o2 = E[q]
-            f0, f1, f2 = _log2(f4(0.3) + energy, log), _log2(f4(0.3) + texture, log), _log2(f4(0.3) + others, log)
-            f3, f5 = _log2(f4(0.3) + f4(0.5) * (eW + eN), log), _log2(f4(0.3) + corner, log)
-            f6, f7 = _log2(f4(0.1) + spread, log), _log2(f4(0.3) + wide, log)
-            size = g0[0] + g0[1] * f0 + g0[2] * f1 + g0[3] * f2 + g0[4] * f3 + g0[5] * f5 + g0[6] * f6 + g0[7] * f7
-            size = min(max(size, f4(-4)), f4(8))
+            features[0], features[1], features[2], features[3] = (
+                f4(2),
+                f4(0.3) + energy,
+                f4(0.3) + texture,
+                f4(0.3) + others,
+            )
+            features[4], features[5] = f4(0.3) + f4(0.5) * (eW + eN), f4(0.3) + corner
+            features[6], features[7] = f4(0.1) + spread, f4(0.3) + wide
+            features[8], features[9] = f4(1) + f4(4) * texture, f4(1) + f4(2) * others
+            logs = log2(load(features, 0))
+            store(features, 0, logs)
+            weights = load(learned.scale, 0)
+            size = min(max(total(weights * logs), f4(-4)), f4(8))
             q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
-            q2 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(4) * texture, log)))
-            q3 = min(ENERGIES - 1, int(f4(4) * _log2(f4(1) + f4(2) * others, log)))
+            q2 = min(ENERGIES - 1, max(0, int(f4(4) * features[8])))
+            q3 = min(ENERGIES - 1, max(0, int(f4(4) * features[9])))
             signs = 0
             for i in range(6):
                 if x[i] + base > blend:
@@ -455,9 +481,9 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
             # the mixture
             s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1])
-            means[0], widths[0] = mu, s1
+            means[0] = mu
             means[1] = mu
-            widths[1] = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1]))
+            s2 = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1]))
             for r in range(PREDICTORS):
                 means[2 + r] = pr[r]
             means[PREDICTORS + 2], means[PREDICTORS + 3] = blend + b0, blend + b1
@@ -467,8 +493,9 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             means[PREDICTORS + 5] = f4(0.5) * (pr[GLOBAL] + pr[GLOBAL + 1])
             means[PREDICTORS + 6] = f4(0.5) * (blend + pr[2])
             kr = q1 * 16 + min(15, q2 >> 1)
-            for r in range(EXPERTS - 2):
-                widths[2 + r] = max(f4(0.02), learned.apart[r, kr, 0] / learned.apart[r, kr, 1])
+            own = load(learned.apart, kr * LANES)
+            store(widths, 0, most(own / splat(learned.apart[kr * LANES + LANES - 1]), splat(f4(0.02))))
+            widths[0], widths[1] = s1, s2
             centre, narrow = load(means, 0), per_width / load(widths, 0)
             floor = np.floor(mu)
             few = q1 >> 2
@@ -479,14 +506,14 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
             ci[5] = (_signed(west - mu) * 9 + _signed(north - mu)) * 10 + few
             ci[6] = ((int(mu) >> 2) & 63) * 10 + few
-            ci[7] = min(31, max(0, int((f6 + f4(3.4)) * f4(3.5)))) * 32 + min(31, q1)
+            ci[7] = min(31, max(0, int((features[6] + f4(3.4)) * f4(3.5)))) * 32 + min(31, q1)
             for i in range(COUNTERS):
                 ci[i] *= NODES
             set1 = min(SETS - 1, q1) * NODES
             set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1) * NODES
             set3 = ((signs & 7) * 3 + direction) * NODES
             # decisions
-            unit = max(1, int(s1 * f4(0.65)))
+            unit = max(1, int(s1 + f4(0.25)))
             value = X[o]
             up = value > floor
             d = int(value - floor) - 1 if up else int(floor - value)
@@ -520,8 +547,8 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                     odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
                     vs = most(least(odds, bounds[0]), bounds[1])
                     for i in range(COUNTERS):
-                        chances[i] = learned.counters[i, ci[i] + node, 0]
-                        counts[i] = learned.counters[i, ci[i] + node, 1]
+                        chances[i] = counters[i, ci[i] + node, 0]
+                        counts[i] = counters[i, ci[i] + node, 1]
                     chance, count = load(chances, 0), load(counts, 0)
                     vt = (log2(chance) - log2(ones - chance)) * counters_used
                     i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
@@ -541,8 +568,8 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                     store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
                     store(counts, 0, least(count + ones, splat(limit)))
                     for i in range(COUNTERS):
-                        learned.counters[i, ci[i] + node, 0] = chances[i]
-                        learned.counters[i, ci[i] + node, 1] = counts[i]
+                        counters[i, ci[i] + node, 0] = chances[i]
+                        counters[i, ci[i] + node, 1] = counts[i]
                 if stage == 0:
                     side = bit
                     most_far = int(highest - floor) - 1 if side else int(floor - lowest)
@@ -573,25 +600,29 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
             E[o] = value - mu
             size_now = abs(value - mu)
             step = _log2(f4(0.25) + size_now, log) - size + f4(0.45)
-            step = min(max(step, f4(-3)), f4(3)) * f4(0.002)
-            g0[0] = min(max(g0[0] + step, f4(-8)), f4(8))
-            step *= f4(0.15)
-            g0[1] = min(max(g0[1] + step * f0, f4(-2)), f4(2))
-            g0[2] = min(max(g0[2] + step * f1, f4(-2)), f4(2))
-            g0[3] = min(max(g0[3] + step * f2, f4(-2)), f4(2))
-            g0[4] = min(max(g0[4] + step * f3, f4(-2)), f4(2))
-            g0[5] = min(max(g0[5] + step * f5, f4(-2)), f4(2))
-            g0[6] = min(max(g0[6] + step * f6, f4(-2)), f4(2))
-            g0[7] = min(max(g0[7] + step * f7, f4(-2)), f4(2))
+            step = splat(min(max(step, f4(-3)), f4(3)))
+            weights = most(least(weights + step * rates * logs, splat(f4(8))), splat(f4(-8)))
+            store(learned.scale, 0, weights)
             _counted(size0, k1, size_now, f4(256))
             _counted(size1, k2, size_now, f4(256))
             _counted(size2, k3, size_now, f4(256))
             for r in range(PREDICTORS):
                 work.apart[r, r0 + column] = abs(value - pr[r])
-            for r in range(EXPERTS - 2):
-                _counted(learned.apart[r], kr, abs(value - means[2 + r]), f4(256))
+            errors = centre - splat(value)
+            own = own + most(errors, nothing - errors)
+            number = learned.apart[kr * LANES + LANES - 1] + f4(1)
+            if number > f4(256):
+                own = (own * splat(f4(0.5)) + splat(f4(16))) - splat(f4(16))
+                number *= f4(0.5)
+            store(learned.apart, kr * LANES, own)
+            learned.apart[kr * LANES + LANES - 1] = number
             _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
             _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
+            if steps == 0:
+                _follow(parts, work, 0, x, value - pr[0], keep0)
+                _follow(parts, work, class1, x, value - pr[1], keep1)
+                _follow(parts, work, class2, x, value - pr[2], keep2)
+                continue
             noise = (f4(0.5) + energy) * (f4(0.5) + energy)
             for el in range(LOCAL):
                 _add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
@@ -599,7 +630,7 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 for el in range(LOCAL):
                     _faded(parts, work.left[el], f4(1))
             _learn(parts, work, 0, x, value - pr[0], noise, keep0)
-            if column & 1:
+            if every or column & 1 == 1:
                 _learn(parts, work, class1, x, value - pr[1], noise, keep1)
-            else:
+            if every or column & 1 == 0:
                 _learn(parts, work, class2, x, value - pr[2], noise, keep2)
