@@ -472,7 +472,7 @@ def test_d12_the_shape_of_pixels_and_code_points_of_colour_are_kept(run: Path, t
     (tmp_path / "in/a.jpg").write_bytes(data)
     picture(tmp_path / "in/t.tif", tiffinfo={282: 2.5, 283: 1.0, 296: 1})
     for keep in ("all", "color"):
-        assert pack(run, tmp_path / "in", tmp_path / f"{keep}.tkc", f"metadata={keep}") == 0
+        assert pack(run, tmp_path / "in", tmp_path / f"{keep}.tkc", f"metadata={keep}", "jpeg=pixels") == 0
         assert "metadata" not in capsys.readouterr().err
         assert unpack(run, tmp_path / f"{keep}.tkc", tmp_path / keep) == 0
         for name, (key, body) in cases.items():
@@ -492,7 +492,7 @@ def test_d12_chunks_and_segments_of_which_nothing_is_kept_are_named(run: Path, t
     picture(tmp_path / "in/a.jpg", 16, 16)
     data = (tmp_path / "in/a.jpg").read_bytes()
     (tmp_path / "in/a.jpg").write_bytes(data[:2] + b"\xff\xed\0\x0fPhotoshop 3.0" + data[2:])
-    assert pack(run, tmp_path / "in", tmp_path / "x.tkc") == 0
+    assert pack(run, tmp_path / "in", tmp_path / "x.tkc", "jpeg=pixels") == 0
     said = capsys.readouterr().err
     for name, what in (
         ("time.png", "tIME"), ("unit.png", "pHYs"), ("short.png", "cicp"), ("private.png", "prIv"), ("a.jpg", "APP13")
