@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 PIXELS = 1_500_000
-PERMISSIVE = ("CC0", "CC0-1.0", "CC-BY-4.0", "BSD-3-clause", "Expat", "public domain")
+PERMISSIVE = ("CC0", "CC0-1.0", "CC-BY-4.0", "BSD-3-clause", "Expat")
 PACKAGES = {  # where its pictures are
     "lomiri-wallpapers-16.04": "usr/share/backgrounds/{}.jpg",
     "lomiri-wallpapers-20.04": "usr/share/backgrounds/{}.jpg",
