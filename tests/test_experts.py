@@ -1,0 +1,146 @@
+"""The codec of photographs: vectors against NumPy, every shape, hostile pictures, damage, the same bytes everywhere."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from toolkit.coding import vectors
+from toolkit.photographs import codec
+from toolkit.photographs.codec import decode, encode, initial, learn, tiles
+
+STATE = initial()
+
+
+@numba.njit
+def _each(a, b, found):
+    x, y = vectors.load(a, 0), vectors.load(b, 0)
+    vectors.store(found, 0, vectors.exp2(x))
+    vectors.store(found, 16, vectors.log2(y))
+    vectors.store(found, 32, x / y)
+    vectors.store(found, 48, vectors.least(x, y))
+    vectors.store(found, 64, vectors.most(x, y))
+    vectors.store(found, 80, x * y + vectors.splat(numba.float32(3)) - x)
+    vectors.store(found, 96, vectors.load8(a, 8) * vectors.splat8(numba.float32(2)))
+    return vectors.total(x), vectors.total(vectors.load8(b, 0)), vectors.first(y), vectors.bits(numba.float32(1.5))
+
+
+def test_vectors_are_what_numpy_computes():
+    a = np.linspace(-30, 30, 16).astype(np.float32)
+    b = np.geomspace(1e-7, 1e5, 16).astype(np.float32)
+    found = np.zeros(112, np.float32)
+    sums = _each(a, b, found)
+    np.testing.assert_allclose(found[:16], 2 ** a.astype(float), rtol=5e-6)
+    np.testing.assert_allclose(found[16:32], np.log2(b.astype(float)), atol=5e-6)
+    expected = a / b, np.minimum(a, b), np.maximum(a, b), (a * b + np.float32(3)) - a, a[8:] * np.float32(2)
+    assert np.array_equal(found[32:104], np.concatenate(expected))
+    np.testing.assert_allclose(sums[0], a.sum(), atol=1e-4)
+    np.testing.assert_allclose(sums[1:3], [b[:8].sum(), b[0]], rtol=1e-6)
+    assert sums[3] == 0x3FC00000
+
+
+def pictures(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """Photographs' worst: constant, noise, extremes, patterns, flat colours beside moving brightness."""
+    _, h, w = shape
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[:h, :w]
+    noisy = rng.integers(0, 256, (h, w))
+    return {
+        name: np.broadcast_to(values, shape).astype(np.uint8).copy()
+        for name, values in {
+            "constant": np.full(shape, 200),
+            "noise": rng.integers(0, 256, shape),
+            "extremes": rng.integers(0, 2, shape) * 255,
+            "chessboard": (x + y) % 2 * 255,
+            "grey noise": noisy,  # all colour planes are constant
+            "gradient": (3 * x + y) // 4 % 256,
+            "one dot": (x == w // 2) * (y == h // 2) * 255,
+            "half": np.where(x < w // 2, 0, noisy),
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 1, 9), (3, 7, 1), (2, 5, 3), (4, 9, 8), (1, 33, 70)])
+def test_every_shape_comes_back(shape):
+    for name, picture in pictures(shape).items():
+        assert np.array_equal(decode(encode(picture, STATE), shape, STATE), picture), name
+
+
+@pytest.mark.parametrize("effort", [0, 1, 2])
+def test_hostile_pictures_come_back_and_leave_nothing_that_is_not_finite(effort, monkeypatch):
+    monkeypatch.setattr(codec, "FEW", -1)
+    monkeypatch.setattr(codec, "FLAT", (2, 2))  # experts alone
+    kept = []
+    make = codec._work
+    monkeypatch.setattr(codec, "_work", lambda *given: kept.append(make(*given)) or kept[-1])
+    for name, picture in pictures((3, 64, 96)).items():
+        data = encode(picture, STATE, effort)
+        assert np.array_equal(decode(data, picture.shape, STATE), picture), name
+        for work in kept:
+            for field, values in work._asdict().items():
+                if isinstance(values, np.ndarray) and values.dtype == np.float32:
+                    assert np.isfinite(values).all(), (name, field)
+                    small = np.abs(values[values != 0])
+                    assert not small.size or small.min() > 1e-37, (name, field, "subnormal")
+        kept.clear()
+
+
+def test_planes_of_several_tiles_come_back(monkeypatch):
+    monkeypatch.setattr(codec, "MOST_PIXELS", 900)
+    monkeypatch.setattr(codec, "MOST_WIDTH", 50)
+    picture = pictures((3, 70, 120))["half"]
+    assert sum(tile.height * tile.width for tile in tiles(70, 120)) == 70 * 120 and len(tiles(70, 120)) > 6
+    assert np.array_equal(decode(encode(picture, STATE), picture.shape, STATE), picture)
+
+
+def test_what_is_learned_makes_the_next_picture_smaller():
+    rng = np.random.default_rng(3)
+    walk = rng.integers(-3, 4, (3, 80, 80)).cumsum(1).cumsum(2) // 4 + 128
+    picture = np.clip(walk, 0, 255).astype(np.uint8)
+    state, bits = learn(picture, STATE)
+    assert bits == pytest.approx(8 * len(encode(picture, STATE)), rel=0.01)
+    assert len(encode(picture, state)) < len(encode(picture, STATE))
+    assert all(state[name].dtype == values.dtype and np.isfinite(values).all() for name, values in STATE.items())
+    assert sum(values.nbytes for values in state.values()) < 2_000_000
+
+
+def test_damage_is_refused_or_gives_another_picture():
+    picture = pictures((3, 40, 40))["noise"]
+    data = encode(picture, STATE)
+    for cut in (b"", data[:1], data[:9], data[:-1], data + b"x", b"\x09" + data[1:]):
+        with pytest.raises(ValueError, match="expected"):
+            decode(cut, picture.shape, STATE)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        damaged = bytearray(data)
+        damaged[rng.integers(30, len(data))] ^= 1 << rng.integers(8)
+        try:
+            assert decode(bytes(damaged), picture.shape, STATE).shape == picture.shape
+        except ValueError as error:
+            assert "expected" in str(error)
+
+
+def test_an_unknown_effort_is_refused():
+    with pytest.raises(ValueError, match="expected effort to be 0, 1 or 2, got 3"):
+        encode(pictures((1, 2, 2))["noise"], STATE, 3)
+
+
+def test_a_processor_without_wide_vectors_writes_the_same_bytes(tmp_path):
+    program = (
+        "import hashlib, numpy as np; from toolkit.photographs.codec import encode, initial; "
+        "x = np.random.default_rng(1).integers(-9, 9, (3, 30, 50)).cumsum(2).clip(0, 255).astype(np.uint8); "
+        "print(hashlib.sha256(encode(x, initial())).hexdigest())"
+    )
+
+    def run(**more: str) -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **more}
+        return subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout
+
+    x = np.random.default_rng(1).integers(-9, 9, (3, 30, 50)).cumsum(2).clip(0, 255).astype(np.uint8)
+    import hashlib
+
+    mine = hashlib.sha256(encode(x, STATE)).hexdigest()
+    assert run(NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="").decode().split() == [mine]
