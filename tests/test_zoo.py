@@ -17,7 +17,7 @@ from PIL import Image
 
 from scripts.to_zoo import ship
 from tests.archives import noise, pixels, refused, rewritten
-from tests.tiny import bitswap, images, run_folder
+from tests.tiny import bitswap, images, picture_run, run_folder
 from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
 
 ROOT = Path(__file__).parents[1]
@@ -223,6 +223,22 @@ def test_pictures_are_compressed_and_restored_without_naming_a_model(here: Path,
     assert "\nthe model photographs, which ships, decodes it: decompress needs no run=\n" in capsys.readouterr().out
     assert inspect.main(["input=x.tkc", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["zoo"] == "photographs"
+
+
+def test_whole_pictures_are_coded_with_a_model_that_ships(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    filled(ship(picture_run(here / "run"), zoo.DEFAULT, here / "zoo"))
+    monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
+    Image.fromarray(noise(16, 16, 3)).save("photos/c.jpg")
+    assert compress.main(["photos", "x.tkc", "effort=0", "compare=true"]) == 0
+    said = capsys.readouterr()
+    assert "left out: photos/c.jpg: a JPEG file" in said.err and "\nPNG " in said.out
+    assert decompress.main(["x.tkc", "out"]) == 0 and restored(Path("out")) and not Path("out/c.png").exists()
+    assert compress.main(["photos", "y.tkc", "jpeg=pixels"]) == 0
+    assert "1 of them are JPEG files" in capsys.readouterr().out
+    assert decompress.main(["y.tkc", "all"]) == 0 and restored(Path("all"))
+    assert np.array_equal(pixels(Path("all/c.png")), pixels(Path("photos/c.jpg")))
 
 
 def test_a_model_is_named_and_its_files_find_it(here: Path, capsys: Capture) -> None:
