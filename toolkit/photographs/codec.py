@@ -90,7 +90,8 @@ def _work(
     used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
     rates = zeros(lanes)
     rates[0], rates[1:8] = 0.002, 0.0003
-    counters = np.tile(np.array([0.5, 0], f4), (experts.COUNTERS, experts.CELLS * experts.NODES, 1))
+    contexts = experts.CELLS * experts.NODES if effort else 1
+    counters = np.tile(np.array([0.5, 0], f4), (experts.COUNTERS, contexts, 1))
     return Work(
         counters, pixels, errors, zeros(experts.PREDICTORS, 3 * stride), np.array(offsets), np.array(base),
         np.array([0, -size, -2 * size]), np.tile(np.eye(n, dtype=f4).ravel() * f4(0.01), experts.CLASSES),
@@ -142,10 +143,10 @@ class _Planes:
         found = self.pixels[i * self.size : (i + 1) * self.size].reshape(shape)
         return found[pad : shape[0] - pad, pad : shape[1] - pad]
 
-    def code(self, i: int, work: Work, learned: Learned, decoding: bool) -> None:
+    def code(self, i: int, work: Work, learned: Learned, effort: int, decoding: bool) -> None:
         """Code plane i, from its first row to its last. What it needs of other planes is waited for."""
         role, height = i % ROLES, self.tile.height
-        parts = tuple(range(0, len(work.base), 8))
+        parts, quick = (0,) * (len(work.base) // 8), () if effort else (0,)
         try:
             for first in range(0, height, ROWS):
                 last = min(first + ROWS, height)
@@ -156,7 +157,17 @@ class _Planes:
                     if self.failed:
                         return
                 experts.loop(
-                    parts, work, learned, role, first, last, self.tile.width, self.stride, decoding, i * self.size
+                    parts,
+                    quick,
+                    work,
+                    learned,
+                    role,
+                    first,
+                    last,
+                    self.tile.width,
+                    self.stride,
+                    decoding,
+                    i * self.size,
                 )
                 with self.changed:
                     self.done[i] = last
@@ -193,7 +204,7 @@ def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort:
         buffer = np.zeros(2 * planes[i].size + 64, np.uint8)
         state = _work(work.pixels, work.errors, i % ROLES, tile, bounds[i], buffer, effort)
         experts.start(state.state, buffer, False)
-        work.code(i, state, learned[i], False)
+        work.code(i, state, learned[i], effort, False)
         size = experts.finish(state.state, buffer)
         if state.state[binary.FULL]:
             raise ValueError("expected a plane that compresses, got one that takes more than two bytes a value")
@@ -225,7 +236,7 @@ def _decoded(
         buffer = np.frombuffer(data, np.uint8).copy() if data else np.zeros(1, np.uint8)
         state = _work(work.pixels, work.errors, i % ROLES, tile, (low, high), buffer, effort)
         experts.start(state.state, buffer, True)
-        work.code(i, state, learned[i], True)
+        work.code(i, state, learned[i], effort, True)
 
     work.run(one)
     return np.stack([work.view(i) for i in range(len(parts))]).astype(np.int16)

@@ -332,10 +332,11 @@ def _follow(parts, work, c, x, error, rate):
 
 
 @jit
-def loop(parts, work, learned, before, first, last, width, stride, decoding, origin):
+def loop(parts, quick, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows of a plane.
 
-    parts: tuple of n / 8 numbers. before: planes that are coded already. origin: where the plane begins in the arrays.
+    parts: tuple of n / 8 numbers. quick: tuple, empty if counters take part. before: planes that are coded already.
+    origin: where the plane begins in the arrays.
     """
     n = 8 * len(parts)
     X, E = work.pixels, work.errors
@@ -546,30 +547,35 @@ def loop(parts, work, learned, before, first, last, width, stride, decoding, ori
                 else:
                     odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
                     vs = most(least(odds, bounds[0]), bounds[1])
-                    for i in range(COUNTERS):
-                        chances[i] = counters[i, ci[i] + node, 0]
-                        counts[i] = counters[i, ci[i] + node, 1]
-                    chance, count = load(chances, 0), load(counts, 0)
-                    vt = (log2(chance) - log2(ones - chance)) * counters_used
+                    if len(quick) == 0:
+                        for i in range(COUNTERS):
+                            chances[i] = counters[i, ci[i] + node, 0]
+                            counts[i] = counters[i, ci[i] + node, 1]
+                        chance, count = load(chances, 0), load(counts, 0)
+                        vt = (log2(chance) - log2(ones - chance)) * counters_used
                     i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
                     va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
-                    da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
-                    mixed = total((va + vb + vc) * vs + (da + db + dc) * vt)
+                    weighed = (va + vb + vc) * vs
+                    if len(quick) == 0:
+                        da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
+                        weighed = weighed + (da + db + dc) * vt
+                    mixed = total(weighed)
                     p = f4(1) / (f4(1) + _power(min(max(mixed, f4(-12)), f4(12)) * f4(-LOG2E)))
                     bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
                     step = splat((f4(bit) - p) * rate)
                     store(wa, i1, va + step * vs)
                     store(wb, i2, vb + step * vs)
                     store(wc, i3, vc + step * vs)
-                    store(wa, i1 + LANES, da + step * vt)
-                    store(wb, i2 + LANES, db + step * vt)
-                    store(wc, i3 + LANES, dc + step * vt)
-                    goal = splat(f4(0.9999) if bit else f4(0.0001))
-                    store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
-                    store(counts, 0, least(count + ones, splat(limit)))
-                    for i in range(COUNTERS):
-                        counters[i, ci[i] + node, 0] = chances[i]
-                        counters[i, ci[i] + node, 1] = counts[i]
+                    if len(quick) == 0:
+                        store(wa, i1 + LANES, da + step * vt)
+                        store(wb, i2 + LANES, db + step * vt)
+                        store(wc, i3 + LANES, dc + step * vt)
+                        goal = splat(f4(0.9999) if bit else f4(0.0001))
+                        store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
+                        store(counts, 0, least(count + ones, splat(limit)))
+                        for i in range(COUNTERS):
+                            counters[i, ci[i] + node, 0] = chances[i]
+                            counters[i, ci[i] + node, 1] = counts[i]
                 if stage == 0:
                     side = bit
                     most_far = int(highest - floor) - 1 if side else int(floor - lowest)
