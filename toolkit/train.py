@@ -63,7 +63,8 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
     if resume:
         check_network(run.module, resume, changed)
     if trainer.is_global_zero:
-        size = sum(p.numel() for p in run.module.parameters()) / 1e6
+        values = [*run.module.parameters()] or [*run.module.buffers()]  # of a model that learns without gradients
+        size = sum(value.numel() for value in values) / 1e6
         print(f"{data.name}: {data.summary()}; model: {size:.2f} M parameters; run: {folder}", flush=True)
     stopped = 0
     try:
