@@ -17,7 +17,9 @@ from toolkit.photographs.experts import PAD, Learned, Work
 
 f4 = np.float32
 EFFORTS, _COLOURS = (0, 1, 2), 3  # a payload's first byte
-FEW, MANY = 0.1, 0.8  # pixels equal to a neighbour: above, the mode for few colours is tried; below, the experts
+SAMPLE = 16  # rows, of eight times as many, that tell which way of coding is better
+FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
+FEW = 1 / 32
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
 ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
@@ -242,14 +244,29 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
     """
     if effort not in EFFORTS:
         raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
-    flat, found = _flat(picture), []
-    if flat > FEW:
-        found.append(bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0))))
-    if flat < MANY:
-        planes = _planes(picture)
-        parts = [_encoded(_part(planes, t), t, _learned(state, len(planes)), effort) for t in tiles(*planes.shape[1:])]
-        found.append(bytes([effort]) + b"".join(parts))
-    return min(found, key=len)
+    return _coded(picture, state, effort, _few_colours(picture, state))
+
+
+def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
+    if few:
+        return bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+    planes = _planes(picture)
+    parts = [_encoded(_part(planes, t), t, _learned(state, len(planes)), effort) for t in tiles(*planes.shape[1:])]
+    return bytes([effort]) + b"".join(parts)
+
+
+def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
+    """Whether `colours` codes a picture in fewer bytes: seen at once, or by coding some of its rows in both ways."""
+    rows = picture[:, : 2 * SAMPLE]
+    if picture.shape[1] > 2 * SAMPLE:
+        rows = np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
+    left, above = (rows[:, 1:, 1:] == other for other in (rows[:, 1:, :-1], rows[:, :-1, 1:]))
+    flat = float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
+    one = (rows.astype(np.int64) << np.arange(0, 8 * len(rows), 8)[:, None, None]).sum(0)
+    few = len(np.unique(one)) / one.size
+    if flat < FLAT[0] and few > FEW:
+        return False
+    return flat > FLAT[1] or len(_coded(rows, state, 1, True)) < len(_coded(rows, state, 1, False))
 
 
 def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
@@ -308,12 +325,6 @@ def _rested(known: Learned) -> Learned:
 
 def _part(planes: np.ndarray, tile: Tile) -> np.ndarray:
     return planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-
-
-def _flat(picture: np.ndarray) -> float:
-    """The share of pixels that are as the pixel to the left or above."""
-    left, above = (picture[:, 1:, 1:] == other for other in (picture[:, 1:, :-1], picture[:, :-1, 1:]))
-    return float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
 
 
 def _planes(picture: np.ndarray) -> np.ndarray:
