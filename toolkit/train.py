@@ -85,7 +85,8 @@ def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
         enable_model_summary=False,
     )  # fmt: skip
     if trainer.is_global_zero:
-        size = sum(p.numel() for p in run.module.parameters()) / 1e6
+        values = [*run.module.parameters()] or [*run.module.buffers()]  # of a model that learns without gradients
+        size = sum(value.numel() for value in values) / 1e6
         print(f"{data.name}: {data.summary()}; model: {size:.2f} M parameters; run: {folder}", flush=True)
     stopped = 0
     try:
