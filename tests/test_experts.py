@@ -1,8 +1,10 @@
 """The codec of photographs: vectors against NumPy, every shape, hostile pictures, damage, the same bytes everywhere."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -13,6 +15,7 @@ from toolkit.photographs import codec
 from toolkit.photographs.codec import decode, encode, initial, learn, tiles
 
 STATE = initial()
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @numba.njit
@@ -140,7 +143,20 @@ def test_a_processor_without_wide_vectors_writes_the_same_bytes(tmp_path):
         return subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout
 
     x = np.random.default_rng(1).integers(-9, 9, (3, 30, 50)).cumsum(2).clip(0, 255).astype(np.uint8)
-    import hashlib
-
     mine = hashlib.sha256(encode(x, STATE)).hexdigest()
     assert run(NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="").decode().split() == [mine]
+
+
+def _drawn() -> np.ndarray:
+    """A picture by integers alone: waves, an edge, and noise."""
+    y, x = np.mgrid[:24, :40]
+    noise = (x * 7919 + y * 104729 + x * y * 31) % 13
+    planes = [128 + (x * y % 37) - 18 + noise, 90 + 2 * x + noise // 2, np.where(x > y, 200, 40) + noise // 3]
+    return np.stack(planes).astype(np.uint8)
+
+
+@pytest.mark.parametrize("effort", [0, 1, 2])
+def test_bytes_of_other_machines_and_versions_are_the_same(effort):
+    file = GOLDEN / f"photograph_effort{effort}.bin"
+    assert encode(_drawn(), STATE, effort) == file.read_bytes()
+    assert np.array_equal(decode(file.read_bytes(), (3, 24, 40), STATE), _drawn())
