@@ -32,10 +32,10 @@ from toolkit.coding.vectors import (
     log2,
     most,
     splat,
-    splat8,
     store,
     total,
 )
+from toolkit.photographs.least_squares import add, dot, faded, follow, learn, sideways, solve
 
 f4 = np.float32
 Array = Any
@@ -157,180 +157,6 @@ def finish(state, buffer):
     return binary.finish(state, buffer)
 
 
-# Functions of n features take `parts`, a tuple of n / 8 numbers: its length is known when they are compiled.
-
-
-@inline
-def _product(parts, p, at, x, found):
-    """A symmetric matrix times a vector."""
-    n = 8 * len(parts)
-    for q in range(0, n, 8):
-        a, b = splat8(f4(0)), splat8(f4(0))
-        for j in range(0, n, 2):
-            o = at + j * n + q
-            a = a + load8(p, o) * splat8(x[j])
-            b = b + load8(p, o + n) * splat8(x[j + 1])
-        store(found, q, a + b)
-
-
-@inline
-def _dot(parts, a, i, b):
-    found = load8(a, i) * load8(b, 0)
-    for q in range(8, 8 * len(parts), 8):
-        found = found + load8(a, i + q) * load8(b, q)
-    return total(found)
-
-
-@inline
-def _shrink(parts, p, at, g, growth):
-    """A matrix minus a product of two vectors, and grown."""
-    n = 8 * len(parts)
-    s = splat8(growth)
-    for q in range(0, n, 8):
-        gq = load8(g, q)
-        for i in range(n):
-            o = at + i * n + q
-            store(p, o, (load8(p, o) - splat8(g[i]) * gq) * s)
-
-
-@inline
-def _above(parts, sums, around, blocks, fade):
-    """Sums of products in the rows above, faded to both sides."""
-    n = 8 * len(parts)
-    s = splat8(fade)
-    for i in range(0, (n + 1) * n, 8):
-        carried = splat8(f4(0))
-        for q in range(blocks):
-            carried = load8(sums[q], i) + s * carried
-            store(around[q], i, carried)
-        carried = splat8(f4(0))
-        for q in range(blocks - 1, -1, -1):
-            here = s * carried
-            store(around[q], i, load8(around[q], i) + here)
-            carried = load8(sums[q], i) + here
-
-
-@inline
-def _faded(parts, sums, fade):
-    """Sums of products, faded, and without what is too small to matter."""
-    n = 8 * len(parts)
-    s, large = splat8(fade), splat8(f4(64))
-    for i in range(0, (n + 1) * n, 8):
-        store(sums, i, (s * load8(sums, i) + large) - large)
-
-
-@inline
-def _add(parts, sums, left, z, value, weight, fade):
-    """A sample, to the sums of its columns and of its row."""
-    n = 8 * len(parts)
-    f = splat8(fade)
-    for q in range(0, n, 8):
-        zq = load8(z, q) * splat8(weight)
-        for i in range(n):
-            t = splat8(z[i]) * zq
-            o = i * n + q
-            store(sums, o, load8(sums, o) + t)
-            store(left, o, f * load8(left, o) + t)
-        t = splat8(value) * zq
-        o = n * n + q
-        store(sums, o, load8(sums, o) + t)
-        store(left, o, f * load8(left, o) + t)
-
-
-@inline
-def _solve(parts, m, around, left, u, at, towards, ridge, steps, v):
-    """Steps of conjugate gradients, scaled by the diagonal, from u on towards the local least squares solution."""
-    n = 8 * len(parts)
-    for i in range(0, (n + 1) * n, 8):
-        store(m, i, load8(around, i) + load8(left, i))
-    r, p, q, h, d = v[0], v[1], v[2], v[3], v[4]
-    for i in range(n):
-        d[i] = f4(1) / (m[i * n + i] + ridge)
-    for b in range(0, n, 8):
-        store(p, b, load8(u, at + b))
-    _product(parts, m, 0, p, q)
-    e = splat8(ridge)
-    for b in range(0, n, 8):
-        x = load8(m, n * n + b) - load8(q, b) + e * (load8(towards, b) - load8(p, b))
-        store(r, b, x)
-        x = x * load8(d, b)
-        store(h, b, x)
-        store(p, b, x)
-    rh = _dot(parts, r, 0, h)
-    for step in range(steps):
-        _product(parts, m, 0, p, q)
-        for b in range(0, n, 8):
-            store(q, b, load8(q, b) + e * load8(p, b))
-        a = splat8(rh / (_dot(parts, p, 0, q) + f4(1e-12)))
-        for b in range(0, n, 8):
-            store(u, at + b, load8(u, at + b) + a * load8(p, b))
-        if step + 1 < steps:
-            for b in range(0, n, 8):
-                x = load8(r, b) - a * load8(q, b)
-                store(r, b, x)
-                store(h, b, x * load8(d, b))
-            rn = _dot(parts, r, 0, h)
-            be = splat8(rn / (rh + f4(1e-12)))
-            rh = rn
-            for b in range(0, n, 8):
-                store(p, b, load8(h, b) + be * load8(p, b))
-    for b in range(0, n, 8):
-        store(h, b, load8(u, at + b))
-    if not _dot(parts, h, 0, h) < f4(1e5):
-        for i in range(n):
-            u[at + i] = towards[i]
-
-
-@inline
-def _reset(parts, work, c):
-    n = 8 * len(parts)
-    for i in range(n * n):
-        work.inverse[c * n * n + i] = f4(0)
-    for i in range(n):
-        work.inverse[c * n * n + i * n + i] = f4(0.01)
-        work.global_weights[c * n + i] = f4(0)
-    work.global_weights[c * n] = work.global_weights[c * n + 1] = f4(0.5)
-
-
-@inline
-def _learn(parts, work, c, x, error, noise, keep):
-    """A step of recursive least squares, in class c."""
-    n = 8 * len(parts)
-    at = c * n * n
-    p, w, k = work.inverse, work.global_weights, work.vectors[5]
-    if work.seen[c] & 15 == 0:
-        trace = f4(0)
-        for i in range(n):
-            trace += p[at + i * n + i]
-        work.growth[c] = f4(1) / keep if trace < f4(10 * n) else f4(1)
-        if not (trace < f4(40 * n) and trace > f4(0)):
-            _reset(parts, work, c)
-    work.seen[c] += 1
-    _product(parts, p, at, x, k)
-    spread = keep * noise + _dot(parts, k, 0, x)
-    if not (spread > f4(1e-6) and spread < f4(1e12)):
-        _reset(parts, work, c)
-        return
-    root = f4(1) / np.sqrt(spread)
-    s, e = splat8(root), splat8(error * root)
-    for b in range(0, n, 8):
-        g = load8(k, b) * s
-        store(k, b, g)
-        store(w, c * n + b, load8(w, c * n + b) + g * e)
-    _shrink(parts, p, at, k, work.growth[c])
-
-
-@inline
-def _follow(parts, work, c, x, error, rate):
-    """A step of normalised least mean squares, in class c: the cheap way to learn."""
-    n = 8 * len(parts)
-    w = work.global_weights
-    step = splat8(rate * error / (f4(16) + _dot(parts, x, 0, x)))
-    for b in range(0, n, 8):
-        w_b = load8(w, c * n + b)
-        store(w, c * n + b, w_b + step * load8(x, b))
-
-
 @jit
 def loop(parts, quick, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows of a plane.
@@ -375,9 +201,9 @@ def loop(parts, quick, work, learned, before, first, last, width, stride, decodi
             for q in range(PAD):
                 A[r1 + width + q] = A[r1 + width - 1]
         for el in range(LOCAL if steps > 0 else 0):
-            _above(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
+            sideways(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
             for q in range(blocks):
-                _faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
+                faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
             work.left[el, :] = f4(0)
         for column in range(width):
             o = row + column
@@ -406,20 +232,20 @@ def loop(parts, quick, work, learned, before, first, last, width, stride, decodi
             energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
             for b in range(0, n, 8):
                 store(w0, b, load8(work.global_weights, b))
-            pr[0] = base + _dot(parts, work.global_weights, 0, x)
-            pr[1] = base + _dot(parts, work.global_weights, class1 * n, x)
-            pr[2] = base + _dot(parts, work.global_weights, class2 * n, x)
+            pr[0] = base + dot(parts, work.global_weights, 0, x)
+            pr[1] = base + dot(parts, work.global_weights, class1 * n, x)
+            pr[2] = base + dot(parts, work.global_weights, class2 * n, x)
             block = column // BLOCK
             if steps == 0:
                 pr[GLOBAL] = base + f4(0.25) * (x[3] - x[2])
                 pr[GLOBAL + 1] = f4(0.5) * (pr[0] + pr[1])
             else:
                 for el in range(LOCAL):
-                    _solve(
+                    solve(
                         parts, work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0,
                         ridge, steps, work.vectors,
                     )  # fmt: skip
-                    pr[GLOBAL + el] = base + _dot(parts, work.local_weights, el * n, x)
+                    pr[GLOBAL + el] = base + dot(parts, work.local_weights, el * n, x)
             weighted, weight = f4(0), f4(0)
             for r in range(PREDICTORS):
                 pr[r] = min(max(pr[r], lowest), highest)
@@ -625,18 +451,18 @@ def loop(parts, quick, work, learned, before, first, last, width, stride, decodi
             _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
             _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
             if steps == 0:
-                _follow(parts, work, 0, x, value - pr[0], keep0)
-                _follow(parts, work, class1, x, value - pr[1], keep1)
-                _follow(parts, work, class2, x, value - pr[2], keep2)
+                follow(parts, work, 0, x, value - pr[0], keep0)
+                follow(parts, work, class1, x, value - pr[1], keep1)
+                follow(parts, work, class2, x, value - pr[2], keep2)
                 continue
             noise = (f4(0.5) + energy) * (f4(0.5) + energy)
             for el in range(LOCAL):
-                _add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
+                add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
             if column % BLOCK == BLOCK - 1:
                 for el in range(LOCAL):
-                    _faded(parts, work.left[el], f4(1))
-            _learn(parts, work, 0, x, value - pr[0], noise, keep0)
+                    faded(parts, work.left[el], f4(1))
+            learn(parts, work, 0, x, value - pr[0], noise, keep0)
             if every or column & 1 == 1:
-                _learn(parts, work, class1, x, value - pr[1], noise, keep1)
+                learn(parts, work, class1, x, value - pr[1], noise, keep1)
             if every or column & 1 == 0:
-                _learn(parts, work, class2, x, value - pr[2], noise, keep2)
+                learn(parts, work, class2, x, value - pr[2], noise, keep2)
