@@ -190,7 +190,7 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
             main([flag])
         assert caught.value.code == 0
         out = capsys.readouterr().out
-        assert "python -m toolkit.inspect input=FILE [--json]" in out
+        assert "toolkit inspect FILE [--json]" in out
         assert "input  the .tkc file; - for standard input (required)" in out and "json   true: " in out
 
 
@@ -269,3 +269,10 @@ def test_a_terminal_that_cannot_show_a_name_shows_it_escaped(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert r"items: ['\u6f22.png']" in done.stdout
+
+
+def test_a_file_needs_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="expected"):
+        main(["a.tkc", "b.tkc"])
+    assert main([str(tmp_path / "none.tkc")]) == 1
+    assert "none.tkc" in capsys.readouterr().err

@@ -21,7 +21,7 @@ RGB, 8 bits a value, any size."""
 KNOWN = {
     "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
     f"{zoo.DEFAULT})",
-    "input": "an image, a folder, or an array file (.npy, .pt); - for a .npy file from standard input",
+    "input": "an image, a folder, or, for a model of tiles, an array (.npy, .pt); - for a .npy file on standard input",
     "output": "the .tkc file to write; - for standard output",
     "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",

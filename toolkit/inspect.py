@@ -8,7 +8,7 @@ from toolkit import cli, zoo
 from toolkit.chunks.inventory import inventory, shown
 from toolkit.container import Reader
 
-USAGE = """usage: python -m toolkit.inspect input=FILE [--json]
+USAGE = """usage: toolkit inspect FILE [--json]
 
 Show the header, sizes and chunks of a .tkc file and check all its checksums; exit status 1 if one is wrong."""
 KNOWN = {
@@ -20,7 +20,7 @@ KNOWN = {
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 for a file that is damaged or cannot be read."""
-    values = cli.arguments(argv, KNOWN, {"input"}, USAGE, flags=["json"])
+    values = cli.arguments(argv, KNOWN, {"input"}, USAGE, flags=["json"], paths=["input"])
     as_json = cli.boolean(values, "json")
     with cli.streams(values, ".tkc") as (found, named), Reader(found["input"], salvage=True) as reader:
         report = inventory(reader)

@@ -117,7 +117,7 @@ def _refusal(image: Image.Image) -> str:
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # planes of their own have raw modes without the depth
         deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
     if deep or image.mode.startswith(("I", "F")):
-        return "expected 8 bits a value, got more; do: convert it to 8 bits, or give it as an integer array (.npy)"
+        return "expected 8 bits a value, got more; do: convert it to 8 bits"
     parts: list[Any] = [tile.args for tile in tiles_of_file if tile.codec_name in ("ppm", "ppm_plain")]
     most = [args[1] for args in parts if len(args) > 1]
     if image.format == "PPM" and any(value != 255 for value in most):

@@ -261,8 +261,10 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
 def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
     if few:
         return bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-    planes = _planes(picture)
-    parts = [_encoded(_part(planes, t), t, _learned(state, len(planes)), effort) for t in tiles(*planes.shape[1:])]
+    parts = [
+        _encoded(_planes(_part(picture, t)), t, _learned(state, len(picture)), effort)
+        for t in tiles(*picture.shape[1:])
+    ]
     return bytes([effort]) + b"".join(parts)
 
 
@@ -273,7 +275,7 @@ def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
         rows = np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
     left, above = (rows[:, 1:, 1:] == other for other in (rows[:, 1:, :-1], rows[:, :-1, 1:]))
     flat = float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
-    one = (rows.astype(np.int64) << np.arange(0, 8 * len(rows), 8)[:, None, None]).sum(0)
+    one = sum(channel.astype(np.uint32) << 8 * i for i, channel in enumerate(rows))
     few = len(np.unique(one)) / one.size
     if flat < FLAT[0] and few > FEW:
         return False
@@ -301,19 +303,19 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         at += size
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
-    found = np.empty(shape, np.int16)
+    found = np.empty(shape, np.uint8)
     for i, tile in enumerate(every):
         parts = planes[i * channels : (i + 1) * channels]
-        _part(found, tile)[:] = _decoded(parts, tile, _learned(state, channels), data[0])
-    return _colours(found)
+        _part(found, tile)[:] = _colours(_decoded(parts, tile, _learned(state, channels), data[0]))
+    return found
 
 
 def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
     """What is known after a picture, uint8 [c, h, w], c 1 or 3, and the bits that it took."""
-    planes, count = _planes(picture), 0
-    for tile in tiles(*planes.shape[1:]):
-        known = _learned(state, len(planes))
-        count += len(_encoded(_part(planes, tile), tile, known, 1))
+    count = 0
+    for tile in tiles(*picture.shape[1:]):
+        known = _learned(state, len(picture))
+        count += len(_encoded(_planes(_part(picture, tile)), tile, known, 1))
         rested = [_rested(one) for one in known]
         state = {
             name: np.stack([*(getattr(one, name) for one in rested), *state[name][len(known) :]]).astype(np.float16)
