@@ -305,6 +305,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another mode": (lambda h: h["items"][0].__setitem__(1, "RGBA"), "expected a name, a mode and two sizes"),
     "no height": (lambda h: h["items"][0].__setitem__(2, 0), "expected a name, a mode and two sizes"),
     "an unsafe name": (lambda h: h["items"][0].__setitem__(0, "../out.png"), "unsafe name '../out.png'"),
+    "a long name": (lambda h: h["items"][0].__setitem__(0, "x" * 256 + ".png"), "expected names of at most 255 bytes"),
     "a name twice": (lambda h: h["items"][0].__setitem__(0, "b.png"), "expected names that differ"),
     "a larger picture": (lambda h: h["items"][0].__setitem__(2, 9), "chunk 0 of 5 d"),
     "a picture of all memory": (lambda h: h["items"][0].__setitem__(2, 2**30), "values in a file of"),

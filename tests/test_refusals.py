@@ -53,6 +53,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "fewer pictures": (lambda h: h["items"].pop(), "rows, got 18 in chunks"),
     "another seed": (lambda h: h["settings"].update(seed=9), "does not decode"),
     "an unsafe name": (lambda h: h["items"][0].__setitem__(0, "../out.png"), "unsafe name '../out.png'"),
+    "a long name": (lambda h: h["items"][0].__setitem__(0, "x" * 256 + ".png"), "expected names of at most 255 bytes"),
     "no settings": (lambda h: h.pop("settings"), "KeyError: 'settings'"),
     "other settings": (lambda h: h["settings"].update(speed=9), "settings"),
     "no lanes": (lambda h: h["settings"].update(lanes=0), "settings"),

@@ -205,6 +205,16 @@ def check_restorable(items: Sequence[Item]) -> None:
             )
 
 
+def check_lengths(names: Sequence[str]) -> None:
+    """Raise ValueError for names of a file that no file system takes, which no honest file has."""
+    for name in names:
+        if max(len(os.fsencode(part)) for part in name.split("/")) > MOST_NAME:
+            raise ValueError(
+                f"expected names of at most {MOST_NAME} bytes, got {name[:40]}...; this .tkc file is damaged, or do "
+                "not trust it"
+            )
+
+
 def new_name(name: str, taken: set[str], suffix: str = ".png") -> str:
     """A name for a picture that no other has; added to `taken`, which holds names as `_same` makes them."""
     path = PurePosixPath(name)

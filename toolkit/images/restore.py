@@ -92,6 +92,7 @@ def restore(
     taken: set[str] = set()
     names = files.output_names(items, taken) if array is None else []
     which = range(len(items)) if only is None else [_wanted(contents, names, only)]
+    files.check_lengths([names[i] for i in which] if array is None else [])
     about = metadata.described(reader.header, len(items)) if array is None else []
     report = Report(0, [], [], [str(reader.damage)] if reader.damage else [], [])
     state = f"{only!r} {on_damage} {reader.header} {list(reader.found.values())}".encode(errors="surrogatepass")
