@@ -621,7 +621,7 @@ ROWS = [b"w%d %d 0.25" % (i, i) for i in range(30)]
         ("v.txt", b"9" * 5000 + b" 2\na 1 2\n", "got a number of 5000 digits; correct it"),
         ("v.bin", b"9" * 5000 + b" 2\na 1 2\n", "expected word2vec's binary format"),
         ("v.txt", "a 1 2\nb 3 4\n".encode("utf-16"), "got UTF-16; convert it: iconv -f UTF-16 -t UTF-8"),
-        ("v.vec", gzip.compress("a 1 2\n".encode("utf-16")), "got UTF-16; convert it"),
+        ("v.vec", gzip.compress("a 1 2\n".encode("utf-16"), mtime=0), "got UTF-16; convert it"),
         ("v.txt", "a 1 2\nb 3 4\n".encode("utf-16-le"), "line 1: expected text in UTF-8, got a NUL byte"),
         ("v.txt", b"a 1 2\nb\0c 3 4\n", "line 2: expected text in UTF-8, got a NUL byte"),
         ("v.bin", binary([b"a", b"b\0c"]), "no word in the place of word 1"),
