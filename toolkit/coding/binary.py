@@ -9,26 +9,10 @@ caller's file changes, not when this one does: touch the caller after changes he
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
+from toolkit.coding.compiled import inline
 
 LOW, HIGH, CODE, AT, FULL, SIZE = range(6)  # what the state holds, and how many; CODE: the 32 bits being decoded
 _TOP, _ALL = 0xFF000000, 0xFFFFFFFF
-
-# Without a run-time that counts references to arrays, as in `cpu`.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
-inline: Any = numba.njit(forceinline=True, **_OPTIONS)
-
-
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when it is first called; kept on disk where a folder for that can be written."""
-    make: Any = numba.njit
-    try:
-        return make(function, cache=True, nogil=True, **_OPTIONS)
-    except RuntimeError:  # no such folder
-        return make(function, nogil=True, **_OPTIONS)
 
 
 @inline

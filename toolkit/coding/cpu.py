@@ -24,6 +24,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from toolkit.coding import frequencies
+from toolkit.coding.compiled import OPTIONS, inline, jit
 
 GROUP = 512  # lanes that a thread takes through a step before the next: their heads stay in the first cache
 MANY = 16  # lanes that a thread needs before the vectorised loops pay off
@@ -119,20 +120,6 @@ LAWS: dict[str, Any] = {
 }
 
 
-# Without a run-time that counts references to arrays: counting took longer than coding.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False, "_nrt": False}
-_inline: Any = numba.njit(forceinline=True, **_OPTIONS)
-
-
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when it is first called; kept on disk where a folder for that can be written."""
-    make: Any = numba.njit
-    try:
-        return make(function, cache=True, nogil=True, **_OPTIONS)
-    except RuntimeError:  # no such folder
-        return make(function, nogil=True, **_OPTIONS)
-
-
 def interval(law: Any, x: Any, i: Any) -> Any:
     """Start and frequency of symbol x, the i-th: int64 each; a frequency below 1: cannot be coded."""
 
@@ -156,7 +143,7 @@ def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
         def choose(law: Any, *arguments: Any) -> Any:
             return function if getattr(law, "instance_class", None) is LAWS[name] else None
 
-        options: Any = {**_OPTIONS, "forceinline": True}
+        options: Any = {**OPTIONS, "forceinline": True}
         made: Any = overload(operation, strict=False, jit_options=options)
         made(choose)
         return function
@@ -167,7 +154,7 @@ def _of(operation: Callable[..., Any], name: str) -> Callable[..., Any]:
 # --- stacks
 
 
-@_inline
+@inline
 def _pushed(head, tail, size, lane, start, freq, precision):
     h, f, p = head[lane], np.uint64(freq), np.uint64(precision)
     if h >> (np.uint64(63) - p) >= f:
@@ -179,7 +166,7 @@ def _pushed(head, tail, size, lane, start, freq, precision):
     head[lane] = (quotient << p) + (h - quotient * f) + np.uint64(start)
 
 
-@_inline
+@inline
 def _popped(head, tail, size, floor, lane, u, start, freq, precision, small):
     """Whether there were bits enough."""
     h = np.uint64(freq) * (head[lane] >> np.uint64(precision)) + np.uint64(u - start)
@@ -199,7 +186,7 @@ def _popped(head, tail, size, floor, lane, u, start, freq, precision, small):
     return True
 
 
-@_jit
+@jit
 def _push(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     for begin in range(lo, hi, group):
@@ -222,7 +209,7 @@ def _push(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, 
     return faults
 
 
-@_jit
+@jit
 def _pop(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     mask = np.uint64((1 << law.precision) - 1)
@@ -322,7 +309,7 @@ def _find_weighted(law, u, i):
     return x, low, freq
 
 
-@_inline
+@inline
 def _inside(law, x, loc, inverse):
     """`frequencies.cdf` where 0 < x < bins: a cell's lower value and what it rises, side by side in one number."""
     half = np.int64(len(law.cdf) >> 1) << 16
@@ -331,7 +318,7 @@ def _inside(law, x, loc, inverse):
     return (cell >> 22) + ((cell & 0x3FFFFF) * (t & 0xFFFF) >> 16)
 
 
-@_inline
+@inline
 def _cdf(law, x, loc, inverse):
     if x <= 0:
         return np.int64(0)
@@ -340,19 +327,19 @@ def _cdf(law, x, loc, inverse):
     return _inside(law, x, loc, inverse)
 
 
-@_inline
+@inline
 def _start(law, x, loc, inverse, least):
     counts = (np.int64(1) << law.precision) - least * law.bins
     return (_cdf(law, x, loc, inverse) * counts >> 30) + least * x
 
 
-@_inline
+@inline
 def _quantile(law, u):
     bits = law.precision - 14
     return law.quantiles[np.uint64(u >> bits if bits >= 0 else u << -bits)]
 
 
-@_inline
+@inline
 def _find_place(law, u, loc, level, least):
     """A guess in floats, from which integers go on: the result is theirs alone."""
     inverse, at = law.inverse[level], _guess(law, u, loc, level)
@@ -361,13 +348,13 @@ def _find_place(law, u, loc, level, least):
     return _corrected(law, u, loc, inverse, least, at, start, end)
 
 
-@_inline
+@inline
 def _guess(law, u, loc, level):
     guess = np.float32(loc) * np.float32(1 / 64) + law.scales[level] * _quantile(law, u) + np.float32(0.5)
     return np.int64(min(max(guess, np.float32(0)), np.float32(law.bins - 1)))
 
 
-@_inline
+@inline
 def _corrected(law, u, loc, inverse, least, at, start, end):
     """The symbol whose interval holds u, near `at`, whose interval is [start, end)."""
     tries = 3
@@ -382,7 +369,7 @@ def _corrected(law, u, loc, inverse, least, at, start, end):
     return _bisected(law, u, loc, inverse, least)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _bisected(law, u, loc, inverse, least):
     """The same where the guess is far away: in the tails of damaged data, or of few counts."""
     low, high = np.int64(0), np.int64(law.bins)
@@ -409,7 +396,7 @@ def _find_location_scale(law, u, i):
     return _find_place(law, u, np.int64(law.loc[i]), np.uint64(law.scale[i]), law.least)
 
 
-@_inline
+@inline
 def _mixture_start(law, x, i):
     y = np.int64(0)
     for k in range(len(law.weight)):
@@ -469,13 +456,13 @@ def _scratch_on_stack(typing, number):
     return types.CPointer(types.int64)(number), generate
 
 
-@_inline
+@inline
 def _level(law, i):
     """Level of a scale; within the table, of 2**n levels, also where nothing is coded and it may be anything."""
     return np.uint64(law.scale[i]) & np.uint64(len(law.inverse) - 1)
 
 
-@_jit
+@jit
 def _push_together(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
     starts, freqs = _scratch_on_stack(0), _scratch_on_stack(1)
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
@@ -501,7 +488,7 @@ def _push_together(head, tail, size, floor, x, valid, law, across, along, group,
     return faults
 
 
-@_jit
+@jit
 def _pop_together(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small):
     found, starts, ends, slots = _scratch_on_stack(0), _scratch_on_stack(1), _scratch_on_stack(2), _scratch_on_stack(3)
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
@@ -579,7 +566,7 @@ def _correct_table(law, u, i, s, start, end):
 # --- pixels of several channels: see `mixtures.Pixels`
 
 
-@_inline
+@inline
 def _share(mass, k, prior, possible, weight):
     """`frequencies.normalise` and `posterior`."""
     total = 0.0
@@ -598,7 +585,7 @@ def _share(mass, k, prior, possible, weight):
     weight[largest] += rest
 
 
-@_inline
+@inline
 def _prior(law, row, mass, weight):
     """Weights of the components of a pixel whose parameters are `row`."""
     top = row[0]
@@ -612,7 +599,7 @@ def _prior(law, row, mass, weight):
         mass[0, c], mass[1, c] = np.float64(weight[c]), 1.0
 
 
-@_inline
+@inline
 def _place(law, row, base, x, j, c):
     """Location and level of scale of channel j of component c."""
     k = law.k
@@ -628,7 +615,7 @@ def _place(law, row, base, x, j, c):
     return loc + (shift >> 8), level
 
 
-@_inline
+@inline
 def _see(law, row, base, x, j, mass):
     """Weigh each component by what it gives to channel j: see `frequencies.odds`."""
     s, last = x[np.uint64(j)], np.int64(len(law.cosines) - 1)
@@ -646,14 +633,14 @@ def _see(law, row, base, x, j, mass):
             below[c] *= halves[level] + law.cosines[np.uint64(cell)]
 
 
-@_inline
+@inline
 def _weigh(law, mass, prior, possible, weight):
     for c in range(law.k):
         mass[2, c] = mass[0, c] / mass[1, c]
     _share(mass[2], law.k, prior, possible, weight)
 
 
-@_inline
+@inline
 def _draw(weight, u):
     c, low = np.int64(0), np.int64(0)
     while low + weight[c] <= u:
@@ -662,7 +649,7 @@ def _draw(weight, u):
     return c, low
 
 
-@_inline
+@inline
 def _below(weight, c):
     low = np.int64(0)
     for other in range(c):
@@ -670,7 +657,7 @@ def _below(weight, c):
     return low
 
 
-@_inline
+@inline
 def _mix_start(law, x, weight, locs, inverses):
     y = np.int64(0)
     for c in range(law.k):
@@ -678,7 +665,7 @@ def _mix_start(law, x, weight, locs, inverses):
     return ((y >> 16) * ((np.int64(1) << law.precision) - law.bins) >> 30) + x
 
 
-@_jit
+@jit
 def _known(x, valid, known, bins):
     """Pixels as `pop` returns them, 0 where nothing is coded, since others' locations see it; whether all can be coded.
 
@@ -693,7 +680,7 @@ def _known(x, valid, known, bins):
     return fine
 
 
-@_jit
+@jit
 def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small, mass, scratch):
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     k, channels = law.k, law.channels
@@ -746,7 +733,7 @@ def _push_pixels(head, tail, size, floor, x, valid, law, across, along, group, l
     return faults
 
 
-@_jit
+@jit
 def _pop_pixels(head, tail, size, floor, x, valid, law, across, along, group, lo, hi, small, mass, scratch):
     n, steps, faults = len(x), -(-len(x) // len(head)), 0
     k, channels = law.k, law.channels

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.coding import binary
+from toolkit.coding.compiled import inline
 
 EVEN = np.uint32(1 << 31)
 SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
@@ -67,14 +68,14 @@ def tables() -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     return squash, stretch.astype(np.int32), (2 * 65536 // (2 * np.arange(1024) + 3)).astype(np.int32)
 
 
-@binary.inline
+@inline
 def hashed(h, value):
     """A number mixed into a hash, uint64."""
     h = (h + np.uint64(value) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     return h ^ h >> np.uint64(29)
 
 
-@binary.inline
+@inline
 def bit(m, value, n, limit, a, b, ra, rb):
     """Code a bit, or decode it and return it, by the first n counters of the index, weights a and b, maps ra and rb.
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.coding import binary, mixing
+from toolkit.coding.compiled import inline, jit
 from toolkit.coding.mixing import EVEN, INPUTS, hashed
 
 PAD = 8  # pixels left and right of a row; three rows lie above the first
@@ -67,17 +68,17 @@ class Model(NamedTuple):
 # --- a new colour
 
 
-@binary.inline
+@inline
 def _channel(pixel, channel):
     return (pixel >> (8 * channel)) & 255
 
 
-@binary.inline
+@inline
 def _median(w, n, nw):
     return min(max(w + n - nw, min(w, n)), max(w, n))
 
 
-@binary.inline
+@inline
 def _coarse(difference):
     """-4 to 4 from a difference, as 0 to 8."""
     size = abs(difference)
@@ -85,7 +86,7 @@ def _coarse(difference):
     return 4 + size if difference > 0 else 4 - size
 
 
-@binary.inline
+@inline
 def _far(difference):
     """-26 to 26 from a difference, as 0 to 52."""
     size = abs(difference)
@@ -93,12 +94,12 @@ def _far(difference):
     return 26 + size if difference > 0 else 26 - size
 
 
-@binary.inline
+@inline
 def _by(key, k, far):
     return _FAR + np.int64(hashed(key, k) & _FAR_MASK) + far
 
 
-@binary.inline
+@inline
 def _row(counters, key):
     """Where the counters of half a byte in a context are: even at first, if others had both rows that it may take."""
     at = _ROWS + np.int64(key & np.uint64(len(counters) - _ROWS - 16))
@@ -116,7 +117,7 @@ def _row(counters, key):
     return at
 
 
-@binary.inline
+@inline
 def _new(m, pixel, c):
     """Code a colour bit by bit, the second channel (green) first, then the first, the third and the fourth."""
     w, n, nw, ne, ww, nn = m.near[0], m.near[1], m.near[2], m.near[3], m.near[4], m.near[5]
@@ -190,7 +191,7 @@ def _new(m, pixel, c):
 # --- a colour seen before
 
 
-@binary.inline
+@inline
 def _remember(m, k, shift):
     """Find a context's slot, or the one that it may take, and its state."""
     at, check = np.int64(m.keys[k] >> shift), np.int64(m.keys[k] & np.uint64(0xFFFF))
@@ -208,7 +209,7 @@ def _remember(m, k, shift):
     m.place[k] = 4 * at
 
 
-@binary.inline
+@inline
 def _learn(m, k, colour):
     """Put the colour first in a context's slot."""
     slot = m.place[k]
@@ -230,7 +231,7 @@ def _learn(m, k, colour):
     m.slots[slot + 3] = (entry >> 16 << 16) | end << 9 | ((run > 0) + (run > 2) + (run > 12)) << 7 | 1
 
 
-@binary.inline
+@inline
 def _add(m, count, colour, score):
     """The colour's place among those to try, `count` or above if it is new, COLOURS if there is no room."""
     u = 0
@@ -246,7 +247,7 @@ def _add(m, count, colour, score):
     return u
 
 
-@binary.inline
+@inline
 def _first(near, j):
     """The first of the neighbours that has the j-th one's colour."""
     i = 0
@@ -255,7 +256,7 @@ def _first(near, j):
     return i
 
 
-@binary.inline
+@inline
 def _look(m, i, stride):
     """Fetch the neighbours of a pixel; the keys of its contexts; the pattern of six neighbours, and of twelve."""
     up, top, near, keys = i - stride, i - 2 * stride, m.near, m.keys
@@ -282,7 +283,7 @@ def _look(m, i, stride):
     return six, twelve
 
 
-@binary.jit
+@jit
 def _run(m, h, w, c):
     """Code all pixels, or decode them; the number of bytes."""
     binary.start(m.coder, m.data, m.decoding)

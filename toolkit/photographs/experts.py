@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolkit.coding import binary
-from toolkit.coding.binary import code, inline, jit
+from toolkit.coding.binary import code
+from toolkit.coding.compiled import inline, jit
 from toolkit.coding.vectors import (
     bits,
     exp2,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.coding.binary import inline
+from toolkit.coding.compiled import inline
 from toolkit.coding.vectors import load8, splat8, store, total
 
 f4 = np.float32
