@@ -46,6 +46,12 @@ def test_a_trained_model_can_be_copied_and_pickled(again: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(copied.parameters(), module.parameters(), strict=True))
 
 
+def test_the_class_of_a_trained_model_can_be_pickled() -> None:
+    kind = trainable(Small)
+    assert kind is not Small and pickle.loads(pickle.dumps(kind)) is kind
+    assert pickle.loads(pickle.dumps(Small)) is Small
+
+
 def test_a_model_is_where_its_tensors_are() -> None:
     assert Small().device == torch.device("cpu") == Model().device
     assert Small().to("meta").device == torch.device("meta")

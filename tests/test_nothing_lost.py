@@ -36,9 +36,10 @@ from toolkit.embeddings.exporting import check, goal_of
 from toolkit.embeddings.sources import read, read_counts
 from toolkit.images import arrays
 from toolkit.images.files import read_image
-from toolkit.runs import CHECKPOINT, CONFIG, LOCK, read_config, resumed
+from toolkit.runs import CHECKPOINT, CONFIG, read_config
 from toolkit.train import train
-from toolkit.training.overrides import quoted
+from toolkit.training.lock import LOCK
+from toolkit.training.overrides import quoted, resumed
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -112,7 +113,7 @@ def test_a1_two_trainings_of_one_run_are_refused_until_the_first_is_gone_even_ki
     run = tmp_path / "run"
     program = f"""
 import time
-from toolkit.runs import Path, held
+from toolkit.training.lock import Path, held
 with held(Path({str(run)!r})):
     print(1, flush=True)
     time.sleep(999)
@@ -926,14 +927,14 @@ def test_h27_units_that_are_none_are_refused(text: str) -> None:
 
 
 def test_h28_a_compiler_that_cannot_work_is_one_line(tmp_path: Path) -> None:
-    from toolkit.training.overrides import explained
+    from toolkit.training.trainer import _explained
 
     class BackendCompilerFailed(RuntimeError):
         __module__ = "torch._dynamo.exc"
 
-    with pytest.raises(ValueError, match="TORCHINDUCTOR_CACHE_DIR name a folder that can be written"), explained():
+    with pytest.raises(ValueError, match="TORCHINDUCTOR_CACHE_DIR name a folder that can be written"), _explained():
         raise BackendCompilerFailed("read-only file system")
-    with pytest.raises(RuntimeError, match="other"), explained():
+    with pytest.raises(RuntimeError, match="other"), _explained():
         raise RuntimeError("other")
 
 

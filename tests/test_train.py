@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes.bitswap import BitSwap
 from tests.tiny import OWN, SMALL, configure
-from toolkit import runs
 from toolkit.train import train
+from toolkit.training import overrides
 
 QUICK = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=2"]
 
@@ -154,8 +154,8 @@ def test_training_refuses_what_its_parts_refuse(tmp_path: Path) -> None:
 # Resuming
 
 
-def resumed(run: Path, *overrides: str) -> DictConfig:
-    return runs.resumed(run, [f"resume={run}", *overrides])
+def resumed(run: Path, *changes: str) -> DictConfig:
+    return overrides.resumed(run, [f"resume={run}", *changes])
 
 
 def test_a_resumed_run_keeps_its_configuration_but_for_what_is_asked(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Importing Lightning takes longer than compressing a picture, and a model that wa
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import itertools
 from typing import TYPE_CHECKING, Any
@@ -55,14 +56,18 @@ def trainable(kind: type[Any]) -> type[Any]:
 
     if issubclass(kind, LightningModule):
         return kind
-
-    def reduce(self: Any, protocol: Any) -> Any:  # pickle would look for the class under its name, and find `kind`
-        return _remade, (kind,), self.__getstate__()
-
-    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": reduce}
-    return type(kind.__name__, (kind, LightningModule), names)
+    return _Trainable(kind.__name__, (kind, LightningModule), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
-def _remade(kind: type[Any]) -> Any:
-    made: Any = trainable(kind)  # type: ignore[arg-type]  # classes can be hashed
-    return object.__new__(made)
+class _Trainable(type):
+    """Of classes that `trainable` made: pickle would look for them under their names, and find what they were made of.
+
+    Another process makes them anew.
+    """
+
+
+def _remade(made: type[Any]) -> Any:
+    return trainable, made.__bases__[:1]
+
+
+copyreg.pickle(_Trainable, _remade)

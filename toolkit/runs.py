@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib.util
 import io
-import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -17,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -41,7 +36,6 @@ CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
 SHIPPED = ".safetensors"  # instead of .pt, of weights that ship
 CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
 PENDING = "checkpoints/config.yaml"  # of a training that goes on, where the weights are still those of the one before
-LOCK = "training.lock"  # while a training goes on
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
 
 
@@ -119,7 +113,7 @@ def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
     """
     for key in ("trainer", "coding", "evaluation", "data", "recipe", "recipe.module"):
         if not isinstance(value := OmegaConf.select(cfg, key), DictConfig):
-            raise _no_group(key, value)
+            raise no_group(key, value)
     Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
     data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
@@ -276,89 +270,9 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
     return Run(run, cfg, module, head, exact)
 
 
-def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a run whose training goes on, with overrides on top. Raises OSError or ValueError."""
-    if not (run / CHECKPOINT).is_file():
-        raise FileNotFoundError(
-            f"expected resume= to name a run folder with {CHECKPOINT}, got {run}; give a folder that "
-            "toolkit.train made (outputs/...)"
-        )
-    pending = run / PENDING
-    saved = read_config(pending if pending.is_file() else run / CONFIG)
-    known = _groups(saved)
-    for text in overrides:
-        override = OverridesParser.create().parse_override(text)
-        key, value = str(override.key_or_group), override.value()
-        if key in ("recipe", "data") or override.type != OverrideType.CHANGE or override.is_sweep_override():
-            raise ValueError(
-                f"expected only values to change when resuming, got {text}; leave out: recipe and data "
-                f"are those of {run}"
-            )
-        if key not in known and key != "resume":
-            close = difflib.get_close_matches(key, known, 1)
-            raise ValueError(
-                f"expected a key of the configuration of {run}, got {text}; "
-                + (f"did you mean {close[0]}=?" if close else f"see {run / CONFIG}")
-            )
-        if known.get(key):
-            raise _no_group(key, value)
-        if isinstance(value, dict):
-            raise ValueError(f"expected one value for {key}=, got {value}; it has no others below it")
-        OmegaConf.update(saved, key, value)
-    OmegaConf.update(saved, "resume", str(run))
-    return saved
-
-
-def _groups(cfg: DictConfig, above: str = "") -> dict[str, bool]:
-    """All keys of a configuration, with dots, and whether each holds others."""
-    found = dict[str, bool]()
-    for key, value in cfg.items():
-        name = f"{above}{key!s}"
-        found[name] = isinstance(value, DictConfig)
-        if isinstance(value, DictConfig):
-            found |= _groups(value, f"{name}.")
-    return found
-
-
-def _no_group(key: str, value: Any) -> ValueError:
+def no_group(key: str, value: Any) -> ValueError:
+    """The error for a group of settings that was given one value."""
     return ValueError(f"expected one value of {key} to change, got {key}={value}; give {key}.NAME=VALUE, see --help")
-
-
-@contextlib.contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Keep a run's folder to this training. Raises ValueError if another has it.
-
-    The system lets go of the lock when the process ends, however it does: a file that is left stops nobody.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    path = run / LOCK
-    with open(path, "a+") as file:
-        if not _locked(file.fileno(), path):
-            file.seek(0)
-            raise ValueError(
-                f"expected a run that no training works on, got {run}, on which {file.read() or 'another'} works; wait "
-                "until it ends, or stop it"
-            )
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} of {socket.gethostname()}")
-            file.flush()
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _locked(file: int, path: Path) -> bool:
-    """Lock an open file; whether no other process has, and it is still the one of that name."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # a system, or a file system, without locks
-        return True
-    return path.exists() and os.path.samestat(os.fstat(file), os.stat(path))
 
 
 def read_config(path: Path) -> DictConfig:

@@ -14,33 +14,19 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from toolkit import cli
-from toolkit.runs import (
-    CHECKPOINT,
-    PENDING,
-    ROOT,
-    WEIGHTS,
-    Run,
-    build,
-    held,
-    load,
-    resumed,
-    save_config,
-    save_weights,
-)
+from toolkit.runs import CHECKPOINT, PENDING, ROOT, WEIGHTS, Run, build, load, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
-from toolkit.training.overrides import check_network, explained, going_on, quoted
-from toolkit.training.precision import chosen
+from toolkit.training.lock import held
+from toolkit.training.overrides import check_network, going_on, quoted, resumed
 from toolkit.training.quiet import hush
-from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes, take_best
+from toolkit.training.schedule import take_best
+from toolkit.training.trainer import fit, trainer_of
 
 
 def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[str, float]:
@@ -56,47 +42,16 @@ def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[st
 
 
 def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
-    cfg, folder = run.cfg, run.folder
-    resume = folder / CHECKPOINT if cfg.resume else None
+    folder = run.folder
+    resume = folder / CHECKPOINT if run.cfg.resume else None
     if resume:
         check_network(run.module, resume, changed)
-    cfg.trainer.precision = chosen(str(cfg.trainer.precision), cfg.trainer.accelerator)
-    if cfg.compile:
-        run.module.net.compile()  # in place: the names of the weights stay
-    passes = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else -1
-    max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
-    schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
-    kept = folder / "checkpoints"
-    best = ModelCheckpoint(kept, "best", monitor=run.head.monitor, enable_version_counter=False)
-    trainer = Trainer(
-        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
-        max_epochs=-1,
-        max_steps=max_steps,
-        num_sanity_val_steps=0,
-        plugins=Files(),
-        logger=TensorBoardLogger(folder, name="", version=""),
-        # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
-        callbacks=[
-            schedule, run.head.watch(run, data), *([averaging(cfg.ema)] if cfg.ema else []), best,
-            # Beside the checkpoint, where weights of a training that ended stay for now.
-            Begun(lambda: save_config(kept if (folder / WEIGHTS).exists() else folder, cfg)), Last(folder / CHECKPOINT),
-            *([Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []),
-        ],
-        enable_model_summary=False,
-    )  # fmt: skip
+    trainer, best = trainer_of(run, data)
     if trainer.is_global_zero:
         values = [*run.module.parameters()] or [*run.module.buffers()]  # of a model that learns without gradients
         size = sum(value.numel() for value in values) / 1e6
         print(f"{data.name}: {data.summary()}; model: {size:.2f} M parameters; run: {folder}", flush=True)
-    stopped = 0
-    try:
-        with explained():
-            trainer.fit(run.module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except (SystemExit, SIGTERMException) as error:  # how Lightning leaves after Ctrl-C and SIGTERM
-        if not trainer.interrupted:
-            raise
-        stopped = 143 if isinstance(error, SIGTERMException) else 130
-    end_processes()
+    stopped = fit(trainer, run.module, data, resume)
     if not trainer.is_global_zero:
         return {}
     found = take_best(best, run.module)
@@ -105,7 +60,7 @@ def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
         if found and not (folder / WEIGHTS).exists():  # those of a training that ended, and goes on, stay
             save_weights(folder, run.module)
         raise KeyboardInterrupt(stopped)
-    save_config(folder, cfg)
+    save_config(folder, run.cfg)
     run.head.finish(run, data)
     (folder / PENDING).unlink(missing_ok=True)
     text, figures = run.head.report(load(folder), data, trainer.global_step)

@@ -100,8 +100,8 @@ Next:
         effort = self._asked(asked)
         if source.array:
             raise ValueError(
-                "expected pictures for a model of whole ones, got an array; save its images as PNG files, or use a run "
-                "of recipe=bitswap"
+                "expected pictures for a model of whole ones, got an array; save its images as PNG files, or "
+                "give run=, a trained model of tiles"
             )
         size = picture_archive.compress(run.module, source, output, effort, self.identity(run))
         return (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from toolkit.model import plain
+from toolkit.runs import CHECKPOINT, CONFIG, PENDING, no_group, read_config
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
@@ -46,18 +48,48 @@ def going_on(arguments: Sequence[str]) -> Path | None:
     return None if value is None else Path(str(value))
 
 
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Say what failed where compile=true asked for what this machine cannot do: ValueError instead of a compiler's."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise ValueError(
-            f"expected that compile=true compiles the network, got {type(error).__name__}: {plain(error)}; leave it "
-            "out, or install a C++ compiler (g++), and let TORCHINDUCTOR_CACHE_DIR name a folder that can be written"
-        ) from error
+def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run whose training goes on, with overrides on top. Raises OSError or ValueError."""
+    if not (run / CHECKPOINT).is_file():
+        raise FileNotFoundError(
+            f"expected resume= to name a run folder with {CHECKPOINT}, got {run}; give a folder that "
+            "toolkit.train made (outputs/...)"
+        )
+    pending = run / PENDING
+    saved = read_config(pending if pending.is_file() else run / CONFIG)
+    known = _groups(saved)
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        key, value = str(override.key_or_group), override.value()
+        if key in ("recipe", "data") or override.type != OverrideType.CHANGE or override.is_sweep_override():
+            raise ValueError(
+                f"expected only values to change when resuming, got {text}; leave out: recipe and data "
+                f"are those of {run}"
+            )
+        if key not in known and key != "resume":
+            close = difflib.get_close_matches(key, known, 1)
+            raise ValueError(
+                f"expected a key of the configuration of {run}, got {text}; "
+                + (f"did you mean {close[0]}=?" if close else f"see {run / CONFIG}")
+            )
+        if known.get(key):
+            raise no_group(key, value)
+        if isinstance(value, dict):
+            raise ValueError(f"expected one value for {key}=, got {value}; it has no others below it")
+        OmegaConf.update(saved, key, value)
+    OmegaConf.update(saved, "resume", str(run))
+    return saved
+
+
+def _groups(cfg: DictConfig, above: str = "") -> dict[str, bool]:
+    """All keys of a configuration, with dots, and whether each holds others."""
+    found = dict[str, bool]()
+    for key, value in cfg.items():
+        name = f"{above}{key!s}"
+        found[name] = isinstance(value, DictConfig)
+        if isinstance(value, DictConfig):
+            found |= _groups(value, f"{name}.")
+    return found
 
 
 def check_network(module: nn.Module, checkpoint: Path, changed: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ def folder_of(given: str | None) -> Path:
         if DEFAULT not in known:
             raise ValueError(
                 f"expected run=, got none, and this installation ships no model {DEFAULT}; give run=NAME of the zoo "
-                f"({', '.join(known) or 'empty'}) or the folder of a training: python -m toolkit.train recipe=bitswap"
+                f"({', '.join(known) or 'empty'}) or the folder of a training: python -m toolkit.train"
             )
         return FOLDER / DEFAULT
     path = Path(given)
@@ -122,7 +122,7 @@ def listing() -> str:
     """The models that ship, for people."""
     found = {name: card(name).fields for name in names()}
     if not found:
-        return "No models ship with this version. Train one: python -m toolkit.train recipe=bitswap"
+        return "No models ship with this version. Train one: python -m toolkit.train"
     wide = max(map(len, found))
     lines = []
     for name, fields in found.items():

@@ -1,0 +1,84 @@
+"""Lightning's Trainer of a run, and how it fits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig, OmegaConf
+
+from toolkit.model import plain
+from toolkit.runs import CHECKPOINT, PENDING, WEIGHTS, Run, save_config
+from toolkit.training.precision import chosen
+from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes
+
+
+def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint]:
+    """The Trainer that a run's configuration asks for, and its callback that knows the best weights.
+
+    Compiles the network, and writes the precision that was chosen into the configuration.
+    """
+    cfg, folder = run.cfg, run.folder
+    cfg.trainer.precision = chosen(str(cfg.trainer.precision), cfg.trainer.accelerator)
+    if cfg.compile:
+        run.module.net.compile()  # in place: the names of the weights stay
+    passes = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else -1
+    max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
+    schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
+    best = ModelCheckpoint(folder / "checkpoints", "best", monitor=run.head.monitor, enable_version_counter=False)
+    trainer = Trainer(
+        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
+        max_epochs=-1,
+        max_steps=max_steps,
+        num_sanity_val_steps=0,
+        plugins=Files(),
+        logger=TensorBoardLogger(folder, name="", version=""),
+        # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
+        callbacks=[
+            schedule, run.head.watch(run, data), *([averaging(cfg.ema)] if cfg.ema else []), best,
+            Begun(functools.partial(_keep, folder, cfg)), Last(folder / CHECKPOINT),
+            *([Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []),
+        ],
+        enable_model_summary=False,
+    )  # fmt: skip
+    return trainer, best
+
+
+def _keep(folder: Path, cfg: DictConfig) -> None:
+    """Write the configuration: beside the checkpoint, where weights of a training that ended stay for now."""
+    save_config((folder / PENDING).parent if (folder / WEIGHTS).exists() else folder, cfg)
+
+
+def fit(trainer: Trainer, module: Any, data: Any, checkpoint: Path | None) -> int:
+    """Train, from a checkpoint on if there is one; returns 0, or 130 after Ctrl-C and 143 after SIGTERM."""
+    stopped = 0
+    try:
+        with _explained():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except (SystemExit, SIGTERMException) as error:  # how Lightning leaves after Ctrl-C and SIGTERM
+        if not trainer.interrupted:
+            raise
+        stopped = 143 if isinstance(error, SIGTERMException) else 130
+    end_processes()
+    return stopped
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say what failed where compile=true asked for what this machine cannot do: ValueError instead of a compiler's."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise ValueError(
+            f"expected that compile=true compiles the network, got {type(error).__name__}: {plain(error)}; leave it "
+            "out, or install a C++ compiler (g++), and let TORCHINDUCTOR_CACHE_DIR name a folder that can be written"
+        ) from error
