@@ -110,7 +110,7 @@ def test_find_lists_visible_images_sorted_by_their_relative_path(tmp_path: Path)
         (tmp_path / name).touch()
     names = [path.relative_to(tmp_path).as_posix() for path in find(tmp_path)]
     assert names == ["a/1.tiff", "a/2.webp", "b.png", "b/z.JPG"]
-    assert [path.name for path, why in look(tmp_path).left_out if "hidden" not in why] == ["notes.txt", "x.npy"]
+    assert [path.name for path, why, _ in look(tmp_path).left_out if "hidden" not in why] == ["notes.txt", "x.npy"]
     assert find(tmp_path / "b.png") == [tmp_path / "b.png"]
 
 
@@ -211,14 +211,17 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(noise(64, 64, 3)).save(tmp_path / f"a.{suffix}")
     data = (tmp_path / f"a.{suffix}").read_bytes()
     (tmp_path / f"a.{suffix}").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=rf"a.{suffix}: expected an image that can be read, got a broken or unknown"):
+    said = f"expected a whole image, got one that is cut short: it ends after {len(data) // 2} bytes, before its last"
+    with pytest.raises(ValueError, match=rf"a.{suffix}: {said} pixel; do: copy it again"):
         read_image(tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("content", [b"", b"text", bytes(100)])
-def test_files_that_are_no_images_are_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "got an empty file"), (b"text", "of an unknown kind"), (bytes(100), "unknown kind")]
+)
+def test_files_that_are_no_images_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.png: expected an image that can be read"):
+    with pytest.raises(ValueError, match=rf"a.png: expected an image.*{said}"):
         read_image(tmp_path / "a.png")
 
 

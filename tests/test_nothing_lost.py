@@ -392,8 +392,10 @@ def test_c10_all_that_is_left_out_is_named_with_its_reason(run: Path, tmp_path: 
         picture(folder / f"c.{suffix}", 16, 16, **({"format": "JPEG"} if suffix == "jfif" else {}))
     refused(lambda: pack(run, folder, tmp_path / "x.tkc"), tmp_path, "a PPM file of 0 to 65535", capsys)
     (folder / "deep.ppm").unlink()
-    assert pack(run, folder, tmp_path / "x.tkc", "jpeg=pixels") == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out:")]
+    assert pack(run, folder, tmp_path / "x.tkc", "jpeg=pixels") == 2  # of the pictures, phone.heic is not there
+    error = capsys.readouterr().err
+    assert "\n1 of 5 pictures left out, listed above; exit status 2, as nothing asked for that; on_bad=skip" in error
+    said = [line for line in error.splitlines() if line.startswith("left out:")]
     reasons = {
         "loop": "a link to a folder that is there already", "nothing.png": "a link to nothing", "pipe.png": "a pipe",
         "self.png": "a link to nothing",
@@ -421,7 +423,9 @@ def test_c11_all_broken_pictures_are_named_before_anything_is_coded(run: Path, t
     assert "leave them out by on_bad=skip" in said and set(tmp_path.iterdir()) == before
     assert pack(run, tmp_path / "in", tmp_path / "x.tkc", "on_bad=skip") == 0
     said = capsys.readouterr().err
-    assert "left out:" in said and "cut.png: cannot be coded" in said and "junk.jpg: cannot be coded" in said
+    cut_short = "cannot be coded: expected a whole image, got one that is cut short: it ends after 600 bytes, before"
+    assert f"left out: {cut}: {cut_short}" in said and f"left out: {junk}: cannot be coded: expected" in said
+    assert said.endswith("\n2 of 8 pictures left out, listed above\n")
     assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
     assert files_of(tmp_path / "out") == {f"{name}.png" for name in "abcdef"}
 

@@ -166,7 +166,7 @@ def test_too_many_rows_in_a_chunk_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(row_archive, "MOST_VALUES", 192 * 7)
-    assert pack(runs["rgb"], photos, tmp_path / "a.tkc", "chunk_rows=7") == 0
+    assert pack(runs["rgb"], photos, tmp_path / "a.tkc", "chunk_rows=7", "jpeg=pixels") == 0
     message = "expected chunk_rows of at most 7 for rows of [3, 8, 8], got 8; give a smaller one"
     refused(lambda: pack(runs["rgb"], photos, tmp_path / "b.tkc", "chunk_rows=8"), tmp_path, message, capsys)
 

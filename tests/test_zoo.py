@@ -19,6 +19,7 @@ from scripts.to_zoo import ship
 from tests.archives import noise, pixels, refused, rewritten
 from tests.tiny import bitswap, images, picture_run, run_folder
 from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
+from toolkit.container import Reader
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -231,12 +232,19 @@ def test_whole_pictures_are_coded_with_a_model_that_ships(
     filled(ship(picture_run(here / "run"), zoo.DEFAULT, here / "zoo"))
     monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
     Image.fromarray(noise(16, 16, 3)).save("photos/c.jpg")
-    assert compress.main(["photos", "x.tkc", "effort=0", "compare=true"]) == 0
+    assert compress.main(["photos", "x.tkc", "effort=0", "compare=true"]) == 2  # without a JPEG file
     said = capsys.readouterr()
     assert "left out: photos/c.jpg: a JPEG file" in said.err and "\nPNG " in said.out
     assert decompress.main(["x.tkc", "out"]) == 0 and restored(Path("out")) and not Path("out/c.png").exists()
     assert compress.main(["photos", "y.tkc", "jpeg=pixels"]) == 0
-    assert "1 of them are JPEG files" in capsys.readouterr().out
+    with Reader("y.tkc") as reader:
+        sizes = [chunk.size for chunk in reader.chunks]
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    for line, kind, names, after in zip(
+        lines, ("1 JPEG file", "2 PNG files"), (["c.jpg"], ["a.png", "b.png"]), (sizes[2], sum(sizes[:2])), strict=True
+    ):
+        before = sum(Path("photos", name).stat().st_size for name in names)
+        assert line == f"  {kind}: {before} bytes; their pixels: {after}, {100 * after / before:.1f} %"
     assert decompress.main(["y.tkc", "all"]) == 0 and restored(Path("all"))
     assert np.array_equal(pixels(Path("all/c.png")), pixels(Path("photos/c.jpg")))
 

@@ -68,13 +68,18 @@ def comparison(ours: tuple[str, int, float], pictures: Iterable[Tensor]) -> str:
             coded[name] += 1
         values, count = values + picture.numel(), count + 1
     rows = [ours, *((LABELS[name], sizes[name], seconds[name]) for name in LABELS if coded[name] == count)]
-    lines = [f"{'':24} {'bytes':>13} {'bits/dim':>9} {'beside ours':>12} {'seconds':>9} {'MB/s':>8}"]
+    lines = [f"{'':24} {'bytes':>13} {'bits/dim':>9} {'':21} {'seconds':>9} {'MB/s':>8}"]
     for name, size, spent in rows:
-        beside = f"{100 * (size / ours[1] - 1):+11.1f} %" if name != ours[0] else ""
+        beside = _compared(ours[1], size) if name != ours[0] else ""
         lines.append(
-            f"{name[-24:]:24} {size:13} {8 * size / values:9.4f} {beside:>13} {spent:9.2f} {values / 1e6 / spent:8.2f}"
+            f"{name[-24:]:24} {size:13} {8 * size / values:9.4f} {beside:21} {spent:9.2f} {values / 1e6 / spent:8.2f}"
         )
     return "\n".join([*lines, "MB/s: millions of values; other codecs on all threads that they take"])
+
+
+def _compared(ours: int, theirs: int) -> str:
+    share = 100 * (ours / theirs - 1)
+    return f"ours is {abs(share):.1f} % {'smaller' if share < 0 else 'larger'}"
 
 
 def sizes(pictures: Sequence[Tensor]) -> dict[str, list[int]]:

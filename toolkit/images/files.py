@@ -20,6 +20,10 @@ from torch import Tensor
 from toolkit.images import metadata
 
 CHANNELS = {"L": 1, "RGB": 3}
+BEGINS: dict[str, bytes | tuple[bytes, ...]] = {  # of files
+    "JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "WebP": b"RIFF", "BMP": b"BM", "TIFF": (b"II", b"MM"), "GIF": b"GIF8",
+    "PNM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
+}  # fmt: skip
 GREY = 128  # of what is lost in a picture
 MOST_PARTS = 200  # folders of a name
 MOST_NAME = 255  # bytes that a file system takes
@@ -60,11 +64,12 @@ def read_image(path: str | Path) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def is_jpeg(path: Path) -> bool:
-    """Whether a file is a JPEG file, that of a phone's several frames (MPO) too, by how it begins."""
+def kind_of(path: Path) -> str:
+    """The kind of an image file by how it begins, whatever it is called: a phone's several frames (MPO) are JPEG."""
+    start = b""
     with suppress(OSError), open(path, "rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
-    return False
+        start = file.read(4)
+    return next((kind for kind, begin in BEGINS.items() if start.startswith(begin)), "other")
 
 
 @contextmanager
@@ -88,10 +93,30 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: expected a picture of fewer pixels ({error}); do: cut it into parts") from error
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, struct.error) as error:  # Pillow's ways to say it
-        raise ValueError(
-            f"{path}: expected an image that can be read, got a broken or unknown file ({error}); "
-            "do: save it again as PNG, or leave it out"
-        ) from error
+        raise ValueError(f"{path}: {_broken(path, error)}") from error
+
+
+def _broken(path: str | Path, error: Exception) -> str:
+    """What is wrong with a file that Pillow cannot read, and what to do."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        kind, rest = struct.unpack("<4sI", file.read(8).ljust(8))
+    if not size:
+        return "expected an image, got an empty file; do: copy it again from where it came, or leave it out"
+    if "truncated" in str(error).lower() or (kind == b"RIFF" and size < rest):  # of WebP, Pillow does not say it
+        return (
+            f"expected a whole image, got one that is cut short: it ends after {size} bytes, before its last pixel; "
+            "do: copy it again from where it came, or leave it out"
+        )
+    if isinstance(error, UnidentifiedImageError):
+        return (
+            "expected an image that can be read, got a file of an unknown kind, or one whose beginning is damaged; do: "
+            "copy it again from where it came, convert it to PNG, or leave it out"
+        )
+    return (
+        f"expected an image that can be read, got one that is damaged ({error}); do: copy it again from where it came, "
+        "or leave it out"
+    )
 
 
 def describe(path: str | Path, name: str, keep: str = "all") -> tuple[Item, dict[str, Any], str]:

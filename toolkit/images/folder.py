@@ -19,11 +19,19 @@ OTHERS = (
 )  # fmt: skip
 
 
+class LeftOut(NamedTuple):
+    """A file that is not coded, or not all of it."""
+
+    path: Path
+    why: str
+    by: str | None = None  # of a picture: the option that asks for it, as in on_bad=skip; None: what is no picture
+
+
 class Found(NamedTuple):
     """What a path holds."""
 
     images: list[Path]  # sorted by relative path
-    left_out: list[tuple[Path, str]]  # and why
+    left_out: list[LeftOut]
 
 
 def look(path: str | Path) -> Found:
@@ -39,14 +47,14 @@ def look(path: str | Path) -> Found:
     found = Found([], [])
     for file, why in files:
         suffix = file.suffix.lower()
-        if not why and suffix not in SUFFIXES:
-            why = "an image of a kind that is not read: convert it to PNG" if suffix in OTHERS else "not an image"
-        if why:
-            found.left_out.append((file, why))
+        if not why and suffix in OTHERS:
+            found.left_out.append(LeftOut(file, "an image of a kind that is not read: convert it to PNG", "on_bad"))
+        elif why or suffix not in SUFFIXES:
+            found.left_out.append(LeftOut(file, why or "not an image"))
         else:
             found.images.append(file)
     if not found.images:
-        reasons = "; ".join(f"{file.name}: {why}" for file, why in found.left_out[:3])
+        reasons = "; ".join(f"{file.name}: {why}" for file, why, _ in found.left_out[:3])
         raise ValueError(
             f"expected images ({' '.join(SUFFIXES)}) in {path}, found none{f' ({reasons})' if reasons else ''}; "
             "do: convert them to PNG, or give arrays (.npy, .pt) by their own path"

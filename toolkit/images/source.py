@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toolkit.images import arrays, files, folder, metadata
 from toolkit.images.files import CHANNELS, Item
+from toolkit.images.folder import LeftOut
 
 ARRAYS = (".npy", ".pt")
 ON_BAD = ("error", "skip")
@@ -23,10 +24,10 @@ class Source(NamedTuple):
     items: list[Item]
     read: Callable[[int], Tensor]  # uint8 [c, h, w]
     array: arrays.Array | None  # the one array that all items come from
-    left_out: Sequence[tuple[Path, str]] = ()  # files that are not coded, or not all of them, and why
+    left_out: Sequence[LeftOut] = ()  # files that are not coded, or not all of them
     metadata: Sequence[dict[str, Any]] = ()  # of each picture, see `toolkit.images.metadata`
     sizes: Sequence[int] = ()  # bytes of each file that is coded
-    jpegs: Sequence[int] = ()  # numbers of the pictures that were JPEG files
+    kinds: Sequence[str] = ()  # of these files, see `files.kind_of`; empty for an array
 
     @property
     def header(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
     """
     for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP), ("jpeg", jpeg, JPEG)):
         if value not in known:
-            raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
+            raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}; give one of them")
     path = Path(path)
     if path.suffix.lower() in ARRAYS:
         values, array = arrays.open_array(path)
@@ -71,28 +72,29 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
     found = folder.look(path)
     root = path if path.is_dir() else path.parent
     good, items, about, bad, left_out = list[Path](), list[Item](), list[dict[str, Any]](), list[str](), found.left_out
-    sizes, jpegs, skipped = list[int](), list[int](), list[int]()
+    sizes, kinds, skipped = list[int](), list[str](), list[int]()
     for file in found.images:
         try:
-            size, is_jpeg = file.stat().st_size, files.is_jpeg(file)
-            if is_jpeg and jpeg == "skip":
-                left_out.append((file, "a JPEG file, whose pixels may take more bytes than it has: jpeg=pixels"))
+            size, kind = file.stat().st_size, files.kind_of(file)
+            if kind == "JPEG" and jpeg == "skip":
+                why = "a JPEG file, whose pixels may take more bytes than it has; jpeg=pixels keeps them"
+                left_out.append(LeftOut(file, why, "jpeg"))
                 skipped.append(size)
                 continue
             item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep)
             files.check_restorable([item])
         except (ValueError, OSError) as error:
             bad.append(str(error))
-            left_out.append((file, f"cannot be coded: {error}"))
+            why = str(error).removeprefix(f"{file}: ")
+            left_out.append(LeftOut(file, f"cannot be coded: {why}", "on_bad"))
             continue
-        if is_jpeg:
-            jpegs.append(len(good))
+        kinds.append(kind)
         good.append(file)
         sizes.append(size)
         items.append(item)
         about.append(entry)
         if rest:
-            left_out.append((file, rest))
+            left_out.append(LeftOut(file, rest))
     if bad and (on_bad == "error" or not items):
         if len(bad) == 1:
             raise ValueError(bad[0] + ", by on_bad=skip" * (len(found.images) > 1))
@@ -109,8 +111,24 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
         )
     files.check_restorable(items)
     return Source(
-        items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about, sizes, jpegs
+        items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about, sizes, kinds
     )  # fmt: skip
+
+
+def left_out(given: Source, asked: dict[str, str]) -> tuple[list[str], int]:
+    """Lines that say what is left out of a source, and a command's exit status: 2 if pictures are and nobody asked.
+
+    asked: the command's arguments; on_bad=skip and jpeg=skip ask for it.
+    """
+    lines = [f"left out: {path}: {why}" for path, why, _ in given.left_out]
+    missing = [one.by for one in given.left_out if one.by]
+    if not missing:
+        return lines, 0
+    unasked = sorted({f"{by}=skip" for by in missing if asked.get(by) != "skip"})
+    last = f"{len(missing)} of {len(given.items) + len(missing)} pictures left out, listed above"
+    if unasked:
+        last += f"; exit status 2, as nothing asked for that; {' and '.join(unasked)} would, and the status be 0"
+    return [*lines, last], 2 if unasked else 0
 
 
 def some(given: Source | None, folder: Path) -> Source:
