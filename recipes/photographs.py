@@ -45,6 +45,11 @@ class Photographs(Model):
         self.shape = tuple(shape)
         self.net = Experts(codec.initial())
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the experts know, by name as in the file of weights."""
+        return {name: values.cpu().numpy() for name, values in self.state_dict().items()}
+
     def encode(self, picture: np.ndarray, effort: int = 1) -> bytes:
         """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
         return codec.encode(picture, self.net.state, effort)

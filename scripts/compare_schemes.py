@@ -18,7 +18,8 @@ from torch import Tensor
 from recipes.bitswap import head
 from toolkit.coding.message import Message
 from toolkit.data.splits import spread
-from toolkit.runs import Run, build_data, load
+from toolkit.run import Run
+from toolkit.runs import build_data, load
 
 LANES = 16
 SCHEMES = ("bitswap", "bbans")

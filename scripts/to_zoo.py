@@ -16,7 +16,8 @@ from torch import Tensor
 
 from toolkit import cli, zoo
 from toolkit.container import temporary_of
-from toolkit.runs import CONFIG, EXACT, SHIPPED, WEIGHTS, has_exact, head_of, load
+from toolkit.run import CONFIG, EXACT, SHIPPED, WEIGHTS
+from toolkit.runs import has_exact, head_of, load
 
 
 def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:

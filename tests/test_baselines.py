@@ -24,7 +24,7 @@ def smooth(n: int, c: int, h: int, w: int) -> Tensor:
 @pytest.mark.parametrize("c", [1, 3])
 def test_every_codec_decodes_to_the_same_pixels(c: int) -> None:
     for image in smooth(2, c, 17, 23):
-        picture = baselines._picture(image)
+        picture = baselines._picture(image.numpy())
         for name, encode in baselines._codecs(23).items():
             with Image.open(io.BytesIO(encode(picture))) as decoded:
                 pixels = np.array(decoded.convert(picture.mode))
@@ -38,7 +38,7 @@ def test_rates_are_eight_times_the_bytes_divided_by_the_values() -> None:
     mosaics(images)[0].save(buffer, "PNG", optimize=True)
     assert rates["PNG mosaic"] == 8 * len(buffer.getvalue()) / images.numel()
     assert rates["bzip2"] == 8 * len(bz2.compress(images.numpy().tobytes())) / images.numel()
-    single = [len(baselines._codecs(16)["PNG"](baselines._picture(image))) for image in images]
+    single = [len(baselines._codecs(16)["PNG"](baselines._picture(image.numpy()))) for image in images]
     assert rates["PNG"] == 8 * sum(single) / images.numel() > rates["PNG mosaic"]
     names = {"PNG", "WebP", "PNG mosaic", "WebP mosaic", "gzip", "bzip2", "xz"}
     assert set(rates) - {"JPEG XL", "JPEG XL mosaic"} == names
@@ -67,7 +67,7 @@ def test_a_mosaic_lays_the_tiles_out_row_by_row_and_leaves_free_places_black() -
 
 
 def test_sizes_are_those_of_a_file_each_of_pictures_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = [smooth(1, 3, 17, 23)[0], smooth(1, 1, 1, 1)[0], smooth(1, 3, 5, 40)[0]]
+    pictures = [smooth(1, *shape)[0].numpy() for shape in ((3, 17, 23), (1, 1, 1), (3, 5, 40))]
     found = baselines.sizes(pictures)
     assert found["PNG"] == [len(baselines._codecs(40)["PNG"](baselines._picture(picture))) for picture in pictures]
     assert set(found) - {"JPEG XL"} == {"PNG", "WebP"} and all(len(sizes) == 3 for sizes in found.values())

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from toolkit.images import arrays, files
 from toolkit.images.arrays import Array, axes_of, load_array, restore_array, writer
-from toolkit.images.files import Item, check_name, count_tiles, output_names, read_image, tiles, untile, valid_of
+from toolkit.images.files import Item, check_name, output_names, read_image
 from toolkit.images.folder import find, look
+from toolkit.images.tiles import count_tiles, tiles, untile, valid_of
 
 RNG = np.random.default_rng(0)
 
@@ -325,10 +326,10 @@ def test_arrays_come_back_with_their_shape_and_dtype(tmp_path: Path, shape: tupl
     values = (noise(*shape) % (2 if dtype == "?" else 128)).astype(dtype)
     np.save(tmp_path / "a.npy", values)
     rows, array = load_array(tmp_path / "a.npy", "folder/a.npy")
-    assert rows.dtype == torch.uint8 and tuple(rows.shape) == array.images and rows.shape[1] in (1, 3)
+    assert rows.dtype == np.uint8 and tuple(rows.shape) == array.images and rows.shape[1] in (1, 3)
     array = Array(**json.loads(json.dumps(array._asdict())))  # as it travels in the header of a file
-    cut, _ = tiles(rows[0], 3, (4, 4))
-    assert torch.equal(untile(cut, array.item, 3, (4, 4)), rows[0])
+    cut, _ = tiles(torch.from_numpy(rows[0]), 3, (4, 4))
+    assert np.array_equal(untile(cut, array.item, 3, (4, 4)), rows[0])
     _write(tmp_path / "b.npy", rows, array)
     again = np.load(tmp_path / "b.npy")
     assert again.dtype == values.dtype and again.shape == shape and np.array_equal(again, values)
@@ -398,11 +399,11 @@ def test_array_files_that_are_broken_missing_or_hold_objects_are_refused(tmp_pat
 )
 def test_a_description_that_does_not_fit_the_images_is_refused(wrong: dict[str, Any]) -> None:
     array = Array("a.npy", "npy", "|u1", (2, 4, 5), "nhw")._replace(**wrong)
-    with pytest.raises(ValueError, match=r"expected the images of Array\(.*got torch.uint8 \[2, 1, 4, 5\]"):
-        restore_array(torch.zeros(2, 1, 4, 5, dtype=torch.uint8), array)
+    with pytest.raises(ValueError, match=r"expected the images of Array\(.*got uint8 \[2, 1, 4, 5\]"):
+        restore_array(np.zeros((2, 1, 4, 5), np.uint8), array)
 
 
 def test_the_writer_refuses_an_unknown_format(tmp_path: Path) -> None:
     array = Array("a.npy", "mat", "|u1", (2, 4, 5), "nhw")
     with pytest.raises(ValueError, match="expected the format npy or pt, got 'mat'"):
-        _write(tmp_path / "a", torch.zeros(2, 1, 4, 5, dtype=torch.uint8), array)
+        _write(tmp_path / "a", np.zeros((2, 1, 4, 5), np.uint8), array)

@@ -165,7 +165,7 @@ def test_a_file_is_compared_with_what_other_codecs_make_of_its_pictures(
 
 def test_a_codec_that_cannot_take_a_picture_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "WEBP_LARGEST", 10)
-    pictures = [torch.from_numpy(noise(1, 8, 8)), torch.from_numpy(noise(3, 8, 12))]
+    pictures = [noise(1, 8, 8), noise(3, 8, 12)]
     table = baselines.comparison(("x.tkc", 100, 0.5), pictures)
     assert "WebP" not in table and "PNG" in table
     assert "x.tkc" + " " * 19 + f" {100:13} {8 * 100 / 352:9.4f}" in table

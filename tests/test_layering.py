@@ -1,12 +1,15 @@
 """Who may import whom: the table of the design, held against the imports that stand in the files."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import toolkit.__main__
 
@@ -23,17 +26,18 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     ("chunks",): {"coding", "container", "model"},
     ("images",): {"chunks", "coding", "container", "model"},
     ("embeddings",): {"coding", "container", "model"},
-    ("data",): {"container", "images", "model"},
-    ("runs",): {"chunks", "container", "images", "model", "nets"},
-    ("training",): {"chunks", "container", "model", "runs"},
+    ("data", "run"): {"container", "images", "model"},
+    ("runs",): {"chunks", "container", "model", "nets", "run"},
+    ("opened", "training"): {"chunks", "container", "model", "run", "runs"},
     ("heads",): {
-        "chunks", "cli", "container", "data", "embeddings", "images", "model", "nets", "runs", "training",
+        "chunks", "cli", "container", "data", "embeddings", "images", "model", "nets", "run", "runs",
+        "training",
     },
     ("recipes",): {"chunks", "coding", "data", "heads", "images", "model", "nets", "photographs"},
     # The commands; the zoo is one, which others ask where a model is.
     (
         "train", "compress", "decompress", "export_embeddings", "inspect", "zoo", "evaluate", "make_exact",
-    ): {"chunks", "cli", "container", "embeddings", "images", "runs", "training", "zoo"},
+    ): {"chunks", "cli", "container", "embeddings", "images", "opened", "run", "runs", "training", "zoo"},
 }  # fmt: skip
 ALLOWED = {room: allowed for row, allowed in TABLE.items() for room in row}
 COMMANDS = [*TABLE][-1]
@@ -44,7 +48,7 @@ LIGHTNING_FREE = tuple(
     for name in ("coding", "photographs", "nets", "container", "cli", "chunks", "images", "embeddings")
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
-TORCH_FREE = ("toolkit.photographs",)
+TORCH_FREE = tuple(f"toolkit.{name}" for name in ("photographs", "container", "cli", "zoo", "run"))
 
 
 def module_of(path: Path) -> str:
@@ -112,6 +116,31 @@ def test_compressing_waits_for_no_library_that_only_training_needs(recipe: str) 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     # Numba, whose loops are all that this recipe codes with, imports what there is of SciPy.
     assert set(done.stdout.split()) <= ({"scipy"} if recipe == "photographs" else set())
+
+
+def test_a_picture_is_compressed_and_restored_by_the_model_that_ships_without_torch(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    slow = "torch", "lightning", "hydra", "omegaconf", "gensim", "matplotlib"
+    program = (
+        "import sys\nfrom toolkit import compress, decompress, inspect, zoo\n"
+        "status = compress.main(['a.png', 'a.tkc']), decompress.main(['a.tkc', 'b.png']), inspect.main(['a.tkc'])\n"
+        f"print(*status, zoo.main([]), {{*{slow}}} & {{*sys.modules}})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 0 0 0 set()"
+    with Image.open(tmp_path / "a.png") as before, Image.open(tmp_path / "b.png") as after:
+        assert before.tobytes() == after.tobytes()
+
+
+def test_what_needs_no_coder_needs_no_numba(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom toolkit import __main__, inspect, zoo\nprint({'numba', 'numpy', 'PIL'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -215,7 +215,7 @@ def test_a_broken_codec_is_an_error_that_names_the_file(
 
     monkeypatch.setattr(Photographs, "decode", decode)
     with pytest.raises(RoundTripError, match=r"round trip failed: .*the file is kept as .*bug in the recipe's codec"):
-        coded(Photographs((3,)), [images(1)[0]], 1, tmp_path / "v.tkc")
+        coded(Photographs((3,)), [images(1)[0].numpy()], 1, tmp_path / "v.tkc")
     assert (tmp_path / "v.tkc").exists()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from toolkit import cli, zoo
 from toolkit.container import Reader, check_new
-from toolkit.images import baselines, picture_archive
+from toolkit.images import picture_archive
 from toolkit.images.source import Source, left_out, source
-from toolkit.runs import head_of, load
+from toolkit.opened import head_of, load
 
 USAGE = """usage: python -m toolkit.compress PICTURES FILE.tkc [run=RUN]
 
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(shown(text))
         print(_beside(pictures, output, head.lossless))
         if compare:
+            from toolkit.images import baselines  # imports torch
+
             every = map(pictures.picture, range(len(pictures.items)))
             print(baselines.comparison((Path(shown(output)).name, Path(output).stat().st_size, seconds), every))
         lines, status = left_out(pictures, found)

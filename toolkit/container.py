@@ -3,6 +3,7 @@
 docs/format.md is the specification. All integers are little-endian; sizes and offsets are in bytes.
 """
 
+import hashlib
 import json
 import mmap
 import os
@@ -12,7 +13,7 @@ import shutil
 import socket
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -54,6 +55,14 @@ class TruncatedFile(ContainerError):
 
 class DamagedFile(ContainerError):
     """A checksum, or a value that the checksums vouch for, is wrong."""
+
+
+def plain(error: Exception) -> str:
+    """What a library says in an error, on one line; without advice to load files that may run programs."""
+    text = " ".join(str(error).split())
+    if "allow_pickle" in text:
+        return "it is no array of numbers"
+    return "it holds more than tensors" if "weights_only" in text else text[:300]
 
 
 class Chunk(NamedTuple):
@@ -369,6 +378,18 @@ class Reader:
 
     def _error(self, kind: type[ContainerError], expected: str, got: object, remedy: str = AGAIN) -> ContainerError:
         return kind(f"{self.path}: expected {expected}, got {got}; {remedy}")
+
+
+def digest(settings: dict[str, Any], arrays: Iterable[tuple[str, str, Sequence[int], bytes]]) -> str:
+    """Identity of a model in headers: SHA-256, in hex, over its configuration and its arrays.
+
+    arrays: by name, in this order: name, dtype as torch calls it, shape, values.
+    """
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, dtype, shape, values in arrays:
+        found.update(f"{name} {dtype} {list(shape)}".encode())
+        found.update(values)
+    return found.hexdigest()
 
 
 def inflate(stored: bytes, size: int) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit import cli, zoo
 from toolkit.container import Reader
-from toolkit.runs import load
+from toolkit.opened import load
 
 USAGE = """usage: python -m toolkit.decompress FILE.tkc FOLDER [run=RUN]
 

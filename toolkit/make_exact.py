@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from toolkit import cli, zoo
-from toolkit.runs import EXACT, save_exact
+from toolkit.run import EXACT
+from toolkit.runs import save_exact
 
 USAGE = """usage: python -m toolkit.make_exact run=RUN
 

@@ -41,14 +41,6 @@ else:
             raise ValueError(f"expected a recipe with an exact form, got {type(self).__name__}; code with exact=false")
 
 
-def plain(error: Exception) -> str:
-    """What a library says in an error, on one line; without advice to load files that may run programs."""
-    text = " ".join(str(error).split())
-    if "allow_pickle" in text:
-        return "it is no array of numbers"
-    return "it holds more than tensors" if "weights_only" in text else text[:300]
-
-
 @functools.cache
 def trainable(kind: type[Any]) -> type[Any]:
     """A model's class under the same name that also derives from LightningModule."""

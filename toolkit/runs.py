@@ -1,16 +1,15 @@
-"""A run: a model, the head that compresses with it, and its folder; built to train, saved, loaded again."""
+"""Runs of networks: built to train, saved, loaded again."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -21,89 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from toolkit.chunks.model import Settings, fingerprint
-from toolkit.container import Reader, atomic_path
-from toolkit.images.restore import Report
-from toolkit.images.source import Source
-from toolkit.model import Model, plain, trainable
+from toolkit.container import atomic_path
+from toolkit.model import Model, trainable
 from toolkit.nets.exact import prove
-
-if TYPE_CHECKING:
-    from lightning import Callback
-    from matplotlib.figure import Figure
+from toolkit.run import CONFIG, EXACT, SHIPPED, WEIGHTS, Head, Run, described, other_weights
 
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
-CONFIG, WEIGHTS, EXACT = "config.yaml", "model.pt", "exact.pt"
-SHIPPED = ".safetensors"  # instead of .pt, of weights that ship
 CHECKPOINT = "checkpoints/last.ckpt"  # of a training that may go on
 PENDING = "checkpoints/config.yaml"  # of a training that goes on, where the weights are still those of the one before
 CALIBRATION = 256  # training rows that show an exact network how large its activations become
-
-
-class Run(NamedTuple):
-    """A model and what belongs to it."""
-
-    folder: Path
-    cfg: DictConfig
-    # What the head asks for: `chunks.model.RowModel`, `images.picture_archive.PictureModel`, `heads.rate.RateModel`,
-    # `heads.vectors.VectorModel`.
-    module: Any
-    head: Head
-    exact: bool = False  # whether the module's networks are in exact arithmetic: made to code, not to train
-
-    @property
-    def name(self) -> str:
-        """Of the recipe."""
-        return str(self.cfg.recipe.name)
-
-
-class Head(Protocol):
-    """What is compressed with a model, and how: watches training, finishes it, compresses, restores, measures.
-
-    `heads.rows.Rows`, `heads.pictures.Pictures`, `heads.rate.Rate` and `heads.vectors.Vectors` are heads. Commands and
-    training ask all alike.
-    """
-
-    @property
-    def lossless(self) -> bool:
-        """Whether pictures come back as they were."""
-
-    @property
-    def monitor(self) -> str:
-        """The logged value whose least belongs to the best weights."""
-
-    @property
-    def compress_options(self) -> dict[str, str]:
-        """Options of `compress` that this head takes, and what they are."""
-
-    @property
-    def measure_options(self) -> dict[str, str]:
-        """Options of `measure`."""
-
-    def identity(self, run: Run) -> dict[str, Any]:
-        """What headers of its files say about the model that wrote them: recipe and model, a fingerprint."""
-
-    def watch(self, run: Run, data: Any) -> Callback:
-        """A callback of training that makes real files, decodes them, and shows what they are on TensorBoard."""
-
-    def finish(self, run: Run, data: Any) -> None:
-        """Write the trained weights into the run's folder, with all else that coding needs."""
-
-    def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
-        """What a training of so many steps ends with, of the run as loaded: text with what to do next, and figures."""
-
-    def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
-        """Write a .tkc file of pictures, or None: of the model itself; says what it did.
-
-        asked: options that stand in `compress_options`. Raises ValueError for what it cannot code.
-        """
-
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
-        """Restore what `compress` wrote: see `images.restore.restore`. Raises ValueError for another model's file."""
-
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
-        """Rate and speed on data that training has not seen, beside other codecs: a table and a figure."""
 
 
 def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
@@ -117,7 +42,8 @@ def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
     Settings(cfg.coding.batch, 1, cfg.coding.seed).check()
     data = build_data(cfg)
     OmegaConf.update(cfg, "recipe.module.shape", list(data.shape), force_add=True)
-    return Run(folder, cfg, _instantiate(cfg.recipe.module, RECIPES, train=True), _head(cfg)), data
+    module = _instantiate(cfg.recipe.module, RECIPES, train=True)
+    return Run(folder, str(cfg.recipe.name), module, _head(cfg), cfg), data
 
 
 def build_data(cfg: DictConfig) -> Any:
@@ -195,7 +121,7 @@ def _state(file: Path) -> dict[str, Tensor]:
 def head_of(run: str | Path) -> tuple[Head, str]:
     """The head of a run and the name of its recipe, without its weights. Raises as `load` does."""
     cfg = _config(Path(run))
-    with _described(Path(run)):
+    with described(Path(run)):
         return _head(cfg), str(cfg.recipe.name)
 
 
@@ -210,18 +136,6 @@ def _config(run: Path) -> DictConfig:
     return read_config(run / CONFIG)
 
 
-@contextlib.contextmanager
-def _described(run: Path) -> Iterator[None]:
-    """Whatever goes wrong while a run is built from its configuration, as ValueError."""
-    try:
-        yield
-    except Exception as error:  # a module given nonsense fails in ways of its own
-        raise ValueError(
-            f"expected {run / CONFIG} to describe a model as toolkit.train does, got {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; give the folder of a training"
-        ) from error
-
-
 def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> Run:
     """Load what `save` wrote, in evaluation mode.
 
@@ -230,7 +144,7 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
     """
     run = Path(run)
     cfg = _config(run)
-    with _described(run):
+    with described(run):
         module, head = _module_and_head(cfg)
         for key in ("name", "module.shape"):
             OmegaConf.select(cfg.recipe, key, throw_on_missing=True)
@@ -252,10 +166,7 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
     try:
         module.load_state_dict(_state(file))
     except Exception as error:  # torch, zipfile and pickle raise whatever they like for broken weights
-        raise ValueError(
-            f"expected weights of the model that {run / CONFIG} describes, got others in {file.name}: {plain(error)}; "
-            "give a run folder whose files belong together"
-        ) from error
+        raise other_weights(file, error) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -267,7 +178,7 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
         ) from error
     if exact:
         prove(module)
-    return Run(run, cfg, module, head, exact)
+    return Run(run, str(cfg.recipe.name), module, head, cfg, exact)
 
 
 def no_group(key: str, value: Any) -> ValueError:

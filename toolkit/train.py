@@ -20,7 +20,8 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from toolkit import cli
-from toolkit.runs import CHECKPOINT, PENDING, ROOT, WEIGHTS, Run, build, load, save_config, save_weights
+from toolkit.run import WEIGHTS, Run
+from toolkit.runs import CHECKPOINT, PENDING, ROOT, build, load, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
 from toolkit.training.lock import held
 from toolkit.training.overrides import check_network, going_on, quoted, resumed

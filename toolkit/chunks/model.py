@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 import zlib
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.coding.codecs import Codec
+from toolkit.container import digest
 from toolkit.model import Model
 
 # (model, valid: bool [rows, *shape], trace: list that receives the latents a push draws, if there is one) -> codec of
@@ -181,12 +180,12 @@ def choose_lanes(symbols: int) -> int:
 
 def fingerprint(module: Model, settings: dict[str, Any]) -> str:
     """Identity of a model: SHA-256, in hex, over its weights (names, dtypes, shapes, values) and its configuration."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        # As bytes, because numpy does not know bfloat16.
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+
+    def values(tensor: Tensor) -> bytes:  # by way of bytes, because numpy does not know bfloat16
+        return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+    tensors = sorted(module.state_dict().items())
+    return digest(settings, ((name, str(value.dtype), value.shape, values(value)) for name, value in tensors))
 
 
 def rows_crc(rows: Tensor, valid: Tensor) -> int:

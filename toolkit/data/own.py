@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from toolkit.container import plain
 from toolkit.data.splits import Splits, downsample, grid_crops, hold_out, random_crops, shares
 from toolkit.images.arrays import to_images
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
-from toolkit.model import plain
 
 
 def array(
@@ -54,7 +54,7 @@ def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, 
         raise ValueError(f"expected layout nchw or nhwc, got {layout!r}; do: set data.splits.layout")
     fits = {"nchw": len(shape) == 4 and shape[1] in (1, 3), "nhwc": len(shape) == 4 and shape[3] in (1, 3)}
     if len(shape) == 3:
-        return to_images(values, "nhw")
+        return torch.from_numpy(to_images(values, "nhw"))
     if layout is None and all(fits.values()):
         raise ValueError(
             f"{path}: expected a shape with one axis of channels, got {list(shape)}, which fits [n, c, h, w] and "
@@ -66,7 +66,7 @@ def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, 
             f"{path}: expected [n, h, w], [n, h, w, c] or [n, c, h, w] with c = 1 or 3"
             f"{f' and layout {layout}' if layout else ''}, got {list(shape)}; do: reshape the array"
         )
-    return to_images(values, axes)
+    return torch.from_numpy(to_images(values, axes))
 
 
 def folder(

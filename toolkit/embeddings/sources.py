@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.model import plain
+from toolkit.container import plain
 
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")

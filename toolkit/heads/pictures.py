@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from toolkit.chunks.model import fingerprint
 from toolkit.container import ContainerError, Reader
-from toolkit.images import baselines, picture_archive
+from toolkit.images import picture_archive
 from toolkit.images.files import item_of, read_image
 from toolkit.images.folder import find
-from toolkit.images.picture_archive import PictureContents, PictureModel
+from toolkit.images.picture_archive import PictureContents, PictureModel, fingerprint
 from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.source import Source, some
-from toolkit.runs import Run, build_data, save_weights
+from toolkit.run import Run
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -53,13 +51,14 @@ class Pictures:
 
     def identity(self, run: Run) -> dict[str, Any]:
         # Of what the experts know alone, as that is all that a decoder needs; short, for small pictures.
-        return {"recipe": run.name, "model": fingerprint(run.module, {})[:16]}
+        return {"recipe": run.name, "model": fingerprint(run.module)}
 
     def watch(self, run: Run, data: Any) -> Callback:
+        from toolkit.images import baselines
         from toolkit.training import plots
         from toolkit.training.evaluation import Regularly
 
-        pictures = [data.validation[i] for i in range(len(data.validation))]
+        pictures = _arrays(data.validation)
         lines, history = _rates(pictures, baselines.sizes(pictures)), list[tuple[int, float, float]]()
 
         def look(module: Any, board: Any, step: int) -> dict[str, float]:
@@ -73,12 +72,15 @@ class Pictures:
         return Regularly(look, run.cfg.evaluation.every_n_epochs)
 
     def finish(self, run: Run, data: Any) -> None:
+        from toolkit.runs import save_weights
+
         save_weights(run.folder, run.module)
 
     def report(self, run: Run, data: Any, step: int) -> tuple[str, dict[str, float]]:
+        from toolkit.images import baselines
         from toolkit.training.plots import rate_table
 
-        pictures = [data.test[i] for i in range(len(data.test))]
+        pictures = _arrays(data.test)
         found = coded(run.module, pictures, self.effort, run.folder / "test.tkc").figures
         others = _rates(pictures, baselines.sizes(pictures))
         here = f"run={run.folder}"
@@ -117,15 +119,16 @@ Next:
 
     def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of whole pictures; leaves their file, evaluation.tkc, in the run's folder."""
+        from toolkit.images import baselines
+        from toolkit.runs import build_data
         from toolkit.training.plots import rate_bars, rate_table
 
         effort, names = self._asked(asked), list[str]()
         if "pictures" in asked:
             files = find(asked["pictures"])
-            names, pictures = [file.name for file in files], [torch.from_numpy(read_image(file)) for file in files]
+            names, pictures = [file.name for file in files], [read_image(file) for file in files]
         else:
-            test = build_data(run.cfg).test
-            pictures = [test[i] for i in range(len(test))]
+            pictures = _arrays(build_data(run.cfg).test)
         found = coded(run.module, pictures, effort, run.folder / "evaluation.tkc")
         others = baselines.sizes(pictures)
         title = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}, effort {effort}"
@@ -143,14 +146,14 @@ Next:
         return int(effort)
 
 
-def coded(model: PictureModel, pictures: Sequence[Tensor], effort: int, file: Path) -> Coded:
+def coded(model: PictureModel, pictures: Sequence[np.ndarray], effort: int, file: Path) -> Coded:
     """Encode pictures uint8 [c, h, w] to a file, decode it, compare: bits per dimension and speeds in MB/s.
 
     Raises RoundTripError if a decoded picture is not equal.
     """
     from toolkit.training.evaluation import RoundTripError
 
-    model.encode(pictures[0][:, :8, :8].contiguous().numpy(), effort)  # loading the loops is no part of a speed
+    model.encode(np.ascontiguousarray(pictures[0][:, :8, :8]), effort)  # loading the loops is no part of a speed
     items = [item_of(f"{i}.png", picture) for i, picture in enumerate(pictures)]
     origin = Source(items, lambda i: pictures[i], None)
     began = time.perf_counter()
@@ -165,7 +168,7 @@ def coded(model: PictureModel, pictures: Sequence[Tensor], effort: int, file: Pa
                 found, _ = contents.picture(i, None, lambda _: None, lambda _: None)
             except ContainerError as error:
                 raise RoundTripError(f"round trip failed: {error}; {hint}") from error
-            if found is None or not torch.equal(found, picture):
+            if found is None or not np.array_equal(found, picture):
                 raise RoundTripError(f"round trip failed: picture {i} decoded to other values; {hint}")
         decoded = time.perf_counter()
         sizes = [chunk.size + reader.overhead / len(pictures) for chunk in reader.chunks]
@@ -180,17 +183,22 @@ def coded(model: PictureModel, pictures: Sequence[Tensor], effort: int, file: Pa
     return Coded(figures, sizes)
 
 
-def _rates(pictures: Sequence[Tensor], sizes: dict[str, list[int]]) -> dict[str, float]:
+def _arrays(pictures: Any) -> list[np.ndarray]:
+    """Pictures of a data set, tensors uint8 [c, h, w] of any sizes, as arrays."""
+    return [pictures[i].numpy() for i in range(len(pictures))]
+
+
+def _rates(pictures: Sequence[np.ndarray], sizes: dict[str, list[int]]) -> dict[str, float]:
     """Bits per dimension of all pictures together, by codec."""
-    values = sum(picture.numel() for picture in pictures)
+    values = sum(picture.size for picture in pictures)
     return {name: 8 * sum(found) / values for name, found in sizes.items()}
 
 
-def _table(names: Sequence[str], pictures: Sequence[Tensor], sizes: dict[str, Any]) -> str:
+def _table(names: Sequence[str], pictures: Sequence[np.ndarray], sizes: dict[str, Any]) -> str:
     """Bits per dimension of each picture, a column for each codec."""
     width = max(map(len, names))
     lines = [" " * width + "".join(f"  {name:>10}" for name in sizes)]
     for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
-        rates = "".join(f"  {8 * found[i] / picture.numel():10.4f}" for found in sizes.values())
+        rates = "".join(f"  {8 * found[i] / picture.size:10.4f}" for found in sizes.values())
         lines.append(f"{name:{width}}{rates}")
     return "\n".join(lines)

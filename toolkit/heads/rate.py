@@ -22,7 +22,8 @@ from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
 from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.source import Source, some
-from toolkit.runs import Run, save_weights
+from toolkit.run import Run
+from toolkit.runs import save_weights
 
 if TYPE_CHECKING:
     from lightning import Callback

@@ -18,7 +18,8 @@ from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.row_archive import RowContents
 from toolkit.images.source import Source, some
 from toolkit.nets.exact import exactly
-from toolkit.runs import Run, build_data, has_exact, identity, load, save_exact, save_weights
+from toolkit.run import Run
+from toolkit.runs import build_data, has_exact, identity, load, save_exact, save_weights
 
 if TYPE_CHECKING:
     from lightning import Callback

@@ -15,7 +15,8 @@ from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
 from toolkit.images.restore import Report
 from toolkit.images.source import Source
-from toolkit.runs import Run, identity, save_weights
+from toolkit.run import Run
+from toolkit.runs import identity, save_weights
 
 if TYPE_CHECKING:
     from lightning import Callback

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from toolkit.container import plain
 from toolkit.images.files import Item
-from toolkit.model import plain
 
 # What the axes of an array mean; the channel axis has length 1 or 3.
 AXES = ("hw", "nhw", "hwc", "nhwc", "nchw")
@@ -74,24 +72,24 @@ def axes_of(shape: tuple[int, ...]) -> str:
     )
 
 
-def to_images(array: np.ndarray, axes: str) -> Tensor:
+def to_images(array: np.ndarray, axes: str) -> np.ndarray:
     """Turn an array of integers from 0 to 255 with these axes into uint8 [n, c, h, w]."""
     n_c_h_w = [axes.index(axis) for axis in "nchw" if axis in axes]
     array = array.transpose(n_c_h_w)
     for position, axis in enumerate("nchw"):
         if axis not in axes:
             array = np.expand_dims(array, position)
-    # A copy in any case: a file that is mapped into memory can be neither changed nor closed safely under a tensor.
-    return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))
+    # A copy in any case: a file that is mapped into memory can be neither changed nor closed safely under it.
+    return np.array(array, dtype=np.uint8, order="C")
 
 
-def load_array(path: str | Path, name: str | None = None) -> tuple[Tensor, Array]:
+def load_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, Array]:
     """Read images from an array file: (uint8 [n, c, h, w], what restores the array from them); see `open_array`."""
     values, array = open_array(path, name)
     return to_images(values, array.axes), array
 
 
-def one_image(values: np.ndarray, array: Array, i: int) -> Tensor:
+def one_image(values: np.ndarray, array: Array, i: int) -> np.ndarray:
     """Image i of an opened array: uint8 [c, h, w]; no other image is read."""
     return to_images(values[i : i + 1] if array.axes[0] == "n" else values, array.axes)[0]
 
@@ -131,8 +129,10 @@ def _read(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             value = np.load(path, mmap_mode="r", allow_pickle=False)
         elif path.suffix.lower() == ".pt":
+            import torch  # takes longer than compressing a picture, and other files have no need of it
+
             value = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(value, Tensor) and value.layout == torch.strided and value.dtype != torch.bfloat16:
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.dtype != torch.bfloat16:
                 value = value.detach().numpy()
         else:
             raise ValueError("its name ends in neither")
@@ -142,12 +142,12 @@ def _read(path: Path) -> np.ndarray:
             f"{path}: expected a .npy file, or a .pt file of a tensor, that can be read ({reason}); do: save it again"
         ) from error
     if not isinstance(value, np.ndarray):
-        kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+        kind = f"{value.dtype} tensor" if hasattr(value, "dtype") else type(value).__name__
         raise ValueError(f"{path}: expected one array of integers, got a {kind}; do: save the array alone")
     return value
 
 
-def restore_array(images: Tensor, array: Array) -> np.ndarray:
+def restore_array(images: np.ndarray, array: Array) -> np.ndarray:
     """Undo `load_array`: uint8 [n, c, h, w] -> the array with its shape and dtype.
 
     Raises ValueError if the description, which may come from a file of someone else, does not fit the images.
@@ -160,7 +160,7 @@ def restore_array(images: Tensor, array: Array) -> np.ndarray:
             "do: pass the rows and the description of the same file"
         )
     missing = [position for position, axis in enumerate("nchw") if axis not in array.axes]
-    values = images.numpy().squeeze(tuple(missing))
+    values = images.squeeze(tuple(missing))
     present = [axis for axis in "nchw" if axis in array.axes]
     values = values.transpose([present.index(axis) for axis in array.axes])
     return np.ascontiguousarray(values).astype(np.dtype(array.dtype))
@@ -174,7 +174,7 @@ def _allocate(path: str | Path) -> None:
 
 
 @contextmanager
-def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Callable[[int, Tensor], None]]:
+def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Write an array image by image: yields write(i, uint8 [c, h, w]); a .npy file is mapped, so memory is bounded.
 
     Images that are not written are zeros, or, with resume, what the .npy file at `path` holds. Raises ValueError for an
@@ -191,7 +191,7 @@ def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Cal
         values = np.zeros(tuple(array.shape), np.dtype(array.dtype))
     one = array._replace(shape=(1, *array.shape[1:]) if array.axes[0] == "n" else array.shape)
 
-    def write(i: int, image: Tensor) -> None:
+    def write(i: int, image: np.ndarray) -> None:
         restored = restore_array(image[None], one)
         if array.axes[0] == "n":
             values[i : i + 1] = restored
@@ -202,6 +202,8 @@ def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Cal
     if isinstance(values, np.memmap):
         values.flush()
     else:
+        import torch
+
         data = io.BytesIO()  # for a full disk torch.save has errors of its own
         torch.save(torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False)), data)
         Path(path).write_bytes(data.getbuffer())

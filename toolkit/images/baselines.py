@@ -37,7 +37,7 @@ def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict
     if min(rows, mosaic_rows) < 1:
         raise ValueError(f"expected rows and mosaic_rows of at least 1, got {rows} and {mosaic_rows}; do: raise them")
     few, many = _spread(images.cpu(), rows), _spread(images.cpu(), mosaic_rows)
-    pictures = [_picture(image) for image in few]
+    pictures = [_picture(image.numpy()) for image in few]
     result = {}
     for name, encode in _codecs(max(images.shape[2:])).items():
         result[name] = 8 * sum(len(encode(picture)) for picture in pictures) / few.numel()
@@ -53,7 +53,7 @@ def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict
     return result
 
 
-def comparison(ours: tuple[str, int, float], pictures: Iterable[Tensor]) -> str:
+def comparison(ours: tuple[str, int, float], pictures: Iterable[np.ndarray]) -> str:
     """A table of our file, (name, bytes, seconds), beside other lossless codecs of the same pictures, each one file.
 
     pictures: uint8 [c, h, w], c = 1 or 3, of any sizes. A codec that cannot take one of them is absent.
@@ -66,7 +66,7 @@ def comparison(ours: tuple[str, int, float], pictures: Iterable[Tensor]) -> str:
             sizes[name] += len(encode(image))
             seconds[name] += time.perf_counter() - began
             coded[name] += 1
-        values, count = values + picture.numel(), count + 1
+        values, count = values + picture.size, count + 1
     rows = [ours, *((LABELS[name], sizes[name], seconds[name]) for name in LABELS if coded[name] == count)]
     lines = [f"{'':24} {'bytes':>13} {'bits/dim':>9} {'':21} {'seconds':>9} {'MB/s':>8}"]
     for name, size, spent in rows:
@@ -82,7 +82,7 @@ def _compared(ours: int, theirs: int) -> str:
     return f"ours is {abs(share):.1f} % {'smaller' if share < 0 else 'larger'}"
 
 
-def sizes(pictures: Sequence[Tensor]) -> dict[str, list[int]]:
+def sizes(pictures: Sequence[np.ndarray]) -> dict[str, list[int]]:
     """Bytes of each picture uint8 [c, h, w], c = 1 or 3, as a file of PNG, WebP and JPEG XL, by name of the codec.
 
     WebP is absent where one picture is larger than its format allows, JPEG XL without its plugin.
@@ -103,12 +103,12 @@ def mosaics(images: Tensor) -> list[Image.Image]:
         down = math.ceil(len(part) / side)
         tiles = torch.zeros(down * side, c, h, w, dtype=torch.uint8)
         tiles[: len(part)] = part
-        pictures.append(_picture(tiles.view(down, side, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, down * h, side * w)))
+        picture = tiles.view(down, side, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, down * h, side * w)
+        pictures.append(_picture(picture.numpy()))
     return pictures
 
 
-def _picture(image: Tensor) -> Image.Image:  # uint8 [c, h, w] -> mode L or RGB
-    values = image.numpy()
+def _picture(values: np.ndarray) -> Image.Image:  # uint8 [c, h, w] -> mode L or RGB
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 

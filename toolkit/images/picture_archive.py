@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.container import ContainerError, DamagedFile, Reader, Writer
-from toolkit.images.files import CHANNELS, Earlier, Item
+from toolkit.container import ContainerError, DamagedFile, Reader, Writer, digest
+from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
 from toolkit.images.files import described as described_item
-from toolkit.images.row_archive import CHEAPEST, MOST_VALUES
 from toolkit.images.source import Source
 
 KIND = "pictures"
@@ -33,6 +30,10 @@ T = TypeVar("T")
 
 class PictureModel(Protocol):
     """What codes pictures; in several threads at a time."""
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it knows, by name as in its file of weights: what its files' fingerprint is made of."""
 
     def encode(self, picture: np.ndarray, effort: int) -> bytes:
         """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
@@ -58,7 +59,7 @@ def compress(
     }  # fmt: skip
 
     def coded(i: int) -> tuple[bytes, int]:
-        picture = origin.picture(i).numpy()
+        picture = origin.picture(i)
         try:
             return model.encode(picture, effort), pixels_crc(picture)
         except ValueError as error:
@@ -86,7 +87,7 @@ class PictureContents:
         self.items = described(reader)
         self._decoder = _Decoder(reader, model, self.items)
         self._which: Sequence[int] = ()
-        self._ahead: Generator[Tensor | ContainerError, None, None] | None = None  # of these, in their order
+        self._ahead: Generator[np.ndarray | ContainerError, None, None] | None = None  # of these, in their order
 
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`."""
@@ -95,14 +96,14 @@ class PictureContents:
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
-    ) -> tuple[Tensor | None, bool]:
+    ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`. Others that were selected are decoded meanwhile."""
         if self._ahead is None:
             decoder = self._decoder  # not this object: threads end when nobody refers to it any more
             self._ahead = ordered(decoder.task(j, earlier) for j in self._which)
         found = next(self._ahead)
         progress(1)
-        if isinstance(found, Tensor):
+        if isinstance(found, np.ndarray):
             return found, True
         if damage is None:
             self._ahead.close()
@@ -118,7 +119,7 @@ class _Decoder(NamedTuple):
     model: PictureModel
     items: Sequence[Item]
 
-    def task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], Tensor | ContainerError]]:
+    def task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], np.ndarray | ContainerError]]:
         """Values of picture i, and what decodes it. Files are read here, and not in threads."""
         shape = shape_of(self.items[i])
         try:
@@ -127,11 +128,11 @@ class _Decoder(NamedTuple):
             missing = error
             return 0, lambda: missing
         there = earlier(i)
-        if there is not None and tuple(there.shape) == shape and self._is(i, there.numpy()):
-            return there.numel(), lambda: there
+        if there is not None and tuple(there.shape) == shape and self._is(i, there):
+            return there.size, lambda: there
         return math.prod(shape), functools.partial(self._decoded, i, payload)
 
-    def _decoded(self, i: int, payload: bytes) -> Tensor | ContainerError:
+    def _decoded(self, i: int, payload: bytes) -> np.ndarray | ContainerError:
         """Picture i, or what is wrong with it."""
         where = f"{self.reader.path}: chunk {i} of {len(self.items)}"
         try:
@@ -140,7 +141,7 @@ class _Decoder(NamedTuple):
             return DamagedFile(f"{where} does not decode: {error}")
         if not self._is(i, pixels):
             return DamagedFile(f"{where} decodes to other pixels than were encoded; do not trust the file")
-        return torch.from_numpy(pixels)
+        return pixels
 
     def _is(self, i: int, pixels: np.ndarray) -> bool:
         return pixels_crc(pixels) == self.reader.found[i].rows_crc
@@ -168,6 +169,13 @@ def described(reader: Reader) -> list[Item]:
             f"{reader.path}: expected items that fit the file, got {type(error).__name__}: {str(error)[:300]}; copy it "
             "again, or update this toolkit"
         ) from error
+
+
+def fingerprint(model: PictureModel) -> str:
+    """Identity of a model in headers, as that of `chunks.model.fingerprint` without a configuration, but shorter."""
+    arrays = sorted(model.arrays.items())
+    values = ((name, f"torch.{array.dtype}", array.shape, array.tobytes()) for name, array in arrays)
+    return digest({}, values)[:16]
 
 
 def pixels_crc(picture: np.ndarray) -> int:

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -59,7 +60,7 @@ def compress(
     levels = []
     with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
         for i, item in enumerate(items):
-            picture = origin.picture(i)
+            picture = torch.from_numpy(origin.picture(i))
             try:
                 level, found = coder.encode(picture, target, share)
             except ValueError as error:
@@ -89,7 +90,7 @@ class RateContents:
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
-    ) -> tuple[Tensor | None, bool]:
+    ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`. What an earlier run has written is taken if it has the size: floats may differ."""
         item, there, lost = self.items[i], earlier(i), list[str]()
         progress(1)
@@ -100,7 +101,7 @@ class RateContents:
         )
         if damage is not None:
             damage.extend(lost)
-        return (None if len(lost) == tile_count(item) else found), not lost
+        return (None if len(lost) == tile_count(item) else found.numpy()), not lost
 
 
 @torch.inference_mode()

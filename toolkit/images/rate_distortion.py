@@ -95,7 +95,7 @@ def of_files(
         for picture in pictures:
             file = folder / "evaluation.tkc"
             item = item_of("picture", picture)
-            origin = Source([item], functools.partial(_same, picture), None)
+            origin = Source([item], functools.partial(_same, picture.numpy()), None)
             size = rate_archive.compress(coder, origin, file, Target("lambda", lam), identity, progress=False)
             with Reader(file) as reader:
                 [item], [level] = rate_archive.described(reader)
@@ -344,7 +344,7 @@ def _percent(difference: float) -> str:
     return "no common range" if math.isnan(difference) else f"{difference:+.1f} %"
 
 
-def _same(picture: Tensor, number: int) -> Tensor:
+def _same(picture: np.ndarray, number: int) -> np.ndarray:
     return picture
 
 

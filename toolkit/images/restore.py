@@ -11,8 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from toolkit.container import MARK, Reader, check_new, temporary_of
@@ -20,7 +18,7 @@ from toolkit.images import arrays, files, metadata
 from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
-Write = Callable[[int, Tensor, dict[str, Any]], None]  # number, uint8 [c, h, w], its metadata
+Write = Callable[[int, np.ndarray, dict[str, Any]], None]  # number, uint8 [c, h, w], its metadata
 
 
 class Contents(Protocol):
@@ -45,7 +43,7 @@ class Contents(Protocol):
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
-    ) -> tuple[Tensor | None, bool]:
+    ) -> tuple[np.ndarray | None, bool]:
         """Picture i, uint8 [c, h, w], grey where it is lost, or None if all is; and whether it is whole.
 
         damage: receives what is wrong with each part of the file that is lost; None: raise it. earlier: what an earlier
@@ -114,9 +112,9 @@ def restore(
         _array(result, array) if array else _picture(result) if single else pictures(result, names) as (read, write),
         tqdm(total=contents.select(which), unit=contents.unit, disable=not progress) as bar,
     ):
-        kept: dict[int, Tensor | None] = {}
+        kept: dict[int, np.ndarray | None] = {}
 
-        def earlier(i: int) -> Tensor | None:
+        def earlier(i: int) -> np.ndarray | None:
             kept[i] = read(i) if resumed else None
             return kept[i]
 
@@ -248,11 +246,11 @@ def pictures(folder: Path, names: Sequence[str]) -> Iterator[tuple[Earlier, Writ
                 raise FileExistsError(f"{path}: expected a folder of this command, got a link; remove it")
         return path / PurePosixPath(name).name
 
-    def write(i: int, image: Tensor, about: dict[str, Any]) -> None:
+    def write(i: int, image: np.ndarray, about: dict[str, Any]) -> None:
         # Under its name only when it is complete, whatever happens in between.
         part = folder.with_name("picture.png")
         part.unlink(missing_ok=True)
-        files.write_image(part, image.numpy(), about)
+        files.write_image(part, image, about)
         os.replace(part, place(names[i], True))
 
     yield lambda i: _sound(place(names[i], False)), write
@@ -261,15 +259,15 @@ def pictures(folder: Path, names: Sequence[str]) -> Iterator[tuple[Earlier, Writ
 @contextlib.contextmanager
 def _picture(path: Path) -> Iterator[tuple[Earlier, Write]]:
     """Write one picture as a file."""
-    yield lambda i: None, lambda i, image, about: files.write_image(path, image.numpy(), about)
+    yield lambda i: None, lambda i, image, about: files.write_image(path, image, about)
 
 
-def _sound(path: Path) -> Tensor | None:
+def _sound(path: Path) -> np.ndarray | None:
     """A picture that an earlier run has written."""
     if path.is_symlink() or not path.is_file():
         return None
     try:
-        return torch.from_numpy(files.read_image(path))
+        return files.read_image(path)
     except ValueError:  # it was cut short
         return None
 
@@ -283,7 +281,7 @@ def _array(path: Path, array: arrays.Array) -> Iterator[tuple[Earlier, Write]]:
             values, there = arrays.open_array(path, array.name)
             values = values if there == array else None
 
-    def read(i: int) -> Tensor | None:
+    def read(i: int) -> np.ndarray | None:
         return None if values is None else arrays.one_image(values, array, i)
 
     with arrays.writer(path, array, resume=values is not None) as put:

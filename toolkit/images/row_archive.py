@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -19,11 +20,10 @@ from tqdm import tqdm
 from toolkit.chunks.model import ChunkCoder, Settings, rows_crc
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer
 from toolkit.images import arrays, files
-from toolkit.images.files import CHANNELS, Earlier, Item
+from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
 from toolkit.images.source import Source
+from toolkit.images.tiles import count_tiles, tiles, untile, valid_of
 
-MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
-CHEAPEST = 1 << 19  # values a byte that a file may declare; entropy coders leave each value some 2**-16 bits at least
 MakeCoder = Callable[[int, Settings | None], ChunkCoder]  # (rows a chunk, settings of the file that is decoded)
 
 
@@ -38,7 +38,7 @@ def compress(
     """
     shape = make_coder(1, None).module.shape
     channels, size = shape[0], (shape[1], shape[2])
-    counts = [files.count_tiles(item, channels, size) for item in origin.items]
+    counts = [count_tiles(item, channels, size) for item in origin.items]
     chunk_rows = min(chunk_rows, sum(counts))
     if chunk_rows * math.prod(shape) > MOST_VALUES:
         raise ValueError(
@@ -68,7 +68,7 @@ def _chunks(origin: Source, channels: int, size: tuple[int, int], chunk_rows: in
     rows, valid = torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, channels, *size, dtype=torch.bool)
     pending = [(rows, valid)]
     for i in range(len(origin.items)):
-        pending.append(files.tiles(origin.picture(i), channels, size))
+        pending.append(tiles(torch.from_numpy(origin.picture(i)), channels, size))
         if sum(len(rows) for rows, _ in pending) >= chunk_rows:
             rows, valid = (torch.cat(part) for part in zip(*pending, strict=True))
             whole = len(rows) - len(rows) % chunk_rows
@@ -139,7 +139,7 @@ class RowContents:
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
-    ) -> tuple[Tensor | None, bool]:
+    ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`."""
         header = self._header
         first, last = header.rows(i)
@@ -153,7 +153,8 @@ class RowContents:
             sound += 0 if rows is None else high - low
         if not sound:
             return None, False
-        return files.untile(torch.cat(parts), self.items[i], header.shape[0], header.size), sound == last - first
+        picture = untile(torch.cat(parts), self.items[i], header.shape[0], header.size)
+        return picture.numpy(), sound == last - first
 
     def _needed(self, number: int) -> slice:
         """Rows of a chunk that are decoded, from its first."""
@@ -208,7 +209,7 @@ class RowContents:
             item, image = self.items[j], earlier(j)
             if image is None or list(image.shape) != [CHANNELS[item.mode], item.height, item.width]:
                 return None
-            parts.append(files.tiles(image, header.shape[0], header.size)[0])
+            parts.append(tiles(torch.from_numpy(image), header.shape[0], header.size)[0])
         skip = begin - header.rows(low)[0]
         rows = torch.cat(parts)[skip : skip + end - begin]
         found = self._reader.found.get(number)
@@ -220,7 +221,7 @@ class RowContents:
         begin, end = header.chunk(number)
         low, high = bisect_right(header.ends, begin), bisect_right(header.ends, end - 1)
         kinds = [item[1:] for item in header.items[low : high + 1]]  # without names: of an array's images, all the same
-        masks = {kind: files.valid_of(Item("", *kind), header.shape[0], header.size) for kind in set(kinds)}
+        masks = {kind: valid_of(Item("", *kind), header.shape[0], header.size) for kind in set(kinds)}
         skip = begin - header.rows(low)[0]
         return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
 
@@ -253,7 +254,7 @@ def _checked(reader: Reader, header: dict[str, Any]) -> Header:
         raise ValueError(f"expected exact to be true or false, got {str(header['exact'])[:40]!r}")
     array = None if header["kind"] == "images" else arrays.described(**header["array"])
     items = [array.item] if array else [files.described(*fields) for fields in header["items"]]
-    per_item = [files.count_tiles(item, shape[0], shape[1:]) for item in items]
+    per_item = [count_tiles(item, shape[0], shape[1:]) for item in items]
     number = array.images[0] if array else 1  # of each item
     rows, values = number * sum(per_item), math.prod(shape)
     if not reader.damage and rows != sum(chunk.rows for chunk in reader.chunks):

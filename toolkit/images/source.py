@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from toolkit.images import arrays, files, folder, metadata
 from toolkit.images.files import CHANNELS, Item
@@ -22,7 +21,7 @@ class Source(NamedTuple):
     """A person's input: what each picture is, before its pixels are read, and how to read picture i."""
 
     items: list[Item]
-    read: Callable[[int], Tensor]  # uint8 [c, h, w]
+    read: Callable[[int], np.ndarray]  # uint8 [c, h, w]
     array: arrays.Array | None  # the one array that all items come from
     left_out: Sequence[LeftOut] = ()  # files that are not coded, or not all of them
     metadata: Sequence[dict[str, Any]] = ()  # of each picture, see `toolkit.images.metadata`
@@ -44,7 +43,7 @@ class Source(NamedTuple):
         item = self.items[i]
         return CHANNELS[item.mode] * item.height * item.width
 
-    def picture(self, i: int) -> Tensor:
+    def picture(self, i: int) -> np.ndarray:
         """Picture i, uint8 [c, h, w]. Raises ValueError if it is not as it was when the source was looked at."""
         found, item = self.read(i), self.items[i]
         if tuple(found.shape) != (CHANNELS[item.mode], item.height, item.width):
@@ -111,7 +110,7 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
         )
     files.check_restorable(items)
     return Source(
-        items, lambda i: torch.from_numpy(files.read_image(good[i])), None, left_out, about, sizes, kinds
+        items, lambda i: files.read_image(good[i]), None, left_out, about, sizes, kinds
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from toolkit.runs import CHECKPOINT, CONFIG, PENDING, no_group, read_config
+from toolkit.run import CONFIG
+from toolkit.runs import CHECKPOINT, PENDING, no_group, read_config
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from toolkit.model import plain
-from toolkit.runs import CHECKPOINT, PENDING, WEIGHTS, Run, save_config
+from toolkit.container import plain
+from toolkit.run import WEIGHTS, Run
+from toolkit.runs import CHECKPOINT, PENDING, save_config
 from toolkit.training.precision import chosen
 from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes
 
