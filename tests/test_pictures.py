@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -525,6 +526,32 @@ def full_disk(*_: Any) -> Any:
 # Measuring
 
 
+def test_evaluate_leaves_out_what_compress_does_and_says_so(
+    run: Path, five: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(five, folder)
+    Image.fromarray(noise(16, 16, 3)).save(folder / "f.jpg")
+    arguments = [f"run={run}", f"pictures={folder}", "effort=0"]
+    assert evaluate.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("5 pictures, effort 0") and f"left out: {folder / 'f.jpg'}: a JPEG file" in said.err
+    assert said.err.splitlines()[-1].startswith("1 of 6 pictures left out, listed above; exit status 2, as nothing")
+    assert evaluate.main([*arguments, "jpeg=pixels"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("6 pictures, effort 0") and "left out" not in said.err
+    (folder / "g.png").write_bytes(b"text")
+    refused(lambda: evaluate.main(arguments), tmp_path, "g.png: expected an image that can be read", capsys)
+    assert evaluate.main([*arguments, "jpeg=skip", "on_bad=skip"]) == 0
+    assert capsys.readouterr().err.endswith("\n2 of 7 pictures left out, listed above\n")
+
+
+@pytest.mark.parametrize("option", ["jpeg=pixels", "on_bad=skip"])
+def test_evaluate_refuses_options_of_pictures_without_any(option: str, run: Path, capsys: Capture) -> None:
+    message = f"expected {option.split('=')[0]}= with pictures=, got none; give a folder of pictures, or leave it out"
+    refused(lambda: evaluate.main([f"run={run}", option]), run, message, capsys)
+
+
 def test_evaluate_shows_each_picture_of_a_folder_beside_other_codecs(
     run: Path, five: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,7 +562,7 @@ def test_evaluate_shows_each_picture_of_a_folder_beside_other_codecs(
     table = text.partition("\n\n")[2].splitlines()
     assert table[0].split() == ["this", "model", "PNG", "WebP", *(["JPEG", "XL"] if "JPEG XL" in rates else [])]
     values = [np.prod(shape) for shape in SIZES.values()]
-    assert [line.split()[0] for line in table[1:]] == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    assert [line.split()[0] for line in table[1:]] == ["a.png", "b.png", "c.png", "deep/d.png", "e.png"]
     for column, name in enumerate(["this model, file", "PNG", "WebP"], 1):
         shown = [float(line.split()[column]) for line in table[1:]]
         assert np.dot(shown, values) / sum(values) == pytest.approx(rates[name], abs=1e-3)

@@ -322,12 +322,27 @@ def test_nothing_is_written_into_the_zoo(here: Path, monkeypatch: pytest.MonkeyP
     refused(lambda: make_exact.main(["run=small"]), here, message, capsys)
     assert evaluate.main(["run=small", "rows=20"]) == 0
     assert "small is evaluated in evaluation-small\n" in capsys.readouterr().out
-    assert evaluate._folder("small") == Path("evaluation-small")  # and again
+    assert evaluate.main(["run=small", "rows=20"]) == 0  # and again
     assert {"card.md", "evaluation.txt", "evaluation.tkc"} <= {path.name for path in Path("evaluation-small").iterdir()}
     Path("evaluation-other").mkdir()
     message = "expected no evaluation-other here, or a copy of the model, got another"
     refused(lambda: evaluate.main(["run=other"]), here, message, capsys)
     assert {path: path.stat().st_mtime_ns for path in zoo.FOLDER.rglob("*")} == before
+
+
+def test_evaluating_whole_pictures_without_any_says_what_to_give(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run = picture_run(here / "run")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("folder: null", "folder: photographs/train"))
+    filled(ship(run, zoo.DEFAULT, here / "zoo"))
+    monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
+    message = (
+        "error: expected pictures=, a folder of pictures to measure, as those of the training, photographs/train, are "
+        "not here; give one, for instance pictures=photos"
+    )
+    refused(lambda: evaluate.main(["run=photographs"]), here, message, capsys)
 
 
 # Weights that ship.

@@ -1,13 +1,15 @@
 """python -m toolkit.evaluate run=RUN: rate and speed on held-out data, beside the codecs that people use today."""
 
+import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from toolkit import cli, zoo
 from toolkit.container import atomic_path
-from toolkit.runs import load
+from toolkit.images.source import Source, left_out, source
+from toolkit.runs import head_of, load
 
 USAGE = """usage: python -m toolkit.evaluate run=RUN
 
@@ -15,10 +17,12 @@ Encode data that training has not seen to real files, decode and compare them; p
 speeds, beside other codecs; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossless
 model: test rows of its data set, or whole pictures. Of a lossy one: the rate-distortion curve of held-out pictures. Of
 word vectors: analogies that files of several sizes answer. Of a model that ships, in a copy of it, evaluation-NAME
-here."""
+here. Exit status: 0, 1 for an error, 2 if pictures were left out that nobody asked to leave out."""
 KNOWN = {
     "run": "folder of the trained model (outputs/...), or name of one that ships",
-    "pictures": "of a model of whole pictures: folder of held-out ones (default: those of the training)",
+    "pictures": "of a model of whole pictures: one, or a folder of them (default: those that its training held out)",
+    "on_bad": "of these, those that cannot be coded: error (default), or skip: leave them out, and list them",
+    "jpeg": "of these, JPEG files and a lossless model: skip (default), or pixels, as of toolkit.compress",
     "rows": "test rows to code, evenly spread, or all (default 1000); more than there are come again, to time many",
     "effort": "of a model that learns while it codes: 0, 1 or 2, as of toolkit.compress",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
@@ -30,29 +34,57 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"run"}, USAGE)
-    run = load(_folder(values["run"]), values.get("device", "auto"))
-    text, figure = run.head.measure(run, cli.asked(values, {"run", "device"}, run.head.measure_options, run.name))
-    print(text)
-    with atomic_path(run.folder / "evaluation.txt") as path:
-        path.write_text(text + "\n")
-    with atomic_path(run.folder / "evaluation.png") as path:
-        figure.savefig(path, dpi=150)
-    return 0
+    folder = zoo.folder_of(values["run"])
+    head, name = head_of(folder)
+    known = dict(head.measure_options)
+    if "pictures" in known:
+        known |= {key: KNOWN[key] for key in (["on_bad", "jpeg"] if head.lossless else ["on_bad"])}
+    asked = cli.asked(values, {"run", "device"}, known, name)
+    pictures = _pictures(values, "skip" if head.lossless else "pixels")
+    with _place(folder) as place:
+        run = load(place, values.get("device", "auto"))
+        text, figure = run.head.measure(run, pictures, asked)
+        print(text)
+        with atomic_path(place / "evaluation.txt") as path:
+            path.write_text(text + "\n")
+        with atomic_path(place / "evaluation.png") as path:
+            figure.savefig(path, dpi=150)
+    lines, status = left_out(pictures, values) if pictures else ([], 0)
+    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
+    return status
 
 
-def _folder(given: str) -> Path:
-    """The folder of a run, or a copy of a model that ships, as the figures are written beside it."""
-    folder = zoo.folder_of(given)
+def _pictures(values: dict[str, str], jpeg: str) -> Source | None:
+    """What pictures= names, JPEG files as asked or as `jpeg` says."""
+    if "pictures" in values:
+        found = source(values["pictures"], values.get("on_bad", "error"), "none", values.get("jpeg", jpeg))
+        if found.array:
+            raise ValueError("expected pictures= a picture or a folder, got an array; save its images as PNG files")
+        return found
+    for key in {"on_bad", "jpeg"} & values.keys():
+        raise ValueError(f"expected {key}= with pictures=, got none; give a folder of pictures, or leave it out")
+    return None
+
+
+@contextlib.contextmanager
+def _place(folder: Path) -> Iterator[Path]:
+    """Where figures are written: a run's folder, or a copy of a model that ships, of which an error leaves nothing."""
     if not zoo.is_ours(folder):
-        return folder
+        yield folder
+        return
     copy = Path(f"evaluation-{folder.name}")
-    card = copy / zoo.CARD
-    if not copy.exists():
+    card, made = copy / zoo.CARD, not copy.exists()
+    if made:
         shutil.copytree(folder, copy)
     elif not card.is_file() or card.read_bytes() != (folder / zoo.CARD).read_bytes():
         raise FileExistsError(f"expected no {copy} here, or a copy of the model, got another; remove or rename it")
-    print(f"{folder.name} is evaluated in {copy}", flush=True)
-    return copy
+    try:
+        print(f"{folder.name} is evaluated in {copy}", flush=True)
+        yield copy
+    except BaseException:
+        if made:
+            shutil.rmtree(copy)
+        raise
 
 
 if __name__ == "__main__":

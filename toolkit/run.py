@@ -78,8 +78,12 @@ class Head(Protocol):
     ) -> Report:
         """Restore what `compress` wrote: see `images.restore.restore`. Raises ValueError for another model's file."""
 
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
-        """Rate and speed on data that training has not seen, beside other codecs: a table and a figure."""
+    def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
+        """Rate and speed on pictures, or None: on data that training has not seen, beside other codecs.
+
+        asked: options that stand in `measure_options`; a source comes only where `pictures` does. Returns a table and a
+        figure. Raises ValueError where there are no such data.
+        """
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ import numpy as np
 
 from toolkit.container import ContainerError, Reader
 from toolkit.images import picture_archive
-from toolkit.images.files import item_of, read_image
-from toolkit.images.folder import find
+from toolkit.images.files import item_of
 from toolkit.images.picture_archive import PictureContents, PictureModel, fingerprint
 from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.source import Source, some
@@ -117,18 +116,24 @@ Next:
         check_model(reader, self.identity(run))
         return restore(reader, PictureContents(reader, run.module), output, only, on_damage, overwrite)
 
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+    def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of whole pictures; leaves their file, evaluation.tkc, in the run's folder."""
         from toolkit.images import baselines
         from toolkit.runs import build_data
         from toolkit.training.plots import rate_bars, rate_table
 
         effort, names = self._asked(asked), list[str]()
-        if "pictures" in asked:
-            files = find(asked["pictures"])
-            names, pictures = [file.name for file in files], [read_image(file) for file in files]
+        if source:
+            names = [item.name for item in source.items]
+            pictures = list(map(source.picture, range(len(names))))
         else:
-            pictures = _arrays(build_data(run.cfg).test)
+            try:
+                pictures = _arrays(build_data(run.cfg).test)
+            except FileNotFoundError as error:  # of a model that ships, say
+                raise ValueError(
+                    f"expected pictures=, a folder of pictures to measure, as those of the training, "
+                    f"{run.cfg.data.folder}, are not here; give one, for instance pictures=photos"
+                ) from error
         found = coded(run.module, pictures, effort, run.folder / "evaluation.tkc")
         others = baselines.sizes(pictures)
         title = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}, effort {effort}"

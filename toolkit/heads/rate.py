@@ -134,10 +134,11 @@ Next:
         check_model(reader, self.identity(run))
         return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage, overwrite)
 
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
-        """The rate-distortion curve of held-out pictures, and the times of the first."""
-        self.folder = asked.get("pictures", self.folder)
+    def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
+        """The rate-distortion curve of pictures, and the times of the first."""
         pictures = self.held_out()
+        if source:
+            pictures = [torch.from_numpy(source.picture(i)) for i in range(len(source.items))]
         first, lam = pictures[0], sorted(self.lambdas)[len(self.lambdas) // 2]
         spent = rate_distortion.speed(rate_distortion.times(_coder(run), first, lam), first[0].numel())
         curves, _ = self.curves(run, pictures, blind=True)

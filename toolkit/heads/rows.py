@@ -130,7 +130,7 @@ Next:
         contents = RowContents(reader, functools.partial(self.coder, run))
         return restore(reader, contents, output, only, on_damage, overwrite)
 
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+    def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of test rows of the run's data set; leaves their file, evaluation.tkc, in the run's folder."""
         from toolkit.data.splits import spread
         from toolkit.training.evaluation import evaluate

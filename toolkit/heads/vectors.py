@@ -112,7 +112,7 @@ Next:
             f"{COMMAND} input={reader.path} output=vectors.bin"
         )
 
-    def measure(self, run: Run, asked: dict[str, str]) -> tuple[str, Figure]:
+    def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Analogies that files of several sizes answer, beside other ways to make vectors smaller."""
         curves = self.curves(run.folder / "evaluation.tkc", vectors_of(run).words, *run.module.posterior())
         if not scores.questions(vectors_of(run).words, self.questions):
