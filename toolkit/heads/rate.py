@@ -136,9 +136,8 @@ Next:
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """The rate-distortion curve of pictures, and the times of the first."""
-        pictures = self.held_out()
-        if source:
-            pictures = [torch.from_numpy(source.picture(i)) for i in range(len(source.items))]
+        given = source and [torch.from_numpy(source.picture(i)) for i in range(len(source.items))]
+        pictures = given or self.held_out()
         first, lam = pictures[0], sorted(self.lambdas)[len(self.lambdas) // 2]
         spent = rate_distortion.speed(rate_distortion.times(_coder(run), first, lam), first[0].numel())
         curves, _ = self.curves(run, pictures, blind=True)
