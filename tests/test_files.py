@@ -158,14 +158,6 @@ def test_the_orientation_of_a_camera_is_not_applied(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png").shape == (3, 4, 6)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
-def test_transparency_is_refused(tmp_path: Path, mode: str) -> None:
-    options = {"P": {"transparency": 0}, "RGB": {"transparency": (1, 2, 3)}, "L": {"transparency": 3}}.get(mode, {})
-    Image.new(mode, (4, 4)).save(tmp_path / "a.png", **options)  # type: ignore[arg-type]  # options of the format
-    with pytest.raises(ValueError, match=rf"a.png: expected no transparency, got mode {mode}.*do: convert it: Image"):
-        read_image(tmp_path / "a.png")
-
-
 def png16(color: int, values: int) -> bytes:
     """A 2 x 2 PNG of 16 bits a value, which Pillow writes only in grey."""
 

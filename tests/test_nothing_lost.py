@@ -27,7 +27,7 @@ from PIL import Image, PngImagePlugin
 
 from recipes.bitswap import BitSwap
 from tests.archives import files_of, noise, pack, refused, rewritten, unpack
-from tests.tiny import configure, run_folder
+from tests.tiny import configure, picture_run, run_folder
 from toolkit import compress, container, decompress, embeddings, export_embeddings, inspect
 from toolkit.container import atomic_path
 from toolkit.data import images
@@ -584,10 +584,27 @@ def test_d13_the_photograph_of_a_phone_is_coded_and_its_other_frames_are_named(
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGBA"])
-def test_d14_deep_pictures_and_transparency_are_refused(mode: str, run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_d14_deep_pictures_and_transparency_are_refused_where_a_model_cannot_keep_them(
+    mode: str, run: Path, tmp_path: Path, capsys: Capture
+) -> None:
     Image.new(mode, (8, 8)).save(tmp_path / "a.png")
-    message = "expected 8 bits a value" if mode == "I;16" else "expected no transparency"
+    message = (
+        "expected 8 bits a value"
+        if mode == "I;16"
+        else "got mode RGBA with it; do: compress it with run=photographs, which"
+    )
     refused(lambda: pack(run, tmp_path / "a.png", tmp_path / "x.tkc"), tmp_path, message, capsys)
+
+
+def test_d14_transparency_comes_back_with_what_lies_under_it(tmp_path: Path) -> None:
+    values = noise(6, 7, 4)
+    values[:3, :, 3] = 0
+    Image.fromarray(values).save(tmp_path / "a.png")
+    whole = picture_run(tmp_path / "run")
+    assert pack(whole, tmp_path / "a.png", tmp_path / "x.tkc") == 0
+    assert unpack(whole, tmp_path / "x.tkc", tmp_path / "b.png") == 0
+    with Image.open(tmp_path / "b.png") as found:
+        assert found.mode == "RGBA" and np.array_equal(np.array(found), values)
 
 
 # E. Sizes that vectors' files declare are compared with what is there.

@@ -303,7 +303,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "broken items": (lambda h: h["items"][0].pop(), "expected items that fit the file"),
     "fewer pictures": (lambda h: h["items"].pop(), "4 pictures in 5 chunks"),
     "more pictures": (lambda h: h["items"].append(["f.png", "L", 1, 1]), "6 pictures in 5 chunks"),
-    "another mode": (lambda h: h["items"][0].__setitem__(1, "RGBA"), "expected a name, a mode and two sizes"),
+    "another mode": (lambda h: h["items"][0].__setitem__(1, "CMYK"), "expected a name, a mode and two sizes"),
+    "a mode of more channels": (lambda h: h["items"][0].__setitem__(1, "RGBA"), "chunk 0 of 5 d"),
     "no height": (lambda h: h["items"][0].__setitem__(2, 0), "expected a name, a mode and two sizes"),
     "an unsafe name": (lambda h: h["items"][0].__setitem__(0, "../out.png"), "unsafe name '../out.png'"),
     "a long name": (lambda h: h["items"][0].__setitem__(0, "x" * 256 + ".png"), "expected names of at most 255 bytes"),
@@ -330,10 +331,10 @@ def test_pixels_of_another_checksum_are_refused(run: Path, packed_five: Path, tm
 
 
 def test_what_it_cannot_code_is_refused(run: Path, five: Path, tmp_path: Path, capsys: Capture) -> None:
-    Image.fromarray(noise(8, 8, 4), "RGBA").save(tmp_path / "a.png")
+    Image.new("F", (8, 8)).save(tmp_path / "a.tif")
     np.save(tmp_path / "x.npy", noise(3, 8, 8))
     for source, more, message in (
-        (tmp_path / "a.png", (), "expected no transparency, got mode RGBA"),
+        (tmp_path / "a.tif", (), "expected 8 bits a value"),
         (tmp_path / "x.npy", (), "expected pictures for a model of whole ones, got an array"),
         (five, ("effort=3",), "expected effort to be one of 0, 1, 2, got '3'"),
         (five, ("chunk_rows=4",), "expected no chunk_rows= for a model of photographs, which takes effort="),

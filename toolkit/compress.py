@@ -17,8 +17,8 @@ USAGE = """usage: python -m toolkit.compress PICTURES FILE.tkc [run=RUN]
 
 Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that ships, or
 one that toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bpp= or psnr= asks for. Grey and
-RGB, 8 bits a value, any size. Exit status: 0, 1 for an error, 2 if the file was written and pictures were left out that
-nobody asked to leave out."""
+RGB, 8 bits a value, any size; a model of whole pictures keeps transparency, too. Exit status: 0, 1 for an error, 2 if
+the file was written and pictures were left out that nobody asked to leave out."""
 KNOWN = {
     "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
     f"{zoo.DEFAULT})",
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jpeg, compare = asked.pop("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")
         asked.pop("compare", None)
         # Before the model is loaded, so that a mistake is told at once.
-        pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"), jpeg)
+        pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"), jpeg, head.every)
         run = load(folder, found.get("device", "auto"), None)
         began = time.monotonic()
         text = run.head.compress(run, pictures, output, asked)

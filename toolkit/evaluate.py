@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "pictures" in known:
         known |= {key: KNOWN[key] for key in (["on_bad", "jpeg"] if head.lossless else ["on_bad"])}
     asked = cli.asked(values, {"run", "device"}, known, name)
-    pictures = _pictures(values, "skip" if head.lossless else "pixels")
+    pictures = _pictures(values, "skip" if head.lossless else "pixels", head.every)
     with _place(folder) as place:
         run = load(place, values.get("device", "auto"))
         text, figure = run.head.measure(run, pictures, asked)
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _pictures(values: dict[str, str], jpeg: str) -> Source | None:
-    """What pictures= names, JPEG files as asked or as `jpeg` says."""
+def _pictures(values: dict[str, str], jpeg: str, every: bool) -> Source | None:
+    """What pictures= names, JPEG files as asked or as `jpeg` says; every: see `source`."""
     if "pictures" in values:
-        found = source(values["pictures"], values.get("on_bad", "error"), "none", values.get("jpeg", jpeg))
+        found = source(values["pictures"], values.get("on_bad", "error"), "none", values.get("jpeg", jpeg), every)
         if found.array:
             raise ValueError("expected pictures= a picture or a folder, got an array; save its images as PNG files")
         return found

@@ -44,6 +44,10 @@ class Head(Protocol):
         """Whether pictures come back as they were."""
 
     @property
+    def every(self) -> bool:
+        """Whether pictures may have transparency."""
+
+    @property
     def monitor(self) -> str:
         """The logged value whose least belongs to the best weights."""
 

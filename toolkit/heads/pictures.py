@@ -40,7 +40,7 @@ class Pictures:
     effort: of files that nobody asks another one for.
     """
 
-    lossless = True
+    lossless = every = True
     monitor = "validation/bpd"
     compress_options: ClassVar = {"effort": "0 is fast, 2 smallest and slowest"}
     measure_options: ClassVar = {"pictures": "folder of held-out pictures", "effort": "as of compress"}

@@ -55,7 +55,7 @@ class Rate:
     goes on, every_n_epochs; final_fit_rows, final_fit_steps: of the model that is saved.
     """
 
-    lossless = False
+    lossless = every = False
     monitor = "validation/objective_bpp"
     compress_options: ClassVar = {
         "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",

@@ -40,6 +40,7 @@ class Rows:
     """
 
     lossless = True
+    every = False
     monitor = "validation/elbo_bpd"
     compress_options: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
     measure_options: ClassVar = {

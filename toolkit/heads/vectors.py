@@ -44,7 +44,7 @@ class Vectors:
     folder also holds the vocabulary.
     """
 
-    lossless = False
+    lossless = every = False
     monitor = "validation/bits_per_pair"
     compress_options = exporting.OPTIONS
     measure_options: ClassVar[dict[str, str]] = {}

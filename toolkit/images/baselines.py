@@ -56,7 +56,7 @@ def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict
 def comparison(ours: tuple[str, int, float], pictures: Iterable[np.ndarray]) -> str:
     """A table of our file, (name, bytes, seconds), beside other lossless codecs of the same pictures, each one file.
 
-    pictures: uint8 [c, h, w], c = 1 or 3, of any sizes. A codec that cannot take one of them is absent.
+    pictures: uint8 [c, h, w], c from 1 to 4, of any sizes. A codec that cannot take one of them is absent.
     """
     sizes, coded, seconds, values, count = Counter[str](), Counter[str](), dict.fromkeys(LABELS, 0.0), 0, 0
     for picture in pictures:
@@ -83,7 +83,7 @@ def _compared(ours: int, theirs: int) -> str:
 
 
 def sizes(pictures: Sequence[np.ndarray]) -> dict[str, list[int]]:
-    """Bytes of each picture uint8 [c, h, w], c = 1 or 3, as a file of PNG, WebP and JPEG XL, by name of the codec.
+    """Bytes of each picture uint8 [c, h, w], c from 1 to 4, as a file of PNG, WebP and JPEG XL, by name of the codec.
 
     WebP is absent where one picture is larger than its format allows, JPEG XL without its plugin.
     """
@@ -108,7 +108,7 @@ def mosaics(images: Tensor) -> list[Image.Image]:
     return pictures
 
 
-def _picture(values: np.ndarray) -> Image.Image:  # uint8 [c, h, w] -> mode L or RGB
+def _picture(values: np.ndarray) -> Image.Image:  # uint8 [c, h, w] -> mode L, LA, RGB or RGBA
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 
@@ -122,13 +122,18 @@ def _spread(images: Tensor, rows: int) -> Tensor:
 def _codecs(side: int) -> dict[str, Callable[[Image.Image], bytes]]:
     codecs: dict[str, Callable[[Image.Image], bytes]] = {"PNG": lambda image: _save(image, "PNG", optimize=True)}
     if side <= WEBP_LARGEST:
-        # RGB: WebP has no grey mode; its own transform finds that the three channels are equal.
-        codecs["WebP"] = lambda image: _save(image.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+        codecs["WebP"] = _webp
     if importlib.util.find_spec("pillow_jxl"):
         import pillow_jxl  # noqa: F401 - registers the format with Pillow; optional, so imported only where used
 
         codecs["JPEG XL"] = lambda image: _save(image, "JXL", lossless=True, effort=7)
     return codecs
+
+
+def _webp(image: Image.Image) -> bytes:
+    # WebP has no grey mode; its own transform finds that the three channels are equal.
+    colour = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return _save(colour, "WEBP", lossless=True, quality=100, method=6, exact=True)  # below opacity 0, too
 
 
 def _save(image: Image.Image, form: str, **options: Any) -> bytes:

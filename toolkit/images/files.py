@@ -6,7 +6,7 @@ import struct
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,8 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from toolkit.images import metadata
 
-CHANNELS = {"L": 1, "RGB": 3}
+CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4}  # of each mode, those with an opacity last
+PLAIN = "L", "RGB"  # what every model takes
 BEGINS: dict[str, bytes | tuple[bytes, ...]] = {  # of files
     "JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "WebP": b"RIFF", "BMP": b"BM", "TIFF": (b"II", b"MM"), "GIF": b"GIF8",
     "PNM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
@@ -39,33 +40,64 @@ class Item(NamedTuple):
     """One picture as the decoder knows it before its pixels."""
 
     name: str  # relative path with forward slashes
-    mode: str  # "L" (grey) or "RGB"
+    mode: str  # one of CHANNELS
     height: int
     width: int
 
 
-def described(name: Any, mode: Any, height: Any, width: Any) -> Item:
+def described(name: Any, mode: Any, height: Any, width: Any, modes: Collection[str] = PLAIN) -> Item:
     """The description of a picture as a file holds it. Raises ValueError unless `describe` could have made it."""
     sizes = all(type(n) is int and 0 < n < 1 << 31 for n in (height, width))
-    if not isinstance(name, str) or mode not in list(CHANNELS) or not sizes:
+    if not isinstance(name, str) or mode not in list(modes) or not sizes:
         raise ValueError(f"expected a name, a mode and two sizes, got {str((name, mode, height, width))[:100]}")
     return Item(name, mode, height, width)
 
 
 def item_of(name: str, image: Any) -> Item:
-    """Describe a picture [c, h, w], c = 1 or 3."""
-    return Item(name, "L" if len(image) == 1 else "RGB", int(image.shape[1]), int(image.shape[2]))
+    """Describe a picture [c, h, w], c from 1 to 4."""
+    return Item(name, ("L", "LA", "RGB", "RGBA")[len(image) - 1], int(image.shape[1]), int(image.shape[2]))
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, every: bool = False) -> np.ndarray:
     """Read the pixels of an image file as stored: uint8 [c, h, w], c = 1 (grey, bilevel) or 3 (RGB, palette).
 
-    The orientation tag of cameras is not applied: `metadata` keeps it. Of a phone's several frames (MPO) the first is
-    read. Raises ValueError for a file that cannot be read, or whose pixels would not all come back: transparency, more
-    than 8 bits a value, other colour spaces, several frames.
+    every: also pictures with transparency, c = 2 or 4, the last channel the opacity; else it must be opaque, and is
+    dropped. The orientation tag of cameras is not applied: `metadata` keeps it. Of a phone's several frames (MPO) the
+    first is read. Raises ValueError for a file that cannot be read, or whose pixels would not all come back: more than
+    8 bits a value, other colour spaces, several frames.
     """
     with _opened(path) as image:
-        pixels = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        return _pixels(path, image, every)
+
+
+def _pixels(path: str | Path, image: Image.Image, every: bool) -> np.ndarray:
+    grey = image.mode in ("1", "L", "LA")
+    if not image.has_transparency_data:
+        return _planes(image.convert("L" if grey else "RGB"))
+    found = _with_opacity(image, grey)
+    if every:
+        return found
+    if found[-1].min() < 255:
+        raise ValueError(
+            f"{path}: expected no transparency, got mode {image.mode} with it; do: compress it with run=photographs, "
+            'which keeps it, or convert it: Image.open(path).convert("RGBA").convert("RGB").save(new_path)'
+        )
+    return found[:-1]
+
+
+def _with_opacity(image: Image.Image, grey: bool) -> np.ndarray:
+    """uint8 [c, h, w], the opacity last."""
+    if image.mode in ("LA", "RGBA"):
+        return _planes(image)
+    if image.mode in ("P", "PA"):
+        return _planes(image.convert("RGBA"))
+    key = np.array(image.info["transparency"]).reshape(-1, 1, 1)  # one grey or colour
+    planes = _planes(image.convert("L" if grey else "RGB"))
+    return np.concatenate([planes, np.where((planes == key).all(0), 0, 255).astype(np.uint8)[None]])
+
+
+def _planes(image: Image.Image) -> np.ndarray:
+    pixels = np.array(image)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -88,6 +120,10 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             refused = _refusal(image)
             if refused:
                 raise ValueError(f"{path}: {refused}")
+            # Pillow says which grey is transparent as the file does, also where it has scaled the pixels.
+            scale = {"L;2": 85, "L;4": 17}.get("".join(_raw_modes(image)))
+            if scale and "transparency" in image.info:
+                image.info["transparency"] *= scale
             yield image
     except FileNotFoundError:
         raise
@@ -124,25 +160,34 @@ def _broken(path: str | Path, error: Exception) -> str:
     )
 
 
-def describe(path: str | Path, name: str, keep: str = "all") -> tuple[Item, dict[str, Any], str]:
+def describe(path: str | Path, name: str, keep: str = "all", every: bool = False) -> tuple[Item, dict[str, Any], str]:
     """What `read_image` will give, what `metadata` keeps of the file, and what is left out of it, "" if nothing.
 
     The file is read whole, so that one that is cut short is found before others are coded. Raises ValueError as
     `read_image` does.
     """
     with _opened(path) as image:
-        item = Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
         frames = getattr(image, "n_frames", 1)
         about, lost = metadata.of_image(image, keep)
-        image.load()
         rest = [f"frames 2 to {frames} of {frames}: previews or depth, not the photograph"] if frames > 1 else []
+        if image.has_transparency_data:
+            item = item_of(name, _pixels(path, image, every))
+            rest += [] if every else ["its alpha channel, which is opaque everywhere"]
+        else:
+            image.load()
+            item = Item(name, "L" if image.mode in ("1", "L") else "RGB", image.height, image.width)
         return item, about, "; ".join(rest + [f"metadata that cannot be kept: {', '.join(lost)}"] * bool(lost))
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """How the values of a file's parts are stored, as Pillow's decoders call it."""
+    tiles_of_file = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
 
 
 def _refusal(image: Image.Image) -> str:
     # Pillow hands 48-bit colour files out as 8-bit RGB without a word; only the raw mode of the decoder tells.
-    tiles_of_file = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    raw_modes = [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
+    tiles_of_file, raw_modes = image.tile if isinstance(image, ImageFile.ImageFile) else [], _raw_modes(image)
     deep = any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes)
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # planes of their own have raw modes without the depth
         deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
@@ -152,12 +197,14 @@ def _refusal(image: Image.Image) -> str:
     most = [args[1] for args in parts if len(args) > 1]
     if image.format == "PPM" and any(value != 255 for value in most):
         return f"expected values from 0 to 255, got a PPM file of 0 to {most[0]}; do: convert it to PNG of 8 bits"
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if image.mode in ("RGBa", "La") or any(raw.startswith("RGBa") for raw in raw_modes):
         return (
-            f"expected no transparency, got mode {image.mode} with it; do: convert it: "
-            'Image.open(path).convert("RGBA").convert("RGB").save(new_path)'
+            "expected colours apart from their opacity, got colours multiplied by it; do: save it as PNG with an image "
+            "editor, or with Pillow, which rounds them: Image.open(path).save(new_path)"
         )
-    if image.mode not in ("1", "L", "P", "RGB"):
+    if any("X" in raw for raw in raw_modes) and isinstance(image, TiffImagePlugin.TiffImageFile):
+        return "expected grey, RGB or RGBA, got a fourth channel of no stated use; do: save it again as PNG"
+    if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA"):
         return (
             f"expected grey, RGB or palette, got {image.mode}; do: convert it to RGB with an image editor, or, "
             'from CMYK and YCbCr: Image.open(path).convert("RGB").save(new_path)'
@@ -169,7 +216,7 @@ def _refusal(image: Image.Image) -> str:
 
 
 def write_image(path: str | Path, image: np.ndarray, about: dict[str, Any] | None = None) -> None:
-    """Write uint8 [c, h, w], c = 1 or 3, as a PNG of mode L or RGB, with its metadata; folders above it are made."""
+    """Write uint8 [c, h, w], c from 1 to 4, as PNG, with its metadata; folders above it are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     made = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
     made.save(path, "PNG", **metadata.options(about or {}))

@@ -154,7 +154,7 @@ def described(reader: Reader) -> list[Item]:
             f"{reader.path}: expected kind {KIND}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
         )
     try:
-        items = [described_item(*item) for item in reader.header["items"]]
+        items = [described_item(name, mode, h, w, CHANNELS) for name, mode, h, w in reader.header["items"]]
         values = [math.prod(shape_of(item)) for item in items]
         if max(values, default=0) > MOST_VALUES or sum(values) > CHEAPEST * reader.size:
             raise ValueError(f"{sum(values)} values in a file of {reader.size} bytes")

@@ -267,7 +267,7 @@ def _sound(path: Path) -> np.ndarray | None:
     if path.is_symlink() or not path.is_file():
         return None
     try:
-        return files.read_image(path)
+        return files.read_image(path, every=True)
     except ValueError:  # it was cut short
         return None
 

@@ -51,12 +51,14 @@ class Source(NamedTuple):
         return found
 
 
-def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str = "pixels") -> Source:
+def source(
+    path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str = "pixels", every: bool = False
+) -> Source:  # fmt: skip
     """An image, a folder of images, or an array file.
 
     on_bad: "skip" leaves out what cannot be coded losslessly, instead of raising ValueError that lists it; keep: of
-    metadata, see `metadata.KEEP`; jpeg: "skip" leaves out JPEG files, by their content. Raises ValueError if nothing is
-    left then.
+    metadata, see `metadata.KEEP`; jpeg: "skip" leaves out JPEG files, by their content; every: pictures with
+    transparency, too. Raises ValueError if nothing is left then.
     """
     for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP), ("jpeg", jpeg, JPEG)):
         if value not in known:
@@ -80,7 +82,7 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
                 left_out.append(LeftOut(file, why, "jpeg"))
                 skipped.append(size)
                 continue
-            item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep)
+            item, entry, rest = files.describe(file, files.check_name(file.relative_to(root).as_posix()), keep, every)
             files.check_restorable([item])
         except (ValueError, OSError) as error:
             bad.append(str(error))
@@ -110,7 +112,7 @@ def source(path: str | Path, on_bad: str = "error", keep: str = "all", jpeg: str
         )
     files.check_restorable(items)
     return Source(
-        items, lambda i: files.read_image(good[i]), None, left_out, about, sizes, kinds
+        items, lambda i: files.read_image(good[i], every), None, left_out, about, sizes, kinds
     )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.images.files import CHANNELS, Item, item_of
+from toolkit.images.files import CHANNELS, PLAIN, Item, item_of
 
 
 def _grid(item: Item, channels: int, size: tuple[int, int]) -> tuple[int, int]:
     """Tiles down and across."""
-    if item.mode not in CHANNELS or channels not in (1, 3) or min(item.height, item.width, *size) < 1:
+    if item.mode not in PLAIN or channels not in (1, 3) or min(item.height, item.width, *size) < 1:
         raise ValueError(
             f"expected a picture of mode L or RGB, a model of 1 or 3 channels, and sizes of at least 1, got {item}, "
             f"{channels} channels and tiles of {size}; do: give arrays as the Item of their images"
