@@ -15,7 +15,7 @@ from toolkit.container import ContainerError, Reader, Writer
 from toolkit.embeddings import file as vector_file
 from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
-from toolkit.embeddings.vocabulary import VOCABULARY
+from toolkit.embeddings.vocabulary import FRONT
 
 
 def posterior(words: int = 1500, d: int = 12, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
@@ -241,6 +241,8 @@ def test_a_sound_container_with_damaged_contents_is_refused(
         ({"dimensions": 60_000, "words": 10**4}, "expected at most 16384 values a byte"),
         ({"words": 10**6}, "expected a vocabulary and groups of 1000000 rows in all"),
         ({"dimensions": 1 << 50}, "expected a header with counts"),
+        ({"version": 3}, "expected word vectors of version 1 or 2, got 3; update the toolkit"),
+        ({"version": 2}, "expected a vocabulary of 1500 words"),
     ],
 )
 def test_sizes_that_no_file_has_are_refused_before_memory_is_taken(
@@ -260,9 +262,9 @@ def test_a_vocabulary_of_far_too_many_words_is_refused(
 ) -> None:
     count, letters = sizes
     stored = bz2.compress(bytes(count))
-    payload = VOCABULARY.pack(letters, len(stored)) + stored + bz2.compress(b"\n" * (count - 1))
+    payload = FRONT.pack(letters, len(stored)) + stored + bz2.compress(b"\n" * (count - 1))
     with Reader(file[0]) as reader:
-        header = {**reader.header, "words": count}
+        header = {**reader.header, "words": count, "version": 1}
         group, crc = reader.read(1), reader.chunks[1].rows_crc
     header |= {"dimensions": 1, "lane_rows": [45]}
     with Writer(tmp_path / "v.tkc", header) as writer:

@@ -53,6 +53,27 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
     assert error[125:].mean() < 0.1 * error[:125].mean()
 
 
+def test_grouped_words_stand_among_those_of_similar_rank_in_a_smaller_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    words = [f"{n:x}" for n in rng.permutation(1 << 20)[:4000]]
+    keyed = KeyedVectors(4)
+    keyed.add_vectors(words, rng.normal(size=(4000, 4)))
+    keyed.save_word2vec_format(str(tmp_path / "v.bin"), binary=True)
+    sizes, vectors = [], []
+    for order in ("kept", "grouped"):
+        assert exported(tmp_path, f"input={tmp_path}/v.bin", "lambda=0.001", f"order={order}", "overwrite=true") == 0
+        sizes.append((tmp_path / "out.tkc").stat().st_size)
+        loaded = embeddings.load(tmp_path / "out.tkc")
+        vectors.append(loaded.vectors[[loaded.key_to_index[word] for word in words]])
+    assert loaded.index_to_key != words and sorted(words) == sorted(loaded.index_to_key)
+    first = 0
+    for n in embeddings.groups(4000):
+        assert loaded.index_to_key[first : first + n] == sorted(words[first : first + n])
+        first += n
+    assert sizes[1] < sizes[0] - 3500
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=0.05)  # a part of the rows of a group is learnt from
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -64,6 +85,7 @@ def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
         (["input=v.txt", "target_size=5XiB"], "expected target_size= a number above 0, got '5XiB'"),
         (["input=v.txt", "target_size=9"], "expected a target size of at least"),
         (["input=v.txt", "lambda=1", "method=pq"], "expected method to be one of default, vbq, got 'pq'"),
+        (["input=v.txt", "lambda=1", "order=rank"], "expected order= to be one of kept, grouped, got 'rank'"),
         (["input=nowhere.txt", "lambda=1"], "expected a file of word vectors, got nowhere.txt, which is not there"),
         (["input=v.csv", "lambda=1"], "expected a file ending in .txt, .vec, .bin, .kv, .model, got v.csv"),
         (["input=spaces.txt", "lambda=1"], "spaces.txt: expected a word and as many numbers on each line"),

@@ -83,7 +83,10 @@ def test_every_file_is_intact(path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 # File -> SHA-256 of its vectors, float32, little-endian, row by row, and of its words.
-VECTORS = {"words_v4.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6"}
+VECTORS = {
+    "words_v4.tkc": "898a5f19cd398160c04b55f4f8d75fc21c000cbd0c74b2cd8e5e766b63ea7ce6",
+    "words2_v4.tkc": "7d35b7960a0401bae8a1e6ebe3ce8ba90a2ce3b0de8a98b7b7ef497939cd85bc",  # vocabulary: version 2
+}
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -151,15 +154,18 @@ def test_lossy_pictures_are_written_as_they_were() -> None:
         assert coder.write(lattice.given(coder.tables, k, rate, silent=payload[0] == 1)) == payload
 
 
-def test_vectors_are_written_as_they_were(tmp_path: Path) -> None:
-    path = GOLDEN / "words_v4.tkc"
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_are_written_as_they_were(name: str, tmp_path: Path) -> None:
+    path = GOLDEN / name
     with embeddings.open(path) as file:
         groups = [file._group(i) for i in range(len(file._first) - 1)]
         vectors = file.vectors().split([group.rows for group in groups])
         books = [group.book for group in groups]
         symbols = [(x[..., None] == book.points).int().argmax(-1) for x, book in zip(vectors, books, strict=True)]
         embeddings.write(tmp_path / "again.tkc", file.words, Quantised(books, symbols, 0.0))
-    assert content(tmp_path / "again.tkc") == content(path)
+    (found, now), (header, then) = content(tmp_path / "again.tkc"), content(path)
+    assert (found, now) == ({**header, "version": found["version"]}, then)  # without one, it is 1
+    assert found["version"] == (1 if name == "words_v4.tkc" else 2)
 
 
 LOSSLESS = ("chunk_rows=7", "exact=true")
@@ -171,7 +177,7 @@ def pack(run: Path, pictures: Path, output: Path, options: Iterable[str]) -> Non
 
 
 def make(name: str) -> None:
-    """Make the golden file NAME: words_vVERSION.tkc, or RECIPE_vVERSION/NAME.tkc and, where there is none, its run.
+    """Make the golden file NAME: words2_vVERSION.tkc, or RECIPE_vVERSION/NAME.tkc and, where there is none, its run.
 
     VERSION is the run's: a file of a newer one beside older ones needs no run of its own.
     """
@@ -182,6 +188,8 @@ def make(name: str) -> None:
         rng = torch.Generator().manual_seed(0)
         vectors, words = torch.randn(1200, 12, generator=rng), [f"w{'ö' * (i % 4)}{i}" for i in range(1200)]
         vectors *= torch.linspace(2, 0.01, 12)  # the last dimensions become constant, and more where words are rare
+        if name.startswith("words2"):
+            words = [f"{'wv'[i % 2]}{'abcdefg'[i * i % 7]}{'ö' * (i % 4)}{i * 7919 % 1201:x}" for i in range(1200)]
         sigma = torch.where(torch.arange(1200) < 512, 0.02, 0.3)[:, None].expand_as(vectors)
         embeddings.write(target, words, embeddings.quantise(vectors, sigma, 1.0))
         print(vector_digest(target))

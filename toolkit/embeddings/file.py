@@ -23,7 +23,7 @@ from toolkit.coding.kernels import Order
 from toolkit.coding.message import Message
 from toolkit.coding.tables import Table
 from toolkit.coding.tables import tables as ready
-from toolkit.container import DamagedFile, Reader, Writer, inflate
+from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer, inflate
 from toolkit.embeddings import vocabulary as word_list
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ def write(
     words: str for each row, in the rows' order; about: JSON values for the header, for information.
     """
     d = quantised.symbols[0].shape[1]
-    vocabulary = word_list.pack(words)
+    vocabulary, version = word_list.pack(words)
     word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
     header = {
         "kind": VECTORS,
+        "version": version,
         "values": len(words) * d,
         "words": len(words),
         "dimensions": d,
@@ -106,6 +107,12 @@ class Embeddings:
                 f"{self._reader.path}: expected a file of word vectors, got kind {header.get('kind')!r}; give one that "
                 "toolkit.export_embeddings wrote"
             )
+        version = header.get("version", 1)
+        if type(version) is not int or version not in word_list.VERSIONS:
+            known = " or ".join(map(str, word_list.VERSIONS))
+            raise UnknownVersion(
+                f"{self._reader.path}: expected word vectors of version {known}, got {version!r}; update the toolkit"
+            )
         names = ("words", "dimensions", "precision")
         numbers = [header.get(name) for name in names]
         if not all(_is_count(x) for x in numbers) or header["precision"] != vbq.CODE_BITS:
@@ -125,7 +132,7 @@ class Embeddings:
         self._lane_rows: list[int] = lane_rows
         self._groups: dict[int, _Group] = {}
         try:
-            self.words = word_list.unpack(self._reader.read(0), header["words"])
+            self.words = word_list.unpack(self._reader.read(0), header["words"], version)
         except (OSError, ValueError, EOFError, struct.error) as error:  # OSError: bz2's way to say damaged
             if isinstance(error, DamagedFile):
                 raise
