@@ -122,6 +122,88 @@ def test_damaged_chunks_are_named_and_the_status_is_1(tmp_path: Path, capsys: py
     assert out.count("DAMAGED") == 1 and "and 10 more" in out  # the table ends before chunk 25, the verdict does not
 
 
+ITEMS = [["a.png", "RGB", 20, 30], ["deep/b\x1b[2J.png", "L", 1500, 2], ["c.png", "L", 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunks", "expected"),
+    [
+        (
+            "pictures", 3,
+            [
+                "100 1.3333 effort 1 30 x 20 RGB a.png [ICC profile, text]",
+                "101 0.2693 effort 2 2 x 1500 L deep/b\\x1b[2J.png",
+                "102 14.5714 few colours 8 x 7 L c.png",
+                "303 0.6630 in all, 3,656 pixels",
+            ],
+        ),
+        (
+            "lossy", 4,
+            [
+                "100 1.3333 lambda 0.25 30 x 20 RGB a.png [ICC profile, text]",
+                "203 0.5413 lambda 16 2 x 1500 L deep/b\\x1b[2J.png",  # of two tiles
+                "103 14.7143 lambda 1024 8 x 7 L c.png",
+                "406 0.8884 in all, 3,656 pixels",
+            ],
+        ),
+        (
+            "images", 2,
+            [
+                "30 x 20 RGB a.png [ICC profile, text]", "2 x 1500 L deep/b\\x1b[2J.png", "8 x 7 L c.png",
+                "3,656 pixels in all",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_pictures_are_listed_with_what_is_known_of_each(
+    kind: str, chunks: int, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, metadata = tmp_path / "a.tkc", [{"text": {"a": "b"}, "icc": "eA=="}, {}, {}]
+    with Writer(path, {"kind": kind, "items": ITEMS, "metadata": metadata, "levels": [0, 384, 768]}) as writer:
+        for i in range(chunks):
+            payload = bytes([i + 1]) * (100 + i)
+            writer.write(payload, rows=1, rows_crc=zlib.crc32(payload))
+    assert main([str(path)]) == 0
+    out = capsys.readouterr().out
+    assert [" ".join(line.split()) for line in out.splitlines()[3:7]] == expected
+    assert "items:" not in out and "metadata:" not in out and "\x1b" not in out
+    one = kind == "pictures"
+    assert (" rows" not in out) == one and out.endswith(f"\nall {chunks} {'pictures' if one else 'chunks'} intact\n")
+    damage(path, 1)
+    assert main([str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()[3:6]
+    assert [line.endswith("DAMAGED OR LOST") for line in lines] == [False, kind != "images", False]
+    path.write_bytes(path.read_bytes()[: -100 - 36 - chunks])  # without the end of the last chunk
+    assert main([str(path), "--json"]) == 1
+    listed = json.loads(capsys.readouterr().out)["pictures"]
+    assert [[about[key] for key in ("name", "mode", "height", "width")] for about in listed] == ITEMS
+    assert [about["intact"] for about in listed] == ([None] * 3 if kind == "images" else [True, False, False])
+    assert listed[0]["metadata"] == ["ICC profile", "text"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [None, "many", [3], [[]], [["a", "L", 1]], [["a", "L", 0, 1]], [["a", "L", 1, True]], [["a", "\x1b", 1, 1]],
+     [[1, "L", 1, 1]], [["a", "L" * 99, 1, 1]], [["a", "L", 1 << 40, 1]]],
+)  # fmt: skip
+def test_items_that_nobody_wrote_are_shown_as_they_are(
+    items: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(make(tmp_path / "a.tkc", {"kind": "pictures", "items": items}))]) == 0
+    out = capsys.readouterr().out
+    assert "\n  items: " in out and "bits/pixel" not in out and out.endswith("\nall 3 chunks intact\n")
+
+
+@pytest.mark.parametrize("more", [{"metadata": 3}, {"metadata": [3, [], "x"]}, {"levels": ["x", -1, 9999]}, {}])
+@pytest.mark.parametrize("kind", ["pictures", "lossy"])
+def test_a_header_with_other_things_beside_its_items_is_listed_without_them(
+    kind: str, more: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = [*ITEMS[:2], ["c", "L", (1 << 31) - 1, (1 << 31) - 1]]
+    assert main([str(make(tmp_path / "a.tkc", {"kind": kind, "items": large, **more}))]) == 0
+    assert "a.png\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("values", [None, 0, -5, "many", True, 1.5, [3]])
 def test_a_key_values_that_is_no_count_gives_no_bits_per_value(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], values: object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 from toolkit.container import CHUNK_HEADER_SIZE, DamagedFile, Reader
@@ -65,13 +66,23 @@ def _decodes(header: dict[str, Any]) -> str | None:
     return None
 
 
-def shown(report: dict[str, Any]) -> str:
-    """What people read of an inventory."""
-    chunks = report["chunks"]
-    lines = [f"{report['file']}: .tkc, format version {report['version']}", "", "bytes"]
+def shown(report: dict[str, Any], pictures: Sequence[str] = (), apart: bool = False) -> str:
+    """What people read of an inventory.
+
+    pictures: lines about what the file holds, which the header's items need not say again; apart: each is one chunk.
+    """
+    chunks, unit = report["chunks"], "pictures" if apart else "chunks"
+    lines = [
+        f"{report['file']}: .tkc, format version {report['version']}",
+        "",
+        *pictures,
+        *[""] * bool(pictures),
+        "bytes",
+    ]
     for part, size in report["bytes"].items():
         lines.append(f"  {part:17} {size:>15,}  {100 * size / report['bytes']['file']:6.2f} %")
-    lines += ["", f"{len(chunks)} chunks{' found' * bool(report['damage'])}, {report['rows']:,} rows"]
+    rows = "" if apart else f", {report['rows']:,} rows"
+    lines += ["", f"{len(chunks)} {unit}{' found' * bool(report['damage'])}{rows}"]
     if report["bits_per_value"] is not None:
         values = report["header"]["values"]
         lines.append(f"{report['bits_per_value']:.4f} bits per value: the whole file, for {values:,} coded integers")
@@ -79,19 +90,21 @@ def shown(report: dict[str, Any]) -> str:
         lines.append(f"decodes {report['decodes']}")
     if report["zoo"]:
         lines.append(f"the model {report['zoo']}, which ships, decodes it: decompress needs no run=")
-    lines += ["", "header", *(f"  {SHORT.repr(key)[1:-1]}: {_short(value)}" for key, value in report["header"].items())]
-    if chunks:
+    said = {"items", "metadata", "levels"} if pictures else set()
+    header = {key: value for key, value in report["header"].items() if key not in said}
+    lines += ["", "header", *(f"  {SHORT.repr(key)[1:-1]}: {_short(value)}" for key, value in header.items())]
+    if chunks and not apart:
         lines += ["", f"{'chunk':>8} {'offset':>15} {'bytes':>13} {'rows':>11}  {'CRC-32':8}  {'of rows':8}"]
-    for chunk in chunks[:TABLE_ROWS]:
+    for chunk in [] if apart else chunks[:TABLE_ROWS]:
         numbers = f"{chunk['number']:>8} {chunk['offset']:>15,} {chunk['size']:>13,} {chunk['rows']:>11,}"
         state = "intact" if chunk["intact"] else "DAMAGED"
         lines.append(f"{numbers}  {chunk['crc']:08x}  {chunk['rows_crc']:08x}  {state}")
-    if len(chunks) > TABLE_ROWS:
+    if len(chunks) > TABLE_ROWS and not apart:
         lines.append(f"     ... and {len(chunks) - TABLE_ROWS} more: --json shows all")
     damaged = {chunk["number"]: chunk["error"] for chunk in chunks if not chunk["intact"]}
-    verdict = f"all {len(chunks)} chunks intact"
+    verdict = f"all {len(chunks)} {unit} intact"
     if damaged:
-        verdict = f"{len(damaged)} of {len(chunks)} chunks damaged: {', '.join(map(str, damaged))}"
+        verdict = f"{len(damaged)} of {len(chunks)} {unit} damaged: {', '.join(map(str, damaged))}"
     if report["damage"]:
         lines += ["", report["damage"]]
         verdict += "; more may be lost: the chunks were found without an index"
