@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numba
@@ -98,6 +99,22 @@ def test_planes_of_several_tiles_come_back(monkeypatch):
     picture = pictures((3, 70, 120))["half"]
     assert sum(tile.height * tile.width for tile in tiles(70, 120)) == 70 * 120 and len(tiles(70, 120)) > 6
     assert np.array_equal(decode(encode(picture, STATE), picture.shape, STATE), picture)
+
+
+def test_coding_takes_less_memory_than_the_picture_beside_it(monkeypatch):
+    monkeypatch.setattr(codec, "MOST_PIXELS", 1 << 17)
+    monkeypatch.setattr(codec, "FEW", -1)
+    monkeypatch.setattr(codec, "FLAT", (2, 2))  # experts alone, who have nothing to do
+    picture = np.full((3, 2000, 3000), 7, np.uint8)
+    tracemalloc.start()
+    try:
+        data = encode(picture, STATE)
+        assert tracemalloc.get_traced_memory()[1] < picture.nbytes
+        tracemalloc.reset_peak()
+        assert np.array_equal(decode(data, picture.shape, STATE)[:, 999], picture[:, 999])
+        assert tracemalloc.get_traced_memory()[1] < 2 * picture.nbytes  # what is decoded is one
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_learned_makes_the_next_picture_smaller():

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -310,6 +313,37 @@ def _write(path: Path, rows: torch.Tensor, array: Array) -> None:
     with writer(path, array) as write:
         for i, row in enumerate(rows):
             write(i, row)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a system that does not tell a process its peak")
+def test_an_image_file_is_read_and_written_with_one_copy_beside_its_pixels(tmp_path: Path) -> None:
+    program = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from toolkit.images.files import read_image, write_image
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+if sys.argv[1] == "write":
+    picture = np.full((3, 3000, 4000), 7, np.uint8)
+    picture[1] = 9
+    before = peak()
+    write_image("a.png", picture)
+else:
+    before = peak()
+    picture = read_image("a.png")
+    assert (picture == [[[7]], [[9]], [[7]]]).all()
+print((peak() - before) / picture.nbytes)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for what, most in (("write", 2.0), ("read", 3.2)):  # Pillow's image is 4/3, and the array 1 where it is made
+        done = subprocess.run(
+            [sys.executable, "-c", program, what], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert 1 < float(done.stdout) < most, what
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (4, 5, 1), (7, 4, 5), (7, 4, 5, 3), (7, 3, 4, 5), (7, 1, 4, 3)])

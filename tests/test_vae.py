@@ -79,7 +79,7 @@ def coder(run: Path) -> PictureCoder:
 def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
     item = item_of("a.png", picture)
     size = rate_archive.compress(
-        coder, Source([item], lambda i: picture, None), path, Target(way, value), {}, progress=False
+        coder, Source([item], lambda i: picture.numpy(), None), path, Target(way, value), {}, progress=False
     )
     with Reader(path) as reader:
         [found], [level] = rate_archive.described(reader)

@@ -24,6 +24,7 @@ BEGINS: dict[str, bytes | tuple[bytes, ...]] = {  # of files
     "PNM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
 }  # fmt: skip
 GREY = 128  # of what is lost in a picture
+STRIP = 1 << 20  # pixels that go between arrays and image files at a time
 MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
 CHEAPEST = 1 << 19  # values a byte that a file may declare; entropy coders leave each value some 2**-16 bits at least
 MOST_PARTS = 200  # folders of a name
@@ -73,7 +74,7 @@ def read_image(path: str | Path, every: bool = False) -> np.ndarray:
 def _pixels(path: str | Path, image: Image.Image, every: bool) -> np.ndarray:
     grey = image.mode in ("1", "L", "LA")
     if not image.has_transparency_data:
-        return _planes(image.convert("L" if grey else "RGB"))
+        return _planes(image, "L" if grey else "RGB")
     found = _with_opacity(image, grey)
     if every:
         return found
@@ -88,17 +89,27 @@ def _pixels(path: str | Path, image: Image.Image, every: bool) -> np.ndarray:
 def _with_opacity(image: Image.Image, grey: bool) -> np.ndarray:
     """uint8 [c, h, w], the opacity last."""
     if image.mode in ("LA", "RGBA"):
-        return _planes(image)
+        return _planes(image, image.mode)
     if image.mode in ("P", "PA"):
-        return _planes(image.convert("RGBA"))
+        return _planes(image, "RGBA")
     key = np.array(image.info["transparency"]).reshape(-1, 1, 1)  # one grey or colour
-    planes = _planes(image.convert("L" if grey else "RGB"))
+    planes = _planes(image, "L" if grey else "RGB")
     return np.concatenate([planes, np.where((planes == key).all(0), 0, 255).astype(np.uint8)[None]])
 
 
-def _planes(image: Image.Image) -> np.ndarray:
-    pixels = np.array(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+def _planes(image: Image.Image, mode: str) -> np.ndarray:
+    """An image in a mode: uint8 [c, h, w]. A strip at a time, as each copy of a large picture is a large one."""
+    found = np.empty((CHANNELS[mode], image.height, image.width), np.uint8)
+    for y, end in _strips(image.height, image.width):
+        strip = np.asarray(image.crop((0, y, image.width, end)).convert(mode))
+        found[:, y:end] = strip if strip.ndim == 2 else strip.transpose(2, 0, 1)
+    return found
+
+
+def _strips(height: int, width: int) -> list[tuple[int, int]]:
+    """First rows of strips of about STRIP pixels, and the rows behind their last."""
+    rows = max(1, STRIP // width)
+    return [(y, min(y + rows, height)) for y in range(0, height, rows)]
 
 
 def kind_of(path: Path) -> str:
@@ -218,7 +229,11 @@ def _refusal(image: Image.Image) -> str:
 def write_image(path: str | Path, image: np.ndarray, about: dict[str, Any] | None = None) -> None:
     """Write uint8 [c, h, w], c from 1 to 4, as PNG, with its metadata; folders above it are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    made = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+    _, mode, height, width = item_of("", image)
+    made = Image.new(mode, (width, height))
+    for y, end in _strips(height, width):
+        strip = image[:, y:end]
+        made.paste(Image.fromarray(strip[0] if len(strip) == 1 else strip.transpose(1, 2, 0).copy()), (0, y))
     made.save(path, "PNG", **metadata.options(about or {}))
     if about and "aspect" in about:
         Path(path).write_bytes(metadata.with_aspect(Path(path).read_bytes(), about))

@@ -223,7 +223,7 @@ def _constant(work: _Planes, i: int, value: int) -> None:
 
 
 def _decoded(
-    parts: Sequence[tuple[int, int, bytes]], tile: Tile, learned: Sequence[Learned], effort: int
+    parts: Sequence[tuple[int, int, memoryview]], tile: Tile, learned: Sequence[Learned], effort: int
 ) -> np.ndarray:
     """int16 [planes, height, width] of a tile."""
     work = _Planes(tile, len(parts))
@@ -233,7 +233,7 @@ def _decoded(
         if low == high:
             _constant(work, i, low)
             return
-        buffer = np.frombuffer(data, np.uint8).copy() if data else np.zeros(1, np.uint8)
+        buffer = np.frombuffer(data, np.uint8).copy() if len(data) else np.zeros(1, np.uint8)
         state = _work(work.pixels, work.errors, i % ROLES, tile, (low, high), buffer, effort)
         experts.start(state.state, buffer, True)
         work.code(i, state, learned[i], effort, True)
@@ -265,7 +265,7 @@ def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: 
         _encoded(_planes(_part(picture, t)), t, _learned(state, len(picture)), effort)
         for t in tiles(*picture.shape[1:])
     ]
-    return bytes([effort]) + b"".join(parts)
+    return b"".join([bytes([effort]), *parts])
 
 
 def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
@@ -289,7 +289,7 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
     if data[0] == _COLOURS:
         return np.ascontiguousarray(colours.decode(data[1:], height, width, channels).transpose(2, 0, 1))
-    every, at = tiles(height, width), 1
+    every, at, view = tiles(height, width), 1, memoryview(data)
     planes = []  # of all parts, before any is decoded
     for i in range(channels * len(every)):
         if len(data) < at + _PLANE.size:
@@ -299,7 +299,7 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         lowest, highest = (0, 255) if i % channels in (0, 3) or channels < 3 else (-255, 255)
         if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
             raise ValueError("expected a plane's bounds and length, got others; copy the file again")
-        planes.append((low, high, data[at : at + size]))
+        planes.append((low, high, view[at : at + size]))
         at += size
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
