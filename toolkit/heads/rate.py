@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -78,13 +79,13 @@ class Rate:
     def watch(self, run: Run, data: Any) -> Callback:
         from toolkit.training.evaluation import Regularly
 
-        def look(module: Any, board: Any, step: int) -> dict[str, float]:
-            module.fit_tables(spread(data.train, self.fit[0]), self.fit[1])
-            self._show(board, run._replace(module=module), step)
-            return {}
-
         # Not at the end, when `report` does it, with the weights that are saved.
-        return Regularly(look, self.every_n_epochs, at_end=False)
+        return Regularly(functools.partial(self._look, run, data.train), self.every_n_epochs, at_end=False)
+
+    def _look(self, run: Run, rows: Tensor, module: Any, board: Any, step: int) -> dict[str, float]:
+        module.fit_tables(spread(rows, self.fit[0]), self.fit[1])
+        self._show(board, run._replace(module=module), step)
+        return {}
 
     def finish(self, run: Run, data: Any) -> None:
         print("\nfitting the tables of the coder, and coding the held-out pictures", flush=True)

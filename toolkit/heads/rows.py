@@ -69,9 +69,12 @@ class Rows:
         rows, options = spread(data.validation, run.cfg.evaluation.rows), run.cfg.evaluation
         lines = baselines.lossless(rows, rows=len(rows))
         return CodecEvaluation(
-            rows, lambda module: self.coder(run._replace(module=module), len(rows)), run.folder / "validation.tkc",
+            rows, functools.partial(self._coder_of, run, len(rows)), run.folder / "validation.tkc",
             options.every_n_epochs, {name: lines[name] for name in LINES if name in lines},
         )  # fmt: skip
+
+    def _coder_of(self, run: Run, rows: int, module: Any) -> ChunkCoder:
+        return self.coder(run._replace(module=module), rows)
 
     def finish(self, run: Run, data: Any) -> None:
         save_weights(run.folder, run.module)
