@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit import cli, zoo
-from toolkit.container import Reader, check_new
-from toolkit.images import picture_archive
-from toolkit.images.source import Source, left_out, source
+from toolkit.container import check_new
+from toolkit.images.given import given
+from toolkit.images.source import left_out, source
 from toolkit.opened import head_of, load
 
 USAGE = """usage: python -m toolkit.compress PICTURES FILE.tkc [run=RUN]
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = run.head.compress(run, pictures, output, asked)
         seconds = time.monotonic() - began
         print(shown(text))
-        print(_beside(pictures, output, head.lossless))
+        print(given(pictures, output, head.lossless))
         if compare:
             from toolkit.images import baselines  # imports torch
 
@@ -71,28 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines, status = left_out(pictures, found)
         print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
     return status
-
-
-def _beside(pictures: Source, file: str, lossless: bool) -> str:
-    """The bytes of what was given beside those of the file; where there are several kinds of files, of each."""
-    given, count, size = sum(pictures.sizes), len(pictures.sizes), Path(file).stat().st_size
-    lines = [f"{_files(count, 'input')}: {given} bytes; the .tkc: {size}, {100 * size / given:.1f} %"]
-    kinds = sorted(set(pictures.kinds))
-    if not lossless or len(kinds) < 2:
-        return lines[0] + "\nAll are JPEG files, whose pixels are kept, and not their bytes." * (kinds == ["JPEG"])
-    with Reader(file) as reader:
-        apart = reader.header["kind"] == picture_archive.KIND  # each picture is a chunk
-        chunks = [chunk.size for chunk in reader.chunks]
-    for kind in kinds:
-        which = [i for i, other in enumerate(pictures.kinds) if other == kind]
-        before, after = sum(pictures.sizes[i] for i in which), sum(chunks[i] for i in which) if apart else 0
-        pixels = f"; their pixels: {after}, {100 * after / before:.1f} %" if apart else ""
-        lines.append(f"  {_files(len(which), kind)}: {before} bytes{pixels}")
-    return "\n".join(lines)
-
-
-def _files(count: int, kind: str) -> str:
-    return f"{count} {kind} file{'s' * (count != 1)}"
 
 
 if __name__ == "__main__":
