@@ -1,10 +1,7 @@
 """python -m toolkit.evaluate run=RUN: rate and speed on held-out data, beside the codecs that people use today."""
 
-import contextlib
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from toolkit import cli, zoo
 from toolkit.container import atomic_path
@@ -41,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known |= {key: KNOWN[key] for key in (["on_bad", "jpeg"] if head.lossless else ["on_bad"])}
     asked = cli.asked(values, {"run", "device"}, known, name)
     pictures = _pictures(values, "skip" if head.lossless else "pixels", head.every)
-    with _place(folder) as place:
+    with zoo.place_for(folder) as place:
         run = load(place, values.get("device", "auto"))
         text, figure = run.head.measure(run, pictures, asked)
         print(text)
@@ -64,27 +61,6 @@ def _pictures(values: dict[str, str], jpeg: str, every: bool) -> Source | None:
     for key in {"on_bad", "jpeg"} & values.keys():
         raise ValueError(f"expected {key}= with pictures=, got none; give a folder of pictures, or leave it out")
     return None
-
-
-@contextlib.contextmanager
-def _place(folder: Path) -> Iterator[Path]:
-    """Where figures are written: a run's folder, or a copy of a model that ships, of which an error leaves nothing."""
-    if not zoo.is_ours(folder):
-        yield folder
-        return
-    copy = Path(f"evaluation-{folder.name}")
-    card, made = copy / zoo.CARD, not copy.exists()
-    if made:
-        shutil.copytree(folder, copy)
-    elif not card.is_file() or card.read_bytes() != (folder / zoo.CARD).read_bytes():
-        raise FileExistsError(f"expected no {copy} here, or a copy of the model, got another; remove or rename it")
-    try:
-        print(f"{folder.name} is evaluated in {copy}", flush=True)
-        yield copy
-    except BaseException:
-        if made:
-            shutil.rmtree(copy)
-        raise
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +113,30 @@ def folder_of(given: str | None) -> Path:
 def is_ours(folder: Path) -> bool:
     """Whether a run's folder is a model of the zoo, in which nothing is written."""
     return folder.parent == FOLDER
+
+
+@contextlib.contextmanager
+def place_for(folder: Path) -> Iterator[Path]:
+    """Where the figures of a model are written: a run's folder, or a copy here of a model that ships.
+
+    An error in the block leaves no copy that was not there. Raises FileExistsError where something else has its name.
+    """
+    if not is_ours(folder):
+        yield folder
+        return
+    copy = Path(f"evaluation-{folder.name}")
+    card, made = copy / CARD, not copy.exists()
+    if made:
+        shutil.copytree(folder, copy)
+    elif not card.is_file() or card.read_bytes() != (folder / CARD).read_bytes():
+        raise FileExistsError(f"expected no {copy} here, or a copy of the model, got another; remove or rename it")
+    try:
+        print(f"{folder.name} is evaluated in {copy}", flush=True)
+        yield copy
+    except BaseException:
+        if made:
+            shutil.rmtree(copy)
+        raise
 
 
 def size(name: str) -> int:
