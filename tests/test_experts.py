@@ -98,7 +98,11 @@ def test_planes_of_several_tiles_come_back(monkeypatch):
     monkeypatch.setattr(codec, "MOST_WIDTH", 50)
     picture = pictures((3, 70, 120))["half"]
     assert sum(tile.height * tile.width for tile in tiles(70, 120)) == 70 * 120 and len(tiles(70, 120)) > 6
-    assert np.array_equal(decode(encode(picture, STATE), picture.shape, STATE), picture)
+    data = encode(picture, STATE)
+    assert np.array_equal(decode(data, picture.shape, STATE), picture)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)  # three tiles at a time
+    assert encode(picture, STATE) == data
+    assert np.array_equal(decode(data, picture.shape, STATE), picture)
 
 
 def test_coding_takes_less_memory_than_the_picture_beside_it(monkeypatch):

@@ -310,7 +310,7 @@ def bad_picture(folder: Path, kind: str) -> Path:
         ("alpha", "expected no transparency"),
         ("deep", "expected 8 bits a value"),
         ("animated", "expected one frame, got 2"),
-        ("truncated", "expected an image that can be read"),
+        ("truncated", "expected a whole image, got one that is cut short"),
     ],
 )
 def test_a_picture_that_cannot_be_kept_is_refused(

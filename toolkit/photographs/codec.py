@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import struct
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from toolkit.photographs import colours, experts
 from toolkit.photographs.experts import PAD, Learned, Work
 
 f4 = np.float32
+T = TypeVar("T")
 EFFORTS, _COLOURS = (0, 1, 2), 3  # a payload's first byte
 SAMPLE = 16  # rows, of eight times as many, that tell which way of coding is better
 FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
@@ -261,11 +263,20 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
 def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
     if few:
         return bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-    parts = [
-        _encoded(_planes(_part(picture, t)), t, _learned(state, len(picture)), effort)
-        for t in tiles(*picture.shape[1:])
-    ]
+    parts = _each(
+        tiles(*picture.shape[1:]),
+        lambda i, tile: _encoded(_planes(_part(picture, tile)), tile, _learned(state, len(picture)), effort),
+    )
     return b"".join([bytes([effort]), *parts])
+
+
+def _each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
+    """What a function makes of each tile, several at a time: planes of a tile keep two processors busy."""
+    threads = min(len(every), (os.cpu_count() or 1) // 2)
+    if threads < 2:
+        return [one(i, tile) for i, tile in enumerate(every)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(one, range(len(every)), every))
 
 
 def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
@@ -304,9 +315,12 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
     found = np.empty(shape, np.uint8)
-    for i, tile in enumerate(every):
+
+    def one(i: int, tile: Tile) -> None:
         parts = planes[i * channels : (i + 1) * channels]
         _part(found, tile)[:] = _colours(_decoded(parts, tile, _learned(state, channels), data[0]))
+
+    _each(every, one)
     return found
 
 
