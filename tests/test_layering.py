@@ -27,7 +27,7 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     ("images",): {"chunks", "coding", "container", "model"},
     ("embeddings",): {"coding", "container", "model"},
     ("data", "run"): {"container", "images", "model"},
-    ("runs",): {"chunks", "container", "model", "nets", "run"},
+    ("runs",): {"chunks", "cli", "container", "model", "nets", "run"},
     ("opened", "training"): {"chunks", "container", "model", "run", "runs"},
     ("heads",): {
         "chunks", "cli", "container", "data", "embeddings", "images", "model", "nets", "run", "runs",

@@ -1,12 +1,14 @@
 """toolkit COMMAND: the commands by name; and our own packages wherever a program is started."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from toolkit import cli
 from toolkit.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +36,29 @@ def test_a_command_gets_the_arguments_that_follow_its_name(name: str) -> None:
 def test_the_exit_status_is_that_of_the_command() -> None:
     done = toolkit("inspect", "input=absent.tkc")
     assert (done.returncode, done.stderr.splitlines()) == (1, ["error: absent.tkc: No such file or directory"])
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [("toolkit compress", "toolkit train"), ("python -m toolkit compress", "python -m toolkit train"),
+     ("/env/lib/toolkit/compress.py", "python -m toolkit.train"), ("pytest", "python -m toolkit.train")],
+)  # fmt: skip
+def test_a_command_to_be_pasted_is_named_as_the_one_that_runs_and_quoted(
+    program: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "x"])
+    line = cli.command_line("train", "FILE", "a b", "run=it's here", "lambda=1")
+    assert line.startswith(f"{name} FILE ") and shlex.split(line)[-4:] == ["FILE", "a b", "run=it's here", "lambda=1"]
+    assert (
+        cli.command_line("train", "resume=outputs/my run", "minutes=3") == f"{name} resume='outputs/my run' minutes=3"
+    )
+
+
+def test_commands_started_as_toolkit_name_each_other_so(tmp_path: Path) -> None:
+    script = f"import sys\nsys.argv[0] = {str(tmp_path / 'bin/toolkit')!r}\nfrom toolkit.__main__ import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", script, "zoo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "\ntoolkit compress PICTURES FILE.tkc run=photographs\n" in done.stdout
+    assert "\npython -m toolkit compress PICTURES FILE.tkc run=photographs\n" in toolkit("zoo").stdout
 
 
 def test_a_command_that_there_is_not_is_refused() -> None:

@@ -28,7 +28,8 @@ def main() -> int | None:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         remedy = f"did you mean {close[0]}?" if close else "see toolkit --help"
         raise SystemExit(f"error: expected a command of {', '.join(COMMANDS)}, got {name!r}; {remedy}")
-    sys.argv = [f"toolkit {name}", *rest]
+    # What `cli.command_line` goes by.
+    sys.argv = [f"{'python -m toolkit' if sys.argv[0].endswith('__main__.py') else 'toolkit'} {name}", *rest]
     status: int | None = importlib.import_module(f"toolkit.{name}").main()
     return status
 

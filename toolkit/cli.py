@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -167,6 +168,16 @@ def streams(values: dict[str, str], suffix: str) -> Iterator[tuple[dict[str, str
                 with open(made, "rb") as result:
                     shutil.copyfileobj(result, sys.__stdout__.buffer)  # type: ignore[union-attr]
             sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
+
+
+def command_line(name: str, *arguments: str) -> str:
+    """One of our commands to be pasted into a shell: named as the one that runs was, its arguments quoted."""
+    started = re.fullmatch(r"((?:python -m )?toolkit) \w+", sys.argv[0])  # as `toolkit.__main__` leaves it
+    words = [f"{started[1]} {name}" if started else f"python -m toolkit.{name}"]
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        words.append(f"{shlex.quote(key)}{equals}{shlex.quote(value) if equals else ''}")
+    return " ".join(words)
 
 
 def said(error: BaseException) -> str:

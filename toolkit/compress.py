@@ -13,7 +13,7 @@ from toolkit.images.given import given
 from toolkit.images.source import left_out, source
 from toolkit.opened import head_of, load
 
-USAGE = """usage: python -m toolkit.compress PICTURES FILE.tkc [run=RUN]
+USAGE = """usage: toolkit compress PICTURES FILE.tkc [run=RUN]
 
 Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that ships, or
 one that toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bpp= or psnr= asks for. Grey and

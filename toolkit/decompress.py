@@ -8,7 +8,7 @@ from toolkit import cli, zoo
 from toolkit.container import Reader
 from toolkit.opened import load
 
-USAGE = """usage: python -m toolkit.decompress FILE.tkc FOLDER [run=RUN]
+USAGE = """usage: toolkit decompress FILE.tkc FOLDER [run=RUN]
 
 Restore the pictures of a .tkc file as PNG files below a new folder, or its array as an array file. Interrupted, it goes
 on when it is run again. Exit status: 0, 1 for an error, 2 if on_damage=skip left something out."""
@@ -61,8 +61,8 @@ def _folder(reader: Reader, given: str | None) -> Path:
         return zoo.find(found)
     if reader.header.get("kind") == "embeddings":
         raise ValueError(
-            f"{reader.path}: expected a file of pictures, got one of word vectors; use python -m "
-            f"toolkit.export_embeddings input={reader.path} output=vectors.bin"
+            f"{reader.path}: expected a file of pictures, got one of word vectors; use "
+            f"{cli.command_line('export_embeddings', f'input={reader.path}', 'output=vectors.bin')}"
         )
     raise ValueError(
         f"{reader.path}: expected a file of a model that ships ({', '.join(zoo.names()) or 'none do'}), got one of "

@@ -8,7 +8,7 @@ from toolkit.container import atomic_path
 from toolkit.images.source import Source, left_out, source
 from toolkit.runs import head_of, load
 
-USAGE = """usage: python -m toolkit.evaluate run=RUN
+USAGE = """usage: toolkit evaluate run=RUN
 
 Encode data that training has not seen to real files, decode and compare them; print rates, where the bits went, and
 speeds, beside other codecs; write evaluation.txt, evaluation.png and evaluation.tkc into the run folder. Of a lossless

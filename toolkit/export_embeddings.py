@@ -10,9 +10,9 @@ from toolkit.embeddings import exporting, sources
 from toolkit.runs import load
 
 USAGE = """\
-usage: python -m toolkit.export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
-       python -m toolkit.export_embeddings input=VECTORS output=FILE.tkc ...    (vectors trained elsewhere)
-       python -m toolkit.export_embeddings input=FILE.tkc output=VECTORS.bin    (back to word2vec or gensim files)
+usage: toolkit export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
+       toolkit export_embeddings input=VECTORS output=FILE.tkc ...    (vectors trained elsewhere)
+       toolkit export_embeddings input=FILE.tkc output=VECTORS.bin    (back to word2vec or gensim files)
 
 Compress word vectors to the size you ask for: each coordinate as exactly as its uncertainty makes worthwhile."""
 KNOWN = {

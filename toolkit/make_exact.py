@@ -7,7 +7,7 @@ from toolkit import cli, zoo
 from toolkit.run import EXACT
 from toolkit.runs import save_exact
 
-USAGE = """usage: python -m toolkit.make_exact run=RUN
+USAGE = """usage: toolkit make_exact run=RUN
 
 Write the exact form of a run's networks into its folder. toolkit.train does so at its end; this is for runs of earlier
 versions. It calibrates on the training rows of the run's data set."""

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from toolkit import cli
 from toolkit.chunks.model import Settings, fingerprint
 from toolkit.container import atomic_path
 from toolkit.model import Model, trainable
@@ -154,7 +155,7 @@ def load(run: str | Path, device: str = "auto", exact: bool | None = False) -> R
         if not has_exact(run):
             raise FileNotFoundError(
                 f"expected a run with an exact network, got {run} without {EXACT}; to decode, give the run that wrote "
-                f"the file, and to compress, make one: python -m toolkit.make_exact run={run}"
+                f"the file, and to compress, make one: {cli.command_line('make_exact', f'run={run}')}"
             )
         module = module.exact()
     file = _weights(run, EXACT if exact else WEIGHTS)

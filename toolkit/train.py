@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ def _run(run: Path, cfg: DictConfig | None, changed: Sequence[str] = ()) -> None
         with open_dict(cfg):
             result = train(cfg, run, changed)
     except KeyboardInterrupt as error:
-        resume = f"go on with: python -m toolkit.train resume={shlex.quote(str(run))}"
+        resume = f"go on with: {cli.command_line('train', f'resume={run}')}"
         print("\ninterrupted;", resume if (run / CHECKPOINT).is_file() else "nothing was kept yet", file=sys.stderr)
         raise SystemExit(error.args[0] if error.args else 130) from None
     except (ValueError, OSError, RoundTripError) as error:

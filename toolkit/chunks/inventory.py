@@ -109,7 +109,7 @@ def shown(report: dict[str, Any], pictures: Sequence[str] = (), apart: bool = Fa
         lines += ["", report["damage"]]
         verdict += "; more may be lost: the chunks were found without an index"
     if damaged or report["damage"]:
-        lines += ["", "toolkit.decompress on_damage=skip restores the pictures in chunks that are intact"]
+        lines += ["", "decompress with on_damage=skip restores the pictures that are intact"]
     return "\n".join([*lines, "", *damaged.values(), verdict])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from toolkit import cli
 from toolkit.container import ContainerError, Reader
+from toolkit.heads.given import some
 from toolkit.images import picture_archive
 from toolkit.images.files import item_of
 from toolkit.images.picture_archive import PictureContents, PictureModel, fingerprint
 from toolkit.images.restore import Report, check_model, restore
-from toolkit.images.source import Source, some
+from toolkit.images.source import Source
 from toolkit.run import Run
 
 if TYPE_CHECKING:
@@ -82,17 +85,17 @@ class Pictures:
         pictures = _arrays(data.test)
         found = coded(run.module, pictures, self.effort, run.folder / "test.tkc").figures
         others = _rates(pictures, baselines.sizes(pictures))
-        here = f"run={run.folder}"
+        line, here = cli.command_line, f"run={run.folder}"
         return (
             f"""{rate_table(f"{len(pictures)} held-out photograph{'s' * (len(pictures) != 1)}", found, others)}
 
 Next:
-  tensorboard --logdir {run.folder}
-  python -m toolkit.compress {here} input=FOLDER_OR_IMAGE output=photos.tkc   # effort=2 is smaller, effort=0 fast
-  python -m toolkit.decompress {here} input=photos.tkc output=restored   # only=NAME for one picture
-  python -m toolkit.inspect input=photos.tkc
-  python -m toolkit.evaluate {here} pictures=FOLDER
-  python -m toolkit.train recipe={run.name} data.folder=FOLDER minutes=60   # on your own""",
+  tensorboard --logdir {shlex.quote(str(run.folder))}
+  {line("compress", here, "FOLDER_OR_IMAGE", "photos.tkc")}   # effort=2 is smaller, effort=0 fast
+  {line("decompress", here, "photos.tkc", "restored")}   # only=NAME for one picture
+  {line("inspect", "photos.tkc")}
+  {line("evaluate", here, "pictures=FOLDER")}
+  {line("train", f"recipe={run.name}", "data.folder=FOLDER", "minutes=60")}   # on your own""",
             found,
         )
 

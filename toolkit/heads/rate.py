@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -15,6 +16,7 @@ from toolkit.chunks.model import fingerprint
 from toolkit.container import Reader
 from toolkit.data.embedded import held_out
 from toolkit.data.splits import spread
+from toolkit.heads.given import some
 from toolkit.images import rate_archive, rate_coder, rate_distortion
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
@@ -22,7 +24,7 @@ from toolkit.images.rate_archive import RateContents
 from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
 from toolkit.images.restore import Report, check_model, restore
-from toolkit.images.source import Source, some
+from toolkit.images.source import Source
 from toolkit.run import Run
 from toolkit.runs import save_weights
 
@@ -31,10 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-YOUR_OWN = (
-    "  python -m toolkit.train recipe={name} data=folder data.splits.path=FOLDER data.splits.size=192 "
-    "data.batch_size=8 minutes=120   # on your own"
-)
+YOUR_OWN = "data=folder", "data.splits.path=FOLDER", "data.splits.size=192", "data.batch_size=8", "minutes=120"
 
 
 class RateModel(LossyModel, Protocol):
@@ -97,17 +96,17 @@ class Rate:
 
         with SummaryWriter(str(run.folder)) as board:
             curves = self._show(board, run, step)
-        here = f"run={run.folder}"
+        line, here = cli.command_line, f"run={run.folder}"
         return (
             f"""
 {rate_distortion.table(curves)}
 
 Next:
-  tensorboard --logdir {run.folder}
-  python -m toolkit.compress {here} input=PICTURE_OR_FOLDER output=small.tkc bpp=0.5   # or psnr=32
-  python -m toolkit.decompress {here} input=small.tkc output=restored   # only=NAME for one picture
-  python -m toolkit.evaluate {here} pictures=FOLDER
-{YOUR_OWN.format(name=run.name)}""",
+  tensorboard --logdir {shlex.quote(str(run.folder))}
+  {line("compress", here, "PICTURE_OR_FOLDER", "small.tkc", "bpp=0.5")}   # or psnr=32
+  {line("decompress", here, "small.tkc", "restored")}   # only=NAME for one picture
+  {line("evaluate", here, "pictures=FOLDER")}
+  {line("train", f"recipe={run.name}", *YOUR_OWN)}   # on your own""",
             {"pictures": float(len(self.held_out()))},
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,10 +14,11 @@ from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import ChunkCoder, RowCodec, Settings, choose_lanes
 from toolkit.chunks.separate import AloneCoder
 from toolkit.container import Reader
+from toolkit.heads.given import some
 from toolkit.images import baselines, row_archive
 from toolkit.images.restore import Report, check_model, restore
 from toolkit.images.row_archive import RowContents
-from toolkit.images.source import Source, some
+from toolkit.images.source import Source
 from toolkit.nets.exact import exactly
 from toolkit.run import Run
 from toolkit.runs import build_data, has_exact, identity, load, save_exact, save_weights
@@ -94,17 +96,17 @@ class Rows:
         table = rate_table(
             f"{len(rows)} held-out test rows", result, baselines.lossless(rows, rows=len(rows), mosaic_rows=len(rows))
         )
-        here = f"run={run.folder}"
+        line, here = cli.command_line, f"run={run.folder}"
         return (
             f"""{table}
 
 Next:
-  tensorboard --logdir {run.folder}
-  python -m toolkit.compress {here} input=FOLDER_OR_IMAGE output=photos.tkc
-  python -m toolkit.decompress {here} input=photos.tkc output=restored   # only=NAME for one picture
-  python -m toolkit.inspect input=photos.tkc
-  python -m toolkit.evaluate {here}
-  python -m toolkit.train resume={run.folder} minutes={2 * math.ceil(run.cfg.minutes)}   # train longer""",
+  tensorboard --logdir {shlex.quote(str(run.folder))}
+  {line("compress", here, "FOLDER_OR_IMAGE", "photos.tkc")}
+  {line("decompress", here, "photos.tkc", "restored")}   # only=NAME for one picture
+  {line("inspect", "photos.tkc")}
+  {line("evaluate", here)}
+  {line("train", f"resume={run.folder}", f"minutes={2 * math.ceil(run.cfg.minutes)}")}   # train longer""",
             result,
         )
 
@@ -122,8 +124,8 @@ Next:
         )
         if not run.exact and "exact" not in asked:
             text += (
-                "\nIt decodes only where networks compute the same floats. To make files that decode anywhere: python "
-                f"-m toolkit.make_exact run={run.folder}, and compress again"
+                "\nIt decodes only where networks compute the same floats. To make files that decode anywhere: "
+                f"{cli.command_line('make_exact', f'run={run.folder}')}, and compress again"
             )
         return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from toolkit import embeddings
+from toolkit import cli, embeddings
 from toolkit.container import Reader, atomic_path
 from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Curves = dict[str, list[tuple[float, dict[str, float]]]]  # (bits per dimension without vocabulary, scores), by method
 SCORES = "full/top10/all", "excluding/top1/all"  # that are shown
-COMMAND = "python -m toolkit.export_embeddings"
+COMMAND = "export_embeddings"
 
 
 class VectorModel(Protocol):
@@ -84,23 +85,25 @@ class Vectors:
         found, file = vectors_of(run), run.folder / "vectors.tkc"
         sizes, summary = exporting.export_vectors(file, found, {"bits_per_dim": str(self.bits_per_dim)})
         size, word = sizes["file"], found.words[99 % len(found.words)]
-        one = f"from toolkit import embeddings; print(embeddings.load('{file}').most_similar('{word}'))"
+        one = f"from toolkit import embeddings; print(embeddings.load({str(file)!r}).most_similar({word!r}))"
+        line = cli.command_line
         return f"""
 {summary}
 
 Next:
-  tensorboard --logdir {run.folder}
-  python -c "{one}"
-  {COMMAND} run={run.folder} output=small.tkc target_size={size / 2e3:.0f}kB
-  {COMMAND} input={file} output=vectors.bin   # for word2vec, gensim, spaCy
-  python -m toolkit.train recipe={run.name} data=corpus data.path=TEXT epochs=5 minutes=600""", {
+  tensorboard --logdir {shlex.quote(str(run.folder))}
+  python -c {shlex.quote(one)}
+  {line(COMMAND, f"run={run.folder}", "output=small.tkc", f"target_size={size / 2e3:.0f}kB")}
+  {line(COMMAND, f"input={file}", "output=vectors.bin")}   # for word2vec, gensim, spaCy
+  {line("train", f"recipe={run.name}", "data=corpus", "data.path=TEXT", "epochs=5", "minutes=600")}""", {
             "file_bytes": size, "file_bpd": 8 * size / found.vectors.numel()
         }  # fmt: skip
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
         if source is not None:
             raise ValueError(
-                f"expected a run that codes pictures, got {run.folder}, of word vectors; use {COMMAND} run={run.folder}"
+                f"expected a run that codes pictures, got {run.folder}, of word vectors; use "
+                + cli.command_line(COMMAND, f"run={run.folder}")
             )
         return exporting.export_vectors(Path(output), vectors_of(run), asked)[1]
 
@@ -109,7 +112,7 @@ Next:
     ) -> Report:
         raise ValueError(
             f"expected a file of pictures and the run that wrote it, got run={run.folder}, of word vectors; use "
-            f"{COMMAND} input={reader.path} output=vectors.bin"
+            + cli.command_line(COMMAND, f"input={reader.path}", "output=vectors.bin")
         )
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:

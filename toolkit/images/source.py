@@ -130,13 +130,3 @@ def left_out(given: Source, asked: dict[str, str]) -> tuple[list[str], int]:
     if unasked:
         last += f"; exit status 2, as nothing asked for that; {' and '.join(unasked)} would, and the status be 0"
     return [*lines, last], 2 if unasked else 0
-
-
-def some(given: Source | None, folder: Path) -> Source:
-    """The pictures that are given. Raises ValueError if there are none, of a run that codes pictures."""
-    if given is None:
-        raise ValueError(
-            f"expected a run of word vectors, got {folder}, whose model codes pictures; use python -m toolkit.compress "
-            f"run={folder} input=PICTURES"
-        )
-    return given

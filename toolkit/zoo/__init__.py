@@ -31,7 +31,7 @@ FIELDS = {  # of a card; all are filled in a model that ships
     "fingerprints": "that headers of its files hold",
 }
 
-USAGE = """usage: python -m toolkit.zoo [NAME]
+USAGE = """usage: toolkit zoo [NAME]
 
 List the models that ship with the toolkit, or print the card of one: what it is for, what it was trained on, under
 which licences, and what was measured."""
@@ -90,7 +90,7 @@ def folder_of(given: str | None) -> Path:
         if DEFAULT not in known:
             raise ValueError(
                 f"expected run=, got none, and this installation ships no model {DEFAULT}; give run=NAME of the zoo "
-                f"({', '.join(known) or 'empty'}) or the folder of a training: python -m toolkit.train"
+                f"({', '.join(known) or 'empty'}) or the folder of a training: {cli.command_line('train')}"
             )
         return FOLDER / DEFAULT
     path = Path(given)
@@ -148,7 +148,7 @@ def listing() -> str:
     """The models that ship, for people."""
     found = {name: card(name).fields for name in names()}
     if not found:
-        return "No models ship with this version. Train one: python -m toolkit.train"
+        return f"No models ship with this version. Train one: {cli.command_line('train')}"
     wide = max(map(len, found))
     lines = []
     for name, fields in found.items():
@@ -158,9 +158,9 @@ def listing() -> str:
     return "\n".join(
         [
             *lines, "",
-            f"toolkit compress PICTURES FILE.tkc run={first}",
-            "toolkit decompress FILE.tkc FOLDER    # finds its model by itself",
-            f"toolkit zoo {first}    # its card: data, licences, figures",
+            cli.command_line("compress", "PICTURES", "FILE.tkc", f"run={first}"),
+            cli.command_line("decompress", "FILE.tkc", "FOLDER") + "    # finds its model by itself",
+            cli.command_line("zoo", first) + "    # its card: data, licences, figures",
         ]
     )  # fmt: skip
 
