@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model import Model
-from toolkit.photographs import codec
+from toolkit.photographs import codec, deep
 
 
 class Experts(nn.Module):
@@ -51,12 +51,12 @@ class Photographs(Model):
         return {name: values.cpu().numpy() for name, values in self.state_dict().items()}
 
     def encode(self, picture: np.ndarray, effort: int = 1) -> bytes:
-        """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
-        return codec.encode(picture, self.net.state, effort)
+        """The payload of a picture, uint8 or uint16 [c, h, w]; effort: 0, 1 or 2."""
+        return deep.encode(picture, self.net.state, effort)
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """The picture uint8 [c, h, w] of a payload. Raises ValueError if it is damaged."""
-        return codec.decode(data, shape, self.net.state)
+        """The picture of a payload, of the dtype that it had. Raises ValueError if it is damaged."""
+        return deep.decode(data, shape, self.net.state)
 
     def bits(self, x: Tensor) -> Tensor:
         """Bits of the payloads of pictures: uint8 [rows, c, h, w] -> float64 [rows]."""

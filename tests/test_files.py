@@ -174,14 +174,14 @@ def png16(color: int, values: int) -> bytes:
 @pytest.mark.parametrize(("color", "values"), [(0, 1), (2, 3)], ids=["grey", "rgb"])
 def test_sixteen_bits_in_a_png_are_refused(tmp_path: Path, color: int, values: int) -> None:
     (tmp_path / "a.png").write_bytes(png16(color, values))
-    with pytest.raises(ValueError, match=r"a.png: expected 8 bits a value, got more; do: convert it to 8 bits"):
+    with pytest.raises(ValueError, match=r"a.png: expected 8 bits a value, got 16; do: compress it with"):
         read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_deep_pixels_in_a_tiff_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a.tif: expected 8 bits a value, got more"):
+    with pytest.raises(ValueError, match=r"a.tif: expected 8 bits a value, "):
         read_image(tmp_path / "a.tif")
 
 

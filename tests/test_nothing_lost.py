@@ -35,7 +35,7 @@ from toolkit.data.text import corpus
 from toolkit.embeddings.exporting import check, goal_of
 from toolkit.embeddings.sources import read, read_counts
 from toolkit.images import arrays
-from toolkit.images.files import read_image
+from toolkit.images.files import read_image, write_image
 from toolkit.runs import CHECKPOINT, CONFIG, read_config
 from toolkit.train import train
 from toolkit.training.lock import LOCK
@@ -588,23 +588,21 @@ def test_d14_deep_pictures_and_transparency_are_refused_where_a_model_cannot_kee
     mode: str, run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     Image.new(mode, (8, 8)).save(tmp_path / "a.png")
-    message = (
-        "expected 8 bits a value"
-        if mode == "I;16"
-        else "got mode RGBA with it; do: compress it with run=photographs, which"
-    )
+    message = "expected 8 bits a value, got 16" if mode == "I;16" else "expected no transparency, got mode RGBA with it"
+    message += "; do: compress it with run=photographs, which keeps"
     refused(lambda: pack(run, tmp_path / "a.png", tmp_path / "x.tkc"), tmp_path, message, capsys)
 
 
-def test_d14_transparency_comes_back_with_what_lies_under_it(tmp_path: Path) -> None:
-    values = noise(6, 7, 4)
-    values[:3, :, 3] = 0
-    Image.fromarray(values).save(tmp_path / "a.png")
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_d14_they_come_back_where_it_can_with_what_lies_below_no_opacity(kind: str, tmp_path: Path) -> None:
+    values = noise(4, 6, 7).astype(kind) * (257 if kind == "u2" else 1) + noise(4, 6, 7) // 9
+    values[3, :3] = 0
+    write_image(tmp_path / "a.png", values.astype(kind))
     whole = picture_run(tmp_path / "run")
     assert pack(whole, tmp_path / "a.png", tmp_path / "x.tkc") == 0
     assert unpack(whole, tmp_path / "x.tkc", tmp_path / "b.png") == 0
-    with Image.open(tmp_path / "b.png") as found:
-        assert found.mode == "RGBA" and np.array_equal(np.array(found), values)
+    found = read_image(tmp_path / "b.png", every=True)
+    assert found.dtype == kind and np.array_equal(found, values)
 
 
 # E. Sizes that vectors' files declare are compared with what is there.

@@ -45,7 +45,7 @@ class Head(Protocol):
 
     @property
     def every(self) -> bool:
-        """Whether pictures may have transparency."""
+        """Whether pictures may have transparency, or 16 bits a value."""
 
     @property
     def monitor(self) -> str:

@@ -155,7 +155,7 @@ Next:
 
 
 def coded(model: PictureModel, pictures: Sequence[np.ndarray], effort: int, file: Path) -> Coded:
-    """Encode pictures uint8 [c, h, w] to a file, decode it, compare: bits per dimension and speeds in MB/s.
+    """Encode pictures, uint8 or uint16 [c, h, w], to a file, decode it, compare: bits per dimension and speeds in MB/s.
 
     Raises RoundTripError if a decoded picture is not equal.
     """

@@ -1,6 +1,7 @@
 """The codecs people would use instead, measured in bits per dimension of real encoded bytes."""
 
 import bz2
+import functools
 import gzip
 import importlib.util
 import io
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from toolkit.images import deep
 
 LABELS = {"JPEG XL": "JPEG XL, effort 7", "WebP": "WebP, lossless", "PNG": "PNG"}
 WEBP_LARGEST = 16_383  # pixels a side, a limit of the WebP format
@@ -56,14 +59,13 @@ def lossless(images: Tensor, rows: int = 500, mosaic_rows: int = 10_000) -> dict
 def comparison(ours: tuple[str, int, float], pictures: Iterable[np.ndarray]) -> str:
     """A table of our file, (name, bytes, seconds), beside other lossless codecs of the same pictures, each one file.
 
-    pictures: uint8 [c, h, w], c from 1 to 4, of any sizes. A codec that cannot take one of them is absent.
+    pictures: uint8 or uint16 [c, h, w], c from 1 to 4, of any sizes. A codec that cannot take one of them is absent.
     """
     sizes, coded, seconds, values, count = Counter[str](), Counter[str](), dict.fromkeys(LABELS, 0.0), 0, 0
     for picture in pictures:
-        image = _picture(picture)
-        for name, encode in _codecs(max(image.size)).items():
+        for name, encode in _files(picture).items():
             began = time.perf_counter()
-            sizes[name] += len(encode(image))
+            sizes[name] += len(encode())
             seconds[name] += time.perf_counter() - began
             coded[name] += 1
         values, count = values + picture.size, count + 1
@@ -83,12 +85,14 @@ def _compared(ours: int, theirs: int) -> str:
 
 
 def sizes(pictures: Sequence[np.ndarray]) -> dict[str, list[int]]:
-    """Bytes of each picture uint8 [c, h, w], c from 1 to 4, as a file of PNG, WebP and JPEG XL, by name of the codec.
+    """Bytes of each picture, uint8 or uint16 [c, h, w], as a file of PNG, WebP and JPEG XL, by name of the codec.
 
-    WebP is absent where one picture is larger than its format allows, JPEG XL without its plugin.
+    A codec that cannot take one of them is absent: WebP where one is larger than its format allows, or has 16 bits a
+    value, JPEG XL without its plugin, which takes 16 bits in grey alone.
     """
-    codecs = _codecs(max(max(picture.shape[1:]) for picture in pictures))
-    return {name: [len(encode(_picture(picture))) for picture in pictures] for name, encode in codecs.items()}
+    files = list(map(_files, pictures))
+    common = [name for name in files[0] if all(name in other for other in files)]
+    return {name: [len(other[name]()) for other in files] for name in common}
 
 
 def mosaics(images: Tensor) -> list[Image.Image]:
@@ -108,7 +112,17 @@ def mosaics(images: Tensor) -> list[Image.Image]:
     return pictures
 
 
-def _picture(values: np.ndarray) -> Image.Image:  # uint8 [c, h, w] -> mode L, LA, RGB or RGBA
+def _files(picture: np.ndarray) -> dict[str, Callable[[], bytes]]:
+    """What makes files of a picture, by name of the codec."""
+    if picture.dtype == np.uint16 and len(picture) > 1:  # which Pillow has no mode for
+        return {"PNG": lambda: deep.png(picture, {})}
+    image, codecs = _picture(picture), _codecs(max(picture.shape[1:]))
+    if picture.dtype == np.uint16:
+        codecs.pop("WebP", None)
+    return {name: functools.partial(encode, image) for name, encode in codecs.items()}
+
+
+def _picture(values: np.ndarray) -> Image.Image:  # uint8 [c, h, w] -> mode L, LA, RGB or RGBA; uint16 [1, h, w]
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 

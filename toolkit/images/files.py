@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from toolkit.images import metadata
+from toolkit.images import deep, metadata
+from toolkit.images.deep import DEEP
 
 CHANNELS = {"L": 1, "RGB": 3, "LA": 2, "RGBA": 4}  # of each mode, those with an opacity last
+CHANNELS |= {mode + DEEP: c for mode, c in CHANNELS.items()}  # of 16 bits a value
 PLAIN = "L", "RGB"  # what every model takes
 BEGINS: dict[str, bytes | tuple[bytes, ...]] = {  # of files
     "JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "WebP": b"RIFF", "BMP": b"BM", "TIFF": (b"II", b"MM"), "GIF": b"GIF8",
@@ -34,7 +36,7 @@ DEVICE = re.compile(  # not a file on Windows, in any folder
 )
 
 
-Earlier = Callable[[int], np.ndarray | None]  # number of a picture -> uint8 [c, h, w], if an earlier run has written it
+Earlier = Callable[[int], np.ndarray | None]  # number of a picture -> [c, h, w], if an earlier run has written it
 
 
 class Item(NamedTuple):
@@ -55,20 +57,22 @@ def described(name: Any, mode: Any, height: Any, width: Any, modes: Collection[s
 
 
 def item_of(name: str, image: Any) -> Item:
-    """Describe a picture [c, h, w], c from 1 to 4."""
-    return Item(name, ("L", "LA", "RGB", "RGBA")[len(image) - 1], int(image.shape[1]), int(image.shape[2]))
+    """Describe a picture uint8 or uint16 [c, h, w], c from 1 to 4."""
+    mode = ("L", "LA", "RGB", "RGBA")[len(image) - 1] + DEEP * (image.dtype == np.uint16)
+    return Item(name, mode, int(image.shape[1]), int(image.shape[2]))
 
 
 def read_image(path: str | Path, every: bool = False) -> np.ndarray:
     """Read the pixels of an image file as stored: uint8 [c, h, w], c = 1 (grey, bilevel) or 3 (RGB, palette).
 
-    every: also pictures with transparency, c = 2 or 4, the last channel the opacity; else it must be opaque, and is
-    dropped. The orientation tag of cameras is not applied: `metadata` keeps it. Of a phone's several frames (MPO) the
-    first is read. Raises ValueError for a file that cannot be read, or whose pixels would not all come back: more than
-    8 bits a value, other colour spaces, several frames.
+    every: also pictures with transparency, c = 2 or 4, the last channel the opacity, which else must be opaque and is
+    dropped; and pictures of 16 bits a value, as uint16. The orientation tag of cameras is not applied: `metadata` keeps
+    it. Of a phone's several frames (MPO) the first is read. Raises ValueError for a file that cannot be read, or whose
+    pixels would not all come back: other bits a value, other colour spaces, several frames.
     """
-    with _opened(path) as image:
-        return _pixels(path, image, every)
+    with _opened(path, every) as image:
+        mode = deep.mode_of(image)
+        return deep.pixels(path, image, mode) if mode else _pixels(path, image, every)
 
 
 def _pixels(path: str | Path, image: Image.Image, every: bool) -> np.ndarray:
@@ -121,14 +125,14 @@ def kind_of(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, every: bool) -> Iterator[Image.Image]:
     """An open image whose pixels can all be kept; Pillow's many errors, when opening or reading it, as ValueError."""
     try:
         with warnings.catch_warnings():  # Pillow's, of large pictures, half the size of those that it refuses
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path)
         with image:
-            refused = _refusal(image)
+            refused = _refusal(image, every)
             if refused:
                 raise ValueError(f"{path}: {refused}")
             # Pillow says which grey is transparent as the file does, also where it has scaled the pixels.
@@ -177,11 +181,15 @@ def describe(path: str | Path, name: str, keep: str = "all", every: bool = False
     The file is read whole, so that one that is cut short is found before others are coded. Raises ValueError as
     `read_image` does.
     """
-    with _opened(path) as image:
+    with _opened(path, every) as image:
+        mode = deep.mode_of(image)
         frames = getattr(image, "n_frames", 1)
         about, lost = metadata.of_image(image, keep)
         rest = [f"frames 2 to {frames} of {frames}: previews or depth, not the photograph"] if frames > 1 else []
-        if image.has_transparency_data:
+        if mode:
+            image.load()
+            item = Item(name, mode, image.height, image.width)
+        elif image.has_transparency_data:
             item = item_of(name, _pixels(path, image, every))
             rest += [] if every else ["its alpha channel, which is opaque everywhere"]
         else:
@@ -196,18 +204,23 @@ def _raw_modes(image: Image.Image) -> list[str]:
     return [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
 
 
-def _refusal(image: Image.Image) -> str:
+def _refusal(image: Image.Image, every: bool) -> str:
+    mode = deep.mode_of(image)
+    if mode and not every:
+        return "expected 8 bits a value, got 16; do: compress it with run=photographs, which keeps them, or convert it"
+    if mode:
+        return _frames(image)
     # Pillow hands 48-bit colour files out as 8-bit RGB without a word; only the raw mode of the decoder tells.
     tiles_of_file, raw_modes = image.tile if isinstance(image, ImageFile.ImageFile) else [], _raw_modes(image)
-    deep = any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes)
+    more = any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes)
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # planes of their own have raw modes without the depth
-        deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
-    if deep or image.mode.startswith(("I", "F")):
-        return "expected 8 bits a value, got more; do: convert it to 8 bits"
+        more = more or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
+    if more or image.mode.startswith(("I", "F")):
+        return "expected 8 bits a value, or 16 in a common order, got others; do: convert it to PNG of 8 or 16 bits"
     parts: list[Any] = [tile.args for tile in tiles_of_file if tile.codec_name in ("ppm", "ppm_plain")]
     most = [args[1] for args in parts if len(args) > 1]
     if image.format == "PPM" and any(value != 255 for value in most):
-        return f"expected values from 0 to 255, got a PPM file of 0 to {most[0]}; do: convert it to PNG of 8 bits"
+        return f"expected values from 0 to 255, got a PPM file of 0 to {most[0]}; do: convert it to PNG of 8 or 16 bits"
     if image.mode in ("RGBa", "La") or any(raw.startswith("RGBa") for raw in raw_modes):
         return (
             "expected colours apart from their opacity, got colours multiplied by it; do: save it as PNG with an image "
@@ -220,6 +233,10 @@ def _refusal(image: Image.Image) -> str:
             f"expected grey, RGB or palette, got {image.mode}; do: convert it to RGB with an image editor, or, "
             'from CMYK and YCbCr: Image.open(path).convert("RGB").save(new_path)'
         )
+    return _frames(image)
+
+
+def _frames(image: Image.Image) -> str:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # of phones, whose first frame is the photograph
         return f"expected one frame, got {frames} ({image.format}); do: save each frame as a file of its own"
@@ -227,8 +244,11 @@ def _refusal(image: Image.Image) -> str:
 
 
 def write_image(path: str | Path, image: np.ndarray, about: dict[str, Any] | None = None) -> None:
-    """Write uint8 [c, h, w], c from 1 to 4, as PNG, with its metadata; folders above it are made."""
+    """Write uint8 or uint16 [c, h, w], c from 1 to 4, as PNG, with its metadata; folders above it are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if image.dtype == np.uint16:
+        Path(path).write_bytes(metadata.with_aspect(deep.png(image, about or {}), about or {}))
+        return
     _, mode, height, width = item_of("", image)
     made = Image.new(mode, (width, height))
     for y, end in _strips(height, width):

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer, digest
-from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
+from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item, item_of
 from toolkit.images.files import described as described_item
 from toolkit.images.source import Source
 
@@ -36,10 +36,10 @@ class PictureModel(Protocol):
         """All that it knows, by name as in its file of weights: what its files' fingerprint is made of."""
 
     def encode(self, picture: np.ndarray, effort: int) -> bytes:
-        """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
+        """The payload of a picture, uint8 or uint16 [c, h, w]; effort: 0, 1 or 2."""
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """The picture uint8 [c, h, w] of a payload of any effort. Raises ValueError if it is damaged."""
+        """The picture of a payload of any effort, of the dtype that it had. Raises ValueError if it is damaged."""
 
 
 def compress(
@@ -144,7 +144,8 @@ class _Decoder(NamedTuple):
         return pixels
 
     def _is(self, i: int, pixels: np.ndarray) -> bool:
-        return pixels_crc(pixels) == self.reader.found[i].rows_crc
+        same = item_of("", pixels)[1:] == self.items[i][1:]
+        return same and pixels_crc(pixels) == self.reader.found[i].rows_crc
 
 
 def described(reader: Reader) -> list[Item]:
@@ -179,8 +180,8 @@ def fingerprint(model: PictureModel) -> str:
 
 
 def pixels_crc(picture: np.ndarray) -> int:
-    """CRC-32 of the values of a picture uint8 [c, h, w], plane by plane."""
-    return zlib.crc32(np.ascontiguousarray(picture).data)
+    """CRC-32 of the values of a picture, uint8 or uint16 [c, h, w], plane by plane, low bytes first."""
+    return zlib.crc32(np.ascontiguousarray(picture, picture.dtype.newbyteorder("<")).data)
 
 
 def shape_of(item: Item) -> tuple[int, int, int]:

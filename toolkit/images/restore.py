@@ -18,7 +18,7 @@ from toolkit.images import arrays, files, metadata
 from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
-Write = Callable[[int, np.ndarray, dict[str, Any]], None]  # number, uint8 [c, h, w], its metadata
+Write = Callable[[int, np.ndarray, dict[str, Any]], None]  # number, [c, h, w], its metadata
 
 
 class Contents(Protocol):
@@ -44,7 +44,7 @@ class Contents(Protocol):
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray | None, bool]:
-        """Picture i, uint8 [c, h, w], grey where it is lost, or None if all is; and whether it is whole.
+        """Picture i, uint8 or uint16 [c, h, w], grey where it is lost, or None if all is; and whether it is whole.
 
         damage: receives what is wrong with each part of the file that is lost; None: raise it. earlier: what an earlier
         run has restored, to be taken where it is sound.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from toolkit.images import arrays, files, folder, metadata
-from toolkit.images.files import CHANNELS, Item
+from toolkit.images.files import CHANNELS, Item, item_of
 from toolkit.images.folder import LeftOut
 
 ARRAYS = (".npy", ".pt")
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     """A person's input: what each picture is, before its pixels are read, and how to read picture i."""
 
     items: list[Item]
-    read: Callable[[int], np.ndarray]  # uint8 [c, h, w]
+    read: Callable[[int], np.ndarray]  # uint8 or uint16 [c, h, w]
     array: arrays.Array | None  # the one array that all items come from
     left_out: Sequence[LeftOut] = ()  # files that are not coded, or not all of them
     metadata: Sequence[dict[str, Any]] = ()  # of each picture, see `toolkit.images.metadata`
@@ -44,9 +44,9 @@ class Source(NamedTuple):
         return CHANNELS[item.mode] * item.height * item.width
 
     def picture(self, i: int) -> np.ndarray:
-        """Picture i, uint8 [c, h, w]. Raises ValueError if it is not as it was when the source was looked at."""
+        """Picture i, uint8 or uint16 [c, h, w]. Raises ValueError if it is not as it was when it was looked at."""
         found, item = self.read(i), self.items[i]
-        if tuple(found.shape) != (CHANNELS[item.mode], item.height, item.width):
+        if item_of(item.name, found) != item:
             raise ValueError(f"{item.name}: changed while it was compressed; compress again")
         return found
 
@@ -58,7 +58,7 @@ def source(
 
     on_bad: "skip" leaves out what cannot be coded losslessly, instead of raising ValueError that lists it; keep: of
     metadata, see `metadata.KEEP`; jpeg: "skip" leaves out JPEG files, by their content; every: pictures with
-    transparency, too. Raises ValueError if nothing is left then.
+    transparency or of 16 bits, too. Raises ValueError if nothing is left then.
     """
     for name, value, known in (("on_bad", on_bad, ON_BAD), ("metadata", keep, metadata.KEEP), ("jpeg", jpeg, JPEG)):
         if value not in known:

@@ -189,7 +189,7 @@ class _Planes:
             return list(pool.map(each, range(self.count)))
 
 
-def _encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
+def encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
     """A tile's planes, each with its bounds and its length in front, and what was learned from them."""
     work = _Planes(tile, len(planes))
     bounds = [(int(plane.min()), int(plane.max())) for plane in planes]
@@ -224,7 +224,7 @@ def _constant(work: _Planes, i: int, value: int) -> None:
         work.changed.notify_all()
 
 
-def _decoded(
+def decoded(
     parts: Sequence[tuple[int, int, memoryview]], tile: Tile, learned: Sequence[Learned], effort: int
 ) -> np.ndarray:
     """int16 [planes, height, width] of a tile."""
@@ -244,7 +244,7 @@ def _decoded(
     return np.stack([work.view(i) for i in range(len(parts))]).astype(np.int16)
 
 
-def _learned(state: dict[str, np.ndarray], planes: int) -> list[Learned]:
+def learned_of(state: dict[str, np.ndarray], planes: int) -> list[Learned]:
     """What is known of each plane before its first pixel: copies. A fourth plane is known as the first is."""
     return [Learned(*(state[name][i % ROLES].astype(f4) for name in Learned._fields)) for i in range(planes)]
 
@@ -263,14 +263,14 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
 def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
     if few:
         return bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-    parts = _each(
+    parts = each(
         tiles(*picture.shape[1:]),
-        lambda i, tile: _encoded(_planes(_part(picture, tile)), tile, _learned(state, len(picture)), effort),
+        lambda i, tile: encoded(planes_of(part(picture, tile)), tile, learned_of(state, len(picture)), effort),
     )
     return b"".join([bytes([effort]), *parts])
 
 
-def _each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
+def each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
     """What a function makes of each tile, several at a time: planes of a tile keep two processors busy."""
     threads = min(len(every), (os.cpu_count() or 1) // 2)
     if threads < 2:
@@ -284,13 +284,29 @@ def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
     rows = picture[:, : 2 * SAMPLE]
     if picture.shape[1] > 2 * SAMPLE:
         rows = np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
-    left, above = (rows[:, 1:, 1:] == other for other in (rows[:, 1:, :-1], rows[:, :-1, 1:]))
-    flat = float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
+    flat = flatness(rows)
     one = sum(channel.astype(np.uint32) << 8 * i for i, channel in enumerate(rows))
     few = len(np.unique(one)) / one.size
     if flat < FLAT[0] and few > FEW:
         return False
     return flat > FLAT[1] or len(_coded(rows, state, 1, True)) < len(_coded(rows, state, 1, False))
+
+
+def flatness(rows: np.ndarray) -> float:
+    """The share of pixels [c, h, w] that are equal to a neighbour."""
+    left, above = (rows[:, 1:, 1:] == other for other in (rows[:, 1:, :-1], rows[:, :-1, 1:]))
+    return float((left.all(0) | above.all(0)).mean()) if left.size else 1.0
+
+
+def plane_at(data: memoryview, at: int, lowest: int, highest: int) -> tuple[tuple[int, int, memoryview], int]:
+    """A plane's bounds, within others, and its bytes; and where it ends. Raises ValueError for others."""
+    if len(data) < at + _PLANE.size:
+        raise ValueError("expected a plane, got the end; copy the file again")
+    low, high, size = _PLANE.unpack_from(data, at)
+    at += _PLANE.size
+    if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
+        raise ValueError("expected a plane's bounds and length, got others; copy the file again")
+    return (low, high, data[at : at + size]), at + size
 
 
 def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
@@ -303,24 +319,18 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
     every, at, view = tiles(height, width), 1, memoryview(data)
     planes = []  # of all parts, before any is decoded
     for i in range(channels * len(every)):
-        if len(data) < at + _PLANE.size:
-            raise ValueError("expected a plane, got the end; copy the file again")
-        low, high, size = _PLANE.unpack_from(data, at)
-        at += _PLANE.size
-        lowest, highest = (0, 255) if i % channels in (0, 3) or channels < 3 else (-255, 255)
-        if not lowest <= low <= high <= highest or len(data) < at + size or (low == high and size):
-            raise ValueError("expected a plane's bounds and length, got others; copy the file again")
-        planes.append((low, high, view[at : at + size]))
-        at += size
+        bounds = (0, 255) if i % channels in (0, 3) or channels < 3 else (-255, 255)
+        plane, at = plane_at(view, at, *bounds)
+        planes.append(plane)
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
     found = np.empty(shape, np.uint8)
 
     def one(i: int, tile: Tile) -> None:
         parts = planes[i * channels : (i + 1) * channels]
-        _part(found, tile)[:] = _colours(_decoded(parts, tile, _learned(state, channels), data[0]))
+        part(found, tile)[:] = colours_of(decoded(parts, tile, learned_of(state, channels), data[0]))
 
-    _each(every, one)
+    each(every, one)
     return found
 
 
@@ -328,8 +338,8 @@ def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, 
     """What is known after a picture, uint8 [c, h, w], c 1 or 3, and the bits that it took."""
     count = 0
     for tile in tiles(*picture.shape[1:]):
-        known = _learned(state, len(picture))
-        count += len(_encoded(_planes(_part(picture, tile)), tile, known, 1))
+        known = learned_of(state, len(picture))
+        count += len(encoded(planes_of(part(picture, tile)), tile, known, 1))
         rested = [_rested(one) for one in known]
         state = {
             name: np.stack([*(getattr(one, name) for one in rested), *state[name][len(known) :]]).astype(np.float16)
@@ -350,13 +360,13 @@ def _rested(known: Learned) -> Learned:
     )
 
 
-def _part(planes: np.ndarray, tile: Tile) -> np.ndarray:
+def part(planes: np.ndarray, tile: Tile) -> np.ndarray:
     return planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
 
 
-def _planes(picture: np.ndarray) -> np.ndarray:
-    """YCoCg-R (Malvar and Sullivan 2003) of the first three channels: int16."""
-    x = picture.astype(np.int16)
+def planes_of(picture: np.ndarray, kind: type[np.signedinteger[Any]] = np.int16) -> np.ndarray:
+    """YCoCg-R (Malvar and Sullivan 2003) of the first three channels: int16, or of another kind."""
+    x = picture.astype(kind)
     if len(x) < 3:
         return x
     r, g, b = x[:3]
@@ -366,11 +376,12 @@ def _planes(picture: np.ndarray) -> np.ndarray:
     return np.stack([t + (cg >> 1), co, cg, *x[3:]])
 
 
-def _colours(planes: np.ndarray) -> np.ndarray:
+def colours_of(planes: np.ndarray) -> np.ndarray:
+    """Undo `planes_of`; of the same kind."""
     if len(planes) < 3:
-        return planes.astype(np.uint8)
+        return planes
     y, co, cg = planes[:3]
     t = y - (cg >> 1)
     g = cg + t
     b = t - (co >> 1)
-    return np.stack([b + co, g, b, *planes[3:]]).astype(np.uint8)
+    return np.stack([b + co, g, b, *planes[3:]])

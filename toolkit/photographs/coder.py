@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.photographs import codec
+from toolkit.photographs import codec, deep
 
 
 class Coder:
@@ -22,9 +22,9 @@ class Coder:
         self._state = {name.removeprefix("net."): values for name, values in arrays.items()}
 
     def encode(self, picture: np.ndarray, effort: int = 1) -> bytes:
-        """The payload of a picture uint8 [c, h, w]; effort: 0, 1 or 2."""
-        return codec.encode(picture, self._state, effort)
+        """The payload of a picture, uint8 or uint16 [c, h, w]; effort: 0, 1 or 2."""
+        return deep.encode(picture, self._state, effort)
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """The picture uint8 [c, h, w] of a payload. Raises ValueError if it is damaged."""
-        return codec.decode(data, shape, self._state)
+        """The picture of a payload, of the dtype that it had. Raises ValueError if it is damaged."""
+        return deep.decode(data, shape, self._state)
