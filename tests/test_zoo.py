@@ -331,19 +331,19 @@ def test_nothing_is_written_into_the_zoo(here: Path, monkeypatch: pytest.MonkeyP
     assert {path: path.stat().st_mtime_ns for path in zoo.FOLDER.rglob("*")} == before
 
 
-def test_evaluating_whole_pictures_without_any_says_what_to_give(
+def test_a_model_that_ships_is_evaluated_without_the_pictures_that_it_was_trained_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    run = picture_run(here / "run")
+    run, small = picture_run(here / "run"), torch.from_numpy(noise(3, 16, 24))
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("folder: null", "folder: photographs/train"))
     filled(ship(run, zoo.DEFAULT, here / "zoo"))
     monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
-    message = (
-        "error: expected pictures=, a folder of pictures to measure, as those of the training, photographs/train, are "
-        "not here; give one, for instance pictures=photos"
-    )
-    refused(lambda: evaluate.main(["run=photographs"]), here, message, capsys)
+    monkeypatch.setattr("toolkit.data.pictures.whole", lambda photo: small)
+    assert evaluate.main(["run=photographs", "effort=0"]) == 0
+    assert "\n1 picture, effort 0, decoded equal; bits per dimension of file bytes:\n" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="got photographs/train, which does not exist"):
+        runs.build_data(runs.load(run, "cpu").cfg)
 
 
 # Weights that ship.

@@ -47,11 +47,14 @@ def build(cfg: DictConfig, folder: Path) -> tuple[Run, Any]:
     return Run(folder, str(cfg.recipe.name), module, _head(cfg), cfg), data
 
 
-def build_data(cfg: DictConfig) -> Any:
-    """The data of a configuration, loaded: a LightningDataModule with train, validation, test, shape and name."""
+def build_data(cfg: DictConfig, stage: str | None = None) -> Any:
+    """The data of a configuration, loaded: a LightningDataModule with train, validation, test, shape and name.
+
+    stage: "test" if nothing else is needed, as of a model that was trained elsewhere.
+    """
     data = _instantiate(cfg.data, ["toolkit.data"])
     data.prepare_data()
-    data.setup()
+    data.setup(stage)
     return data
 
 

@@ -55,8 +55,11 @@ class Pictures(L.LightningDataModule):
         """Nothing is downloaded."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the pictures, the first time, and read each once, so that a broken one is told at once."""
-        if self.folder is None or self.found:
+        """Find the pictures, the first time, and read each once, so that a broken one is told at once.
+
+        stage: "test" needs none of them.
+        """
+        if self.folder is None or self.found or stage == "test":
             return
         self.train, self.found = Lazy([functools.partial(own, file) for file in find(self.folder)]), True
         for i in range(len(self.train)):

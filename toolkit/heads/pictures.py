@@ -69,7 +69,8 @@ class Pictures:
             if board is not None:
                 board.add_figure("validation/rate", plots.rate_figure(history, lines, "payload"), step)
                 board.add_image("images/original", pictures[0], step)
-            return {f"validation/{name}": value for name, value in found.items()}
+            # `validation/bpd` is that of the payloads.
+            return {f"validation/{name}": value for name, value in found.items() if name != "payload_bpd"}
 
         return Regularly(look, run.cfg.evaluation.every_n_epochs)
 
@@ -130,13 +131,7 @@ Next:
             names = [item.name for item in source.items]
             pictures = list(map(source.picture, range(len(names))))
         else:
-            try:
-                pictures = _arrays(build_data(run.cfg).test)
-            except FileNotFoundError as error:  # of a model that ships, say
-                raise ValueError(
-                    f"expected pictures=, a folder of pictures to measure, as those of the training, "
-                    f"{run.cfg.data.folder}, are not here; give one, for instance pictures=photos"
-                ) from error
+            pictures = _arrays(build_data(run.cfg, "test").test)
         found = coded(run.module, pictures, effort, run.folder / "evaluation.tkc")
         others = baselines.sizes(pictures)
         title = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}, effort {effort}"

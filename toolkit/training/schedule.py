@@ -57,7 +57,8 @@ class Schedule(Callback):
             rate = optimizer.defaults["lr"] * max(factor, 1e-3)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            module.log("train/learning_rate", rate)
+            if rate:  # a model that learns without gradients has none
+                module.log("train/learning_rate", rate)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if self.progress(trainer) >= 1.0:
