@@ -12,19 +12,23 @@ from toolkit.runs import load
 USAGE = """\
 usage: toolkit export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
        toolkit export_embeddings input=VECTORS output=FILE.tkc ...    (vectors trained elsewhere)
-       toolkit export_embeddings input=FILE.tkc output=VECTORS.bin    (back to word2vec or gensim files)
+       toolkit export_embeddings input=FILE.tkc output=VECTORS.bin    (back to files of other programs)
 
 Compress word vectors to the size you ask for: each coordinate as exactly as its uncertainty makes worthwhile."""
 KNOWN = {
     "run": "folder of a trained recipe of word vectors (outputs/...), or name of one that ships",
-    "input": "vectors trained elsewhere: word2vec .bin, .txt, .vec, GloVe .txt, gensim .kv; or a .tkc file",
-    "output": "the .tkc file to write; for input=FILE.tkc a .bin, .txt, .vec or .kv file",
+    "input": "vectors trained elsewhere: word2vec .bin, .txt, .vec, GloVe .txt, gensim .kv, fastText .bin, a table in "
+    ".safetensors or .npy, a folder of model2vec or StaticEmbedding; or a .tkc file",
+    "output": "the .tkc file to write; for input=FILE.tkc a .bin, .txt, .vec, .kv, .safetensors or .npy file, or a new "
+    "folder where it came as one",
+    "names": "of a table's rows: a text file, a name on each line; a JSON list; or a tokenizer.json",
+    "tensor": "the table's name, where a .safetensors file has several",
     **exporting.OPTIONS,
     "errors": "for input=: of words that are not UTF-8: strict (default), replace or skip",
     "overwrite": "true: replace a file that is there (default false: an error)",
     "counts": "for input=: a text file, a word and how often it occurs in training on each line",
 }
-OWN = {"run", "input", "output", "counts", "errors", "overwrite"}
+OWN = {"run", "input", "output", "counts", "errors", "names", "tensor", "overwrite"}
 
 
 @cli.command
@@ -34,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output, given = Path(values["output"]), values.get("input", "")
     if ("run" in values) == ("input" in values):
         raise ValueError("expected one of run= and input=, got both or none; give a trained run or a file of vectors")
-    for key in ("counts", "errors"):
+    for key in ("counts", "errors", "names", "tensor"):
         if "run" in values and key in values:
             raise ValueError(f"expected {key}= with input= only, got it with run=, which knows its own; leave it out")
     for key in ("input", "output", "counts"):
@@ -56,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = {key: value for key, value in values.items() if key not in OWN}
     exporting.goal_of(asked)
     if given:
-        found = sources.read(given, values.get("counts"), values.get("errors", "strict"))
+        options = [values.get(key) for key in ("names", "tensor")]
+        found = sources.read(given, values.get("counts"), values.get("errors", "strict"), *options)
         print(exporting.export_vectors(output, found, asked)[1])
         if found.left_out:
             print(f"left out: {found.left_out} words that are not UTF-8, by errors=skip", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.container import atomic_path, check_new
-from toolkit.embeddings import vocabulary as word_list
-from toolkit.embeddings.file import load, write
+from toolkit.container import atomic_path, check_new, temporary_of
+from toolkit.embeddings import tables
+from toolkit.embeddings.file import Embeddings, first_chunk, load, write
 from toolkit.embeddings.search import about_file, fit, groups, quantise
-from toolkit.embeddings.sources import WRITTEN, Vectors, save, sigma_of
+from toolkit.embeddings.sources import TABLES, WRITTEN, Vectors, metric_of, save, sigma_of
+from toolkit.embeddings.tables import Kept
 
 GOALS = ("lambda", "target_size", "bits_per_dim")
 OPTIONS = {
@@ -23,6 +25,8 @@ OPTIONS = {
     "target_size": "of the whole file: bytes, or with kB, MB, GB (1000), KiB, MiB, GiB (1024)",
     "bits_per_dim": "of the whole file without its vocabulary",
     "method": "default, or vbq for the published algorithm (default: default)",
+    "metric": "errors count as often as a row occurs (frequency), or in all rows alike (cosine) (default: cosine for "
+    "vectors of one length, else frequency)",
     "order": "of the words: kept, or grouped: alphabetical among those of similar rank, a smaller file (default: kept)",
 }
 ORDERS = ("kept", "grouped")
@@ -53,33 +57,50 @@ def goal_of(asked: dict[str, str]) -> tuple[str, float]:
 def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple[dict[str, int], str]:
     """Write vectors as options ask; bytes of the file's parts, and what people read of it. Raises ValueError."""
     goal, number = goal_of(asked)
-    check(found.words, found.vectors)
+    check(found.words, found.vectors, found.kept is None)
     if (order := asked.get("order", ORDERS[0])) not in ORDERS:
         raise ValueError(f"expected order= to be one of {', '.join(ORDERS)}, got {order!r}")
-    found = grouped(found) if order == "grouped" else found
-    sigma = found.sigma if found.sigma is not None else sigma_of(found)
+    if order == "grouped" and found.kept is not None:
+        raise ValueError("expected order=kept for tokens, whose tokenizer numbers the rows, got grouped; leave it out")
+    found = grouped(found, asked.get("metric")) if order == "grouped" else found
+    metric = asked.get("metric")
+    if found.rule == "posterior" and metric is not None:
+        raise ValueError("expected metric= with vectors that have no posterior, got it with run=; leave it out")
+    sigma = found.sigma if found.sigma is not None else sigma_of(found, metric)
+    about = {
+        "sigma": "cosine" if found.rule != "posterior" and (metric or metric_of(found)) == "cosine" else found.rule
+    }
     sizes = export(
-        output, found.words, found.vectors, sigma, goal, number, asked.get("method", "default"), {"sigma": found.rule}
+        output, found.words, found.vectors, sigma, goal, number, asked.get("method", "default"), about, found.kept
     )
     return sizes, summary(sizes, found.words, found.vectors.shape[1], output)
 
 
-def grouped(found: Vectors) -> Vectors:
+def grouped(found: Vectors, metric: str | None = None) -> Vectors:
     """The same vectors with the words of each group of ranks in alphabetical order, which takes few bytes.
 
     Most of what a vocabulary takes is the order of its words, and rare words of similar rank have none that means much.
     """
     rows = torch.arange(len(found.words)).split(groups(len(found.words)))
     order = torch.cat([torch.tensor(sorted(part.tolist(), key=lambda row: found.words[row].encode())) for part in rows])
-    sigma = found.sigma if found.sigma is not None else sigma_of(found)
+    sigma = found.sigma if found.sigma is not None else sigma_of(found, metric)
     counts = found.counts[order] if found.counts is not None else None
     words = [found.words[row] for row in order.tolist()]
     return found._replace(words=words, vectors=found.vectors[order], sigma=sigma[order], counts=counts)
 
 
 def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:
-    """A .tkc file in another program's format; says what it did. Raises ValueError for words that it cannot hold."""
+    """A .tkc file in another program's format; says what it did. Raises ValueError for words that it cannot hold.
+
+    A name without an ending is a new folder of static sentence embeddings, as they came.
+    """
+    if not output.suffix:
+        return _convert_folder(file, output)
     check_new(output, overwrite, WRITTEN, [str(file)])
+    if output.suffix.lower() in TABLES:
+        with Embeddings(file) as opened, atomic_path(output) as temporary:
+            tables.save(temporary, opened.vectors(), opened.words, opened.kept)
+        return f"{file} -> {output}: {output.stat().st_size} bytes"
     keyed = load(file)
     spaced = next((word for word in keyed.index_to_key if " " in word), None)
     if spaced is not None and output.suffix.lower() != ".kv":
@@ -91,17 +112,41 @@ def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:
     return f"{file} -> {output}: {output.stat().st_size} bytes"
 
 
-def check(words: Sequence[str], vectors: Tensor) -> None:
+def _convert_folder(file: str | Path, output: Path) -> str:
+    if output.exists():
+        raise ValueError(f"expected output= to name a new folder, got {output}, which is there; give another name")
+    if not output.parent.is_dir():
+        raise ValueError(
+            f"{output}: expected output= in an existing folder, got {output.parent}; make the folder first"
+        )
+    with Embeddings(file) as opened:
+        if opened.kept is None or not opened.kept.at:
+            raise ValueError(
+                f"expected output= to end in {' or '.join(WRITTEN)}, got {output}; a folder is for static sentence "
+                "embeddings that came as one"
+            )
+        temporary = temporary_of(output)
+        try:
+            tables.save_folder(temporary, opened.vectors(), opened.kept)
+            os.replace(temporary, output)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    return f"{file} -> {output}: {size} bytes"
+
+
+def check(words: Sequence[str], vectors: Tensor, stored: bool = True) -> None:
     """Raise ValueError that names the word unless all words can be stored and all vectors are finite.
 
-    words: one for each row of vectors, float [words, d]; not empty, without spaces, each once, valid as UTF-8.
+    words: one for each row of vectors, float [words, d]; not empty, without spaces, each once, valid as UTF-8. stored:
+    whether words are, and not a tokenizer that has them.
     """
     if vectors.dim() != 2 or len(words) != len(vectors) or not vectors.numel():
         raise ValueError(
             f"expected one word for each row of vectors [words, d], got {len(words)} words and {list(vectors.shape)}"
         )
     seen: set[str] = set()
-    for row, word in enumerate(words):
+    for row, word in enumerate(words if stored else ()):
         wrong = (
             "an empty word" if not word
             else "a word with a tab, a line end, NUL or the like" if _breaks(word)
@@ -126,19 +171,20 @@ def check(words: Sequence[str], vectors: Tensor) -> None:
 
 def export(
     path: str | os.PathLike[str], words: Sequence[str], vectors: Tensor, sigma: Tensor, goal: str, number: float,
-    method: str = "default", about: dict[str, Any] | None = None,
+    method: str = "default", about: dict[str, Any] | None = None, kept: Kept | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Quantise and write what a goal asks for; returns the bytes of the file's parts, as `write` does.
 
     goal: "lambda"; "target_size", bytes of the file; or "bits_per_dim", bits of the file without its vocabulary for
     each coordinate. Other arguments as of `quantise` and `write`.
     """
+    first = first_chunk(words, kept)
     if goal == "lambda":
         lam, quantised = number, quantise(vectors, sigma, number, method)
     else:
-        target = number if goal == "target_size" else number * vectors.numel() / 8 + vocabulary_size(words)
-        lam, quantised = fit(words, vectors, sigma, int(target), method, about)
-    return write(path, words, quantised, about_file(method, lam, about))
+        target = number if goal == "target_size" else number * vectors.numel() / 8 + len(first[0])
+        lam, quantised = fit(words, vectors, sigma, int(target), method, about, first, kept)
+    return write(path, words, quantised, about_file(method, lam, about), first, kept)
 
 
 def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.PathLike[str]) -> str:
@@ -156,7 +202,7 @@ def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.
 
 def vocabulary_size(words: Sequence[str]) -> int:
     """Bytes that words take in a file."""
-    return len(word_list.pack(words)[0])
+    return len(first_chunk(words, None)[0])
 
 
 def _breaks(word: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import lzma
 import os
 import struct
 import zlib
@@ -24,12 +25,15 @@ from toolkit.coding.message import Message
 from toolkit.coding.tables import Table
 from toolkit.coding.tables import tables as ready
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer, inflate
+from toolkit.embeddings import tables
 from toolkit.embeddings import vocabulary as word_list
+from toolkit.embeddings.tables import Kept
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
 
 VECTORS = "embeddings"
+STATIC = 3  # version of a file whose first chunk has, instead of words, what names them: a tokenizer, and more
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
 BATCH_VALUES = 1 << 22  # values coded at once, to bound memory
 BOOK = struct.Struct("<HHI")  # code points, tables, bytes of the stored codebook
@@ -51,15 +55,20 @@ class Quantised(NamedTuple):
 
 
 def write(
-    path: str | os.PathLike[str], words: Sequence[str], quantised: Quantised, about: dict[str, Any] | None = None
+    path: str | os.PathLike[str],
+    words: Sequence[str],
+    quantised: Quantised,
+    about: dict[str, Any] | None = None,
+    first: tuple[bytes, int] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, int]:
     """Write a file and return its bytes: of the vocabulary, tables, lanes and the whole file.
 
-    words: str for each row, in the rows' order; about: JSON values for the header, for information.
+    words: str for each row, in the rows' order; about: JSON values for the header, for information; kept: what stands
+    beside a table of tokens, whose names are then words; first: what `first_chunk` says of these, where it is known.
     """
     d = quantised.symbols[0].shape[1]
-    vocabulary, version = word_list.pack(words)
-    word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
+    vocabulary, version = first or first_chunk(words, kept)
     header = {
         "kind": VECTORS,
         "version": version,
@@ -68,6 +77,7 @@ def write(
         "dimensions": d,
         "precision": vbq.CODE_BITS,
         "lane_rows": [_lane_rows(book, len(rows)) for book, rows in zip(*quantised[:2], strict=True)],
+        **(kept.header() if kept else {}),
         **(about or {}),
     }
     tables = lanes = 0
@@ -86,11 +96,23 @@ def write(
     return {"vocabulary": len(vocabulary), "tables": tables, "lanes": lanes, "file": writer.size}
 
 
+def first_chunk(words: Sequence[str], kept: Kept | None) -> tuple[bytes, int]:
+    """The payload of the words, or of what is kept instead, and the version. Raises ValueError for too many words."""
+    if kept is not None:
+        return kept.pack(), STATIC
+    vocabulary, version = word_list.pack(words)
+    word_list.check_size(len(words), sum(len(word.encode()) for word in words), len(vocabulary))
+    return vocabulary, version
+
+
 class Embeddings:
     """An open file: `embeddings["word"]` decodes one word and, at most, the few before it on its stack.
 
-    Use `toolkit.embeddings.open`; a context manager. `words`: list of str in the order of rows.
+    Use `toolkit.embeddings.open`; a context manager. `words`: list of str in the order of rows. `kept`: tokenizer and
+    more, of static sentence embeddings.
     """
+
+    kept: Kept | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._reader = Reader(path)
@@ -108,8 +130,8 @@ class Embeddings:
                 "toolkit.export_embeddings wrote"
             )
         version = header.get("version", 1)
-        if type(version) is not int or version not in word_list.VERSIONS:
-            known = " or ".join(map(str, word_list.VERSIONS))
+        if type(version) is not int or version not in (*word_list.VERSIONS, STATIC):
+            known = f"{', '.join(map(str, word_list.VERSIONS))} or {STATIC}"
             raise UnknownVersion(
                 f"{self._reader.path}: expected word vectors of version {known}, got {version!r}; update the toolkit"
             )
@@ -132,8 +154,13 @@ class Embeddings:
         self._lane_rows: list[int] = lane_rows
         self._groups: dict[int, _Group] = {}
         try:
-            self.words = word_list.unpack(self._reader.read(0), header["words"], version)
-        except (OSError, ValueError, EOFError, struct.error) as error:  # OSError: bz2's way to say damaged
+            if version == STATIC:
+                self.kept = tables.unpack(self._reader.read(0), header)
+                self.words = tables.names_of_rows(self.kept, header["words"])
+            else:
+                self.words = word_list.unpack(self._reader.read(0), header["words"], version)
+        # OSError: bz2's way to say damaged
+        except (OSError, ValueError, EOFError, struct.error, lzma.LZMAError) as error:
             if isinstance(error, DamagedFile):
                 raise
             raise self._damaged(f"a vocabulary of {header['words']} words", str(error)) from error

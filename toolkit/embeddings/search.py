@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from toolkit.coding import vbq
-from toolkit.embeddings.file import Quantised, pack_book, write
+from toolkit.embeddings.file import Quantised, first_chunk, pack_book, write
+from toolkit.embeddings.tables import Kept
 
 FIRST_GROUP, GROWTH, LAST_GROUP = 512, 1.5, 16384  # rows of the first group of ranks; of each next, at most
 SAMPLE_VALUES = 250_000  # of the rows that a search for lambda begins with
@@ -117,7 +118,7 @@ class _Forecast:
 
 def fit(
     words: Sequence[str], vectors: Tensor, sigma: Tensor, target: int, method: str = "default",
-    about: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None, first: tuple[bytes, int] | None = None, kept: Kept | None = None,
 ) -> tuple[float, Quantised]:  # fmt: skip
     """The lambda, and the vectors quantised with it, whose file is as large as `target` bytes allow, to 1 %.
 
@@ -125,10 +126,12 @@ def fit(
     smallest size if `target` is below it.
     """
 
+    first = first or first_chunk(words, kept)
+
     def size(lam: float, quantised: Quantised) -> int:
         with tempfile.TemporaryDirectory() as folder:
             file = os.path.join(folder, "size.tkc")
-            return write(file, words, quantised, about_file(method, lam, about))["file"]
+            return write(file, words, quantised, about_file(method, lam, about), first, kept)["file"]
 
     vbq.check(vectors, sigma, 0.0)
     forecast = _Forecast(vectors, sigma)

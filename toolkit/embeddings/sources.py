@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from toolkit.container import plain
+from toolkit.embeddings import tables
+from toolkit.embeddings.tables import Kept
 
 VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as gensim's fvocab
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
-WRITTEN = (*BINARY, *TEXT, ".kv")
+TABLES = (".safetensors", ".npy")
+WRITTEN = (*BINARY, *TEXT, ".kv", *TABLES)
+METRICS = ("frequency", "cosine")
 TRUSTED = {  # of pickles: what gensim's vectors are made of; none of these runs what it is given
     ("gensim.models.keyedvectors", "KeyedVectors"), ("gensim.models.keyedvectors", "Word2VecKeyedVectors"),
     ("gensim.models.keyedvectors", "Vocab"), ("gensim.models.keyedvectors", "CompatVocab"),
@@ -52,34 +56,78 @@ class Vectors(NamedTuple):
     counts: Tensor | None  # int64 [words], how often each occurs in the training text
     rule: str  # what sigma is made from
     left_out: int = 0  # words that are not UTF-8
+    kept: Kept | None = None  # of static sentence embeddings: tokenizer, weights ...
 
 
-def sigma_of(found: Vectors) -> Tensor:
+def metric_of(found: Vectors) -> str:
+    """The metric that fits: cosine if all vectors have the same length, as normalised ones do, and are no tokens'."""
+    lengths = found.vectors.norm(dim=1)
+    even = bool((lengths - lengths.mean()).abs().max() <= 1e-3 * lengths.mean())
+    return "cosine" if even and found.kept is None and found.counts is None else "frequency"
+
+
+def sigma_of(found: Vectors, metric: str | None = None) -> Tensor:
     """Standard deviations for vectors that have none, up to a common factor, float32 [words, d].
 
-    The information that a text has on a word grows with its count, so 1 / sigma^2 is proportional to the count. Without
-    counts they are taken to fall as 1 / rank does (Zipf's law), the first row being the most frequent word.
+    frequency: the squared error of a row counts as often as the row occurs, so 1 / sigma^2 is proportional to its
+    count, times the square of a token's weight. That is the error of the mean of a text's vectors, where errors of rows
+    are independent; and the information that a text has on a word grows so. Without counts they are taken to fall as 1
+    / rank does (Zipf's law), the first row being the most frequent word. cosine: an error counts in proportion to the
+    length of the vector, and rows alike. Default: `metric_of`. Raises ValueError for another metric.
     """
+    metric = metric_of(found) if metric is None else metric
+    if metric not in METRICS:
+        raise ValueError(f"expected metric= to be one of {', '.join(METRICS)}, got {metric!r}")
     rows = torch.arange(len(found.words))
-    counts = (found.counts if found.counts is not None else 1 / (rows + 2.7)).double()
-    sigma = (counts / counts.median()).clamp(min=1e-12).rsqrt() * found.vectors.double().std()
+    if metric == "cosine":
+        lengths = found.vectors.double().norm(dim=1)
+        sigma = lengths.clamp(min=max(1e-3 * float(lengths.mean()), 1e-12))
+    else:
+        counts = (found.counts if found.counts is not None else 1 / (rows + 2.7)).double()
+        counts = counts.clamp(min=1) if found.counts is not None else counts
+        counts = counts * tables.row_weights(found.kept, len(rows)).square()
+        sigma = (counts / counts.median()).clamp(min=1e-12).rsqrt() * found.vectors.double().std()
     return sigma.float().clamp(min=1e-12)[:, None].expand_as(found.vectors).contiguous()
 
 
-def read(path: str | Path, counts: str | Path | None = None, errors: str = "strict") -> Vectors:
-    """Vectors of a word2vec .bin, .txt or .vec, a GloVe .txt or a gensim .kv file; counts: file of `read_counts`.
+def read(
+    path: str | Path, counts: str | Path | None = None, errors: str = "strict", names: str | Path | None = None,
+    tensor: str | None = None,
+) -> Vectors:  # fmt: skip
+    """Vectors of a word2vec .bin, .txt or .vec, a GloVe .txt, a gensim .kv, a fastText .bin, a table or a folder.
 
-    .txt and .vec may be compressed by gzip. errors: of words that are not UTF-8: "strict", "replace" or "skip". Raises
+    A folder of static sentence embeddings: see `tables.folder`. A table is a .safetensors or .npy file, with its names
+    in the file of `tables.names_of`; tensor: its name where a file has several. counts: file of `read_counts`. .txt and
+    .vec may be compressed by gzip. errors: of words that are not UTF-8: "strict", "replace" or "skip". Raises
     FileNotFoundError, or ValueError that says where the file is not what its name promises. Of gensim's own files,
     which are pickles, only gensim's and numpy's classes are unpickled.
     """
     if errors not in ERRORS:
         raise ValueError(f"expected errors= to be one of {', '.join(ERRORS)}, got {errors!r}")
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "not there"
-        raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is {what}; check the name")
     suffix = path.suffix.lower()
+    for name, given in (("names", names), ("tensor", tensor)):
+        if given is not None and (suffix not in TABLES or path.is_dir() or (name == "tensor" and suffix == ".npy")):
+            where = ".safetensors or .npy" if name == "names" else ".safetensors"
+            raise ValueError(f"expected {name}= with a table in {where} only, got it with {path}; leave it out")
+    kept: Kept | None
+    if path.is_dir():
+        words, table, kept = tables.folder(path)
+        return _counted(Vectors(words, table, None, None, "ranks", 0, kept), counts)
+    if not path.is_file():
+        what = "no regular file" if path.exists() else "not there"
+        raise FileNotFoundError(f"expected a file of word vectors, got {path}, which is {what}; check the name")
+    if suffix in TABLES:
+        table, name, dtype, own = tables.table(path, tensor)
+        if names is None and own is None:
+            raise ValueError(
+                f"{path}: expected names= for the rows of a table, got none; give a text file with a name a line, a "
+                "JSON list, or the tokenizer.json"
+            )
+        words, kept = tables.names_of(Path(names), len(table)) if names is not None else (own or [], None)
+        return _counted(
+            Vectors(words, table, None, None, "ranks", 0, kept and kept._replace(name=name, dtype=dtype)), counts
+        )
     left_out, known = 0, None
     if suffix in GENSIM or _is_fasttext(path):
         words, vectors, known = _gensim(path)
@@ -88,17 +136,26 @@ def read(path: str | Path, counts: str | Path | None = None, errors: str = "stri
     elif suffix in TEXT or (suffix == ".gz" and path.with_suffix("").suffix.lower() in TEXT):
         words, vectors, left_out = _text(path, errors)
     else:
-        raise ValueError(f"expected a file ending in {', '.join(TEXT + BINARY + GENSIM)}, got {path}; rename it")
-    if counts is not None:
-        table = read_counts(counts)
-        missing = [word for word in words if word not in table]
-        if missing:
-            raise ValueError(
-                f"expected counts of all {len(words)} words in {counts}, got none of {len(missing)}, the first "
-                f"{missing[0]!r}; add them, or leave counts= out"
-            )
-        known = torch.tensor([table[word] for word in words])
-    return Vectors(words, torch.from_numpy(vectors), None, known, "counts" if known is not None else "ranks", left_out)
+        raise ValueError(
+            f"expected a file ending in {', '.join(TEXT + BINARY + GENSIM + TABLES)}, got {path}; rename it"
+        )
+    rule = "counts" if known is not None else "ranks"
+    return _counted(Vectors(words, torch.from_numpy(vectors), None, known, rule, left_out), counts)
+
+
+def _counted(found: Vectors, counts: str | Path | None) -> Vectors:
+    """With counts from a file. Raises ValueError for words that it does not have; tokens without a count have 0."""
+    if counts is None:
+        return found
+    table = read_counts(counts)
+    missing = [word for word in found.words if word not in table]
+    if missing and (found.kept is None or len(missing) == len(found.words)):
+        raise ValueError(
+            f"expected counts of all {len(found.words)} words in {counts}, got none of {len(missing)}, the first "
+            f"{missing[0]!r}; add them, or leave counts= out"
+        )
+    known = torch.tensor([table.get(word, 0) for word in found.words])
+    return found._replace(counts=known, rule="counts")
 
 
 def save(keyed: Any, path: Path) -> None:
