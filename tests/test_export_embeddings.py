@@ -87,7 +87,10 @@ def test_grouped_words_stand_among_those_of_similar_rank_in_a_smaller_file(tmp_p
         (["input=v.txt", "lambda=1", "method=pq"], "expected method to be one of default, vbq, got 'pq'"),
         (["input=v.txt", "lambda=1", "order=rank"], "expected order= to be one of kept, grouped, got 'rank'"),
         (["input=nowhere.txt", "lambda=1"], "expected a file of word vectors, got nowhere.txt, which is not there"),
-        (["input=v.csv", "lambda=1"], "expected a file ending in .txt, .vec, .bin, .kv, .model, .safetensors, .npy, got v.csv"),
+        (
+            ["input=v.csv", "lambda=1"],
+            "expected a file ending in .txt, .vec, .bin, .kv, .model, .safetensors, .npy, got v.csv",
+        ),
         (["input=spaces.txt", "lambda=1"], "spaces.txt: expected a word and as many numbers on each line"),
         (["input=twice.txt", "lambda=1"], "got the word of an earlier row: 'a'"),
         (["input=latin.txt", "lambda=1"], "latin.txt, line 1: expected text in UTF-8, got b'\\xe9'"),
@@ -106,7 +109,7 @@ def test_grouped_words_stand_among_those_of_similar_rank_in_a_smaller_file(tmp_p
         ),
         (["input=v.txt", "lambda=1", "output=out.bin"], "expected output= to end in .tkc, got out.bin"),
         (["input=v.tkc", "lambda=1"], "expected only output= with input=FILE.tkc, got lambda="),
-        (["input=v.tkc", "output=out.csv"], "expected output= to end in .bin or .txt or .vec or .kv or .safetensors or"),
+        (["input=v.tkc", "output=out.csv"], "expected output= to end in .bin or .txt or .vec or .kv or"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do(

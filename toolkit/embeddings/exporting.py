@@ -116,9 +116,7 @@ def _convert_folder(file: str | Path, output: Path) -> str:
     if output.exists():
         raise ValueError(f"expected output= to name a new folder, got {output}, which is there; give another name")
     if not output.parent.is_dir():
-        raise ValueError(
-            f"{output}: expected output= in an existing folder, got {output.parent}; make the folder first"
-        )
+        raise ValueError(f"{output}: expected output= in an existing folder, got {output.parent}; make it")
     with Embeddings(file) as opened:
         if opened.kept is None or not opened.kept.at:
             raise ValueError(
