@@ -8,6 +8,7 @@ paragraphs of 60 words or more of 206 Wikipedia pages; the mean of 1 / rank. Sha
 
 from __future__ import annotations
 
+import bz2
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from toolkit import embeddings
-from toolkit.data.text import WIKIPEDIA, bz2
+from toolkit.data.text import WIKIPEDIA
 from toolkit.embeddings import sources
 
 
@@ -89,14 +90,14 @@ def main() -> None:
         )  # fmt: skip
 
     show("float32", table, 4 * rows * d)
-    for metric in sources.METRICS:
-        for bits in (4.0, 3.0, 2.0, 1.5, 1.0, 0.75, 0.5):
+    for metric, lambdas in ("frequency", (0.003, 0.02, 0.06, 0.2, 0.5, 1.5)), ("cosine", (0.02, 0.08)):
+        for lam in lambdas:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "t.tkc"
                 sigma = sources.sigma_of(found, metric)
-                sizes = embeddings.export(file, found.words, table, sigma, "bits_per_dim", bits, kept=found.kept)
+                sizes = embeddings.export(file, found.words, table, sigma, "lambda", lam, kept=found.kept)
                 with embeddings.open(file) as opened:
-                    show(f"{metric}, {bits} bits", opened.vectors(), sizes["file"] - sizes["vocabulary"])
+                    show(f"{metric}, lambda={lam}", opened.vectors(), sizes["file"] - sizes["vocabulary"])
     scale = float(table.abs().max()) / 127
     show("int8, one scale", (table / scale).round() * scale, rows * d)
     for bits in (8, 4):
