@@ -15,7 +15,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, bernoulli, raw
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
-from toolkit.coding.mixtures import mixture, pixels, weighted
+from toolkit.coding.mixtures import mixture, pixels
 from toolkit.coding.tables import categorical, of_starts
 
 SYMBOLS, COMPONENTS = 64, 5
@@ -38,7 +38,6 @@ def codecs() -> dict[str, Codec]:
             torch.zeros_like(valid).int(), valid
         ),
         "mixture": mixture("logistic", weight, loc, scale, 256),
-        "components": weighted(weight, valid),
         "pixels": pixels(parameters, COMPONENTS, 256, valid[:, None].expand(-1, 3)),
     }
 

@@ -14,12 +14,12 @@ from toolkit.coding.codecs import Bit, Bits, Given
 from toolkit.coding.distributions import LocationScale
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import Message
-from toolkit.coding.mixtures import Mixture, Pixels, PixelsOf, Weighted
+from toolkit.coding.mixtures import Mixture, Pixels, PixelsOf
 from toolkit.coding.tables import Table, tables
 from toolkit.coding.wire import LOW
 
 NAMES = (
-    "Bits", "Bit", "Table", "one Table", "logistic", "Gaussian", "Mixture", "Weighted", "Pixels, drawn", "Pixels",
+    "Bits", "Bit", "Table", "one Table", "logistic", "Gaussian", "Mixture", "Pixels, drawn", "Pixels",
 )  # fmt: skip
 
 
@@ -49,8 +49,6 @@ def law(name: str, n: int, bins: int = 256, k: int = 5, seed: int = 0) -> Any:
         return LocationScale(locations(n), scales(n), 1, bins, 0, 28)
     if name == "Mixture":
         return Mixture(weights(), locations(k, n), scales(k, n), 0, bins, 24)
-    if name == "Weighted":
-        return Weighted(weights())
     parts = (
         torch.randn(n, k, generator=g) * 32, torch.randn(n, 3 * k, generator=g) * 8 * bins,
         torch.rand(n, 3 * k, generator=g) * 200 + 100, torch.randn(n, 3 * k, generator=g) * 100,

@@ -28,7 +28,7 @@ from toolkit.coding import mixtures as mixtures_module
 from toolkit.coding.codecs import Codec, bernoulli, interval_codec, mapped, raw, traced, uniform
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import EmptyMessage, Message, NoFrequency
-from toolkit.coding.mixtures import mixture, weighted
+from toolkit.coding.mixtures import mixture
 from toolkit.coding.tables import categorical, of_starts, tabled, tables
 
 # The law.
@@ -79,10 +79,6 @@ def leaf_codecs() -> dict[str, tuple[Codec, Tensor]]:
     codecs["one of your own"] = thirds(shape), integers(26, 3, *shape)
     codecs["mapped"] = mapped(uniform(shape, 8), lambda y: y ^ 77, lambda x: x ^ 77), integers(27, 256, *shape)
     codecs["traced"] = traced(uniform(shape, 8), []), integers(27, 256, *shape)
-    weight = weights(7, 4, *shape)
-    codecs["weighted"] = weighted(weight, torch.ones(shape, dtype=torch.bool)), integers(5, 4, *shape)
-    codecs["weighted with holes"] = weighted(weight, valid), integers(5, 4, *shape) * valid
-    codecs["weighted of one symbol"] = weighted(torch.full((1, 9), 1 << 16), holes(9)), torch.zeros(9).long()
     for kind in KINDS:
         loc, scale, x = locations(3, bins, *shape), scales(4, *shape), integers(5, bins, *shape)
         codecs[kind] = location_scale(kind, loc, scale, bins, 1), x
@@ -93,7 +89,7 @@ def leaf_codecs() -> dict[str, tuple[Codec, Tensor]]:
         for name, mask in (("without floor", None), ("without floor, with holes", valid)):
             codec = location_scale(kind, loc, scale, bins, 0, valid=mask)
             codecs[f"{kind} {name}"] = codec, codec.pop(Message.random(3, 20, 6))
-        many = weight, locations(8, bins, 4, *shape), scales(9, 4, *shape)
+        many = weights(7, 4, *shape), locations(8, bins, 4, *shape), scales(9, 4, *shape)
         codecs[f"mixture of {kind}s"] = mixture(kind, *many, bins), x
         codecs[f"mixture of {kind}s with holes"] = mixture(kind, *many, bins, valid=valid), x * valid
     for c in (1, 2, 3):
@@ -280,7 +276,6 @@ def refusing() -> dict[str, tuple[Codec, int]]:
         "pixels": (pixels(4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool)), 64),
         "drawn pixels": (pixels(4, 2, 3).codec(torch.ones(3, 4, dtype=torch.bool), drawn=True), 64),
         "bernoulli": (bernoulli(torch.full(shape, 99), 16), 2),
-        "weighted": (weighted(weight, torch.ones(shape, dtype=torch.bool)), 2),
     }
 
 
@@ -318,9 +313,8 @@ def test_a_symbol_without_frequency_is_refused_without_a_floor_and_coded_with_on
         ValueError, match=r"push: symbol 7 at position 4 has no frequency .* can only push what it popped"
     ):
         location_scale("logistic", loc, scale, 256, 0).push(Message.random(2, 5, 0), x)
-    never, valid = torch.tensor([[0], [65536]]).expand(2, 3), torch.ones(3, dtype=torch.bool)
     with pytest.raises(ValueError, match="push: symbol 0 at position 2 has no frequency"):
-        weighted(never, valid).push(Message.random(2, 5, 0), torch.tensor([1, 1, 0]))
+        bernoulli(torch.full((3,), 256), 8).push(Message.random(2, 5, 0), torch.tensor([1, 1, 0]))
     assert spent(location_scale("logistic", loc, scale, 256, 1), x, Message.random(2, 5, 0)) > 24
 
 
@@ -394,7 +388,6 @@ def wrong_shapes() -> dict[str, Callable[[], object]]:
         "which": lambda: tables(torch.tensor([[100, 156]]), 8).codec(few, valid),
         "width": lambda: raw(few, valid, 8),
         "ones": lambda: bernoulli(few, 8, valid),
-        "weight": lambda: weighted(weight[:, :1], valid),
         "weight of a mixture": lambda: mixture("logistic", weight[:, :2], many[None], many[None], 256),
         "loc of a mixture": lambda: mixture("logistic", weight, few[None], many[None], 256, valid=valid),
     }
@@ -413,6 +406,9 @@ def wrong_numbers() -> dict[str, tuple[Callable[[], object], str]]:
     def grid(bins: int = 256, least: int = 1, loc: Tensor = at) -> Codec:
         return location_scale("gaussian", loc, at, bins, least)
 
+    def mixed(weight: Tensor) -> Codec:
+        return mixture("logistic", weight, at.expand(len(weight), 2), at.expand(len(weight), 2), 256, valid=valid)
+
     return {
         "bins": (lambda: grid((1 << 24) + 1, 0), r"at most 16777216 bins and a least count of 0 or 1, got 16777217"),
         "least": (lambda: grid(least=-1), "a least count of 0 or 1, got 256 and -1"),
@@ -421,9 +417,9 @@ def wrong_numbers() -> dict[str, tuple[Callable[[], object], str]]:
         "ones": (lambda: bernoulli(torch.tensor([300, 3]), 8), r"frequencies of 1 in \[0, 257\), got values from 3"),
         "negative ones": (lambda: bernoulli(torch.tensor([-3, 3]), 8), r"in \[0, 257\), got values from -3 to 3"),
         "width": (lambda: raw(torch.tensor([9, 0]), valid, 8), r"widths in \[0, 9\), got values from 0 to 9"),
-        "weights": (lambda: weighted(whole - 1, valid), "weights of 1 components that sum to 65536, got others"),
-        "no weights": (lambda: weighted(whole[:0], valid), "weights of 0 components that sum to 65536"),
-        "negative weights": (lambda: weighted(torch.cat([2 * whole, -whole]), valid), r"weights .* in \[0, 65537\)"),
+        "weights": (lambda: mixed(whole - 1), "weights of 1 components that sum to 65536, got others"),
+        "no weights": (lambda: mixed(whole[:0]), "weights of 0 components that sum to 65536"),
+        "negative weights": (lambda: mixed(torch.cat([2 * whole, -whole])), r"weights .* in \[0, 65537\)"),
         "falling": (lambda: of_starts(torch.tensor([[0, 200, 100, 256]]), 8), "whose rows do not fall, from 0 to 256"),
         "no tables": (lambda: tables(torch.zeros(0, 4).long(), 8), r"rows sum to 256, got shape \[0, 4\], least none"),
         "wrapping": (

@@ -23,7 +23,7 @@ from toolkit.coding.codecs import Bit, Bits, Codec, Given, coded, uniform
 from toolkit.coding.distributions import LocationScale, kind_number, location_scale
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import FIRSTS, EmptyMessage, Message, NoFrequency
-from toolkit.coding.mixtures import Mixture, Weighted, mixture, weighted
+from toolkit.coding.mixtures import Mixture, mixture
 from toolkit.coding.mixtures import pixels as pixels_codec
 from toolkit.coding.tables import categorical, of_starts, tables
 from toolkit.coding.wire import LOW
@@ -98,7 +98,6 @@ LAWS: dict[str, Callable[[int, int], Case]] = {
     **{kind: curve_of(kind, 1) for kind in KINDS},
     "gaussian without floor": curve_of("gaussian", 0),
     **{f"mixture of {kind}s": mixture_of(kind) for kind in KINDS},
-    "weighted": lambda n, seed: of(Weighted(weights(seed, 5, n).int()), integers(seed + 1, 5, n)),
     "pixels": pixels_of(3, 4, True),
     "grey pixels": pixels_of(1, 5, True),
     "summed pixels": pixels_of(3, 4, False),
@@ -376,7 +375,7 @@ def test_a_symbol_out_of_range_is_refused_and_the_message_kept_bit_for_bit(
     valid = torch.ones(case.x.shape, dtype=torch.bool)
     valid.view(-1)[0] = False
     with kernels.reference():
-        law_bins = {"bits": 1 << 28, "bit": 2, "tables": 9, "one table": 7, "weighted": 5}.get(name, BINS)
+        law_bins = {"bits": 1 << 28, "bit": 2, "tables": 9, "one table": 7}.get(name, BINS)
     for wrong in (-1, law_bins, 1 << 40):
         for at in (1, 17, case.x.numel() - 1):
             x = case.x.clone()
@@ -397,10 +396,8 @@ def test_a_symbol_without_frequency_is_refused_and_the_message_kept_bit_for_bit(
 ) -> None:
     n, ones = 23, torch.ones(23, dtype=torch.bool)
     loc, scale = torch.full((n,), 100 * 64, dtype=torch.int32), torch.full((n,), 128, dtype=torch.int32)
-    never = torch.tensor([[0], [65536]], dtype=torch.int32).expand(2, n).contiguous()
     cases: dict[Any, tuple[int, int]] = {
         LocationScale(loc, scale, kind_number("gaussian"), 256, 0, 24): (100, 7),
-        Weighted(never): (1, 0),
         Bit(torch.zeros(n, dtype=torch.int32), 16): (1, 0),
         Bits(torch.full((n,), 3, dtype=torch.int32), 8): (7, 8),
     }
@@ -463,8 +460,8 @@ def test_symbols_of_another_shape_are_refused(shape: tuple[int, ...], way: bool)
 
 def test_operators_are_as_they_say() -> None:
     utils = ("test_schema", "test_faketensor")
-    for law in (Bits(torch.full((10,), 8, dtype=torch.int32), 8), Weighted(weights(0, 3, 10).int())):
-        message, x, valid = Message.random(3, 9, 0), integers(1, 3, 10), holes(10)
+    for law in (Bits(torch.full((10,), 8, dtype=torch.int32), 8), Bit(torch.full((10,), 99, dtype=torch.int32), 8)):
+        message, x, valid = Message.random(3, 9, 0), integers(1, 2, 10), holes(10)
         message.reserve(20)
         message_state = message.head, message.tail, message.size, message.floor
         tensors, numbers = law.parts()
@@ -540,7 +537,6 @@ def test_tensors_of_any_layout_are_taken_by_loops_that_are_compiled_once(lanes: 
         mixture("logistic", w, at, level, BINS).push(message, x)
         location_scale("gaussian", at[0], level[0], BINS, 1).push(message, y)
         location_scale("gaussian", at[0], level[0], BINS, 1, valid=valid).pop(message)
-        weighted(w, valid).pop(message)
         return state(message)
 
     wanted = run(lambda part: part.contiguous())

@@ -29,7 +29,7 @@ from toolkit.coding import frequencies, kernels
 from toolkit.coding import mixtures as mixtures_module
 from toolkit.coding.codecs import PRECISION, Codec
 from toolkit.coding.message import Message
-from toolkit.coding.mixtures import mixture, weighted
+from toolkit.coding.mixtures import Weighted, mixture
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -95,18 +95,10 @@ def test_parameters_of_another_shape_are_refused() -> None:
 
 def test_every_value_of_a_weight_is_popped_as_the_component_that_owns_it() -> None:
     for weight in ([1 << 16], [1, (1 << 16) - 1], [0, 30000, 0, 0, 35536, 0], [5, 0, 65531, 0]):
-        message = Message.empty(1 << 16)
-        message.head = (1 << 60) + torch.arange(1 << 16)
-        table = torch.tensor(weight)
-        x = weighted(table[:, None].expand(-1, 1 << 16), torch.ones(1 << 16, dtype=torch.bool)).pop(message)
+        table, places = torch.tensor(weight), torch.arange(1 << 16)
+        x, start, freq = Weighted(table[:, None].expand(-1, 1 << 16)).find(places)
         assert torch.equal(x, torch.arange(len(weight)).repeat_interleave(table))
-
-
-def test_weighted_symbols_cost_the_logarithm_of_their_weight() -> None:
-    weight, valid = weights(0, 5, 200), holes(200)
-    x = integers(1, 5, 200)
-    freqs = weight.gather(0, x[None])[0, valid].tolist()
-    assert spent(weighted(weight, valid), x, Message.random(4, 1, 2)) == pytest.approx(information(freqs, 16), rel=1e-4)
+        assert bool(((start <= places) & (places < start + freq)).all()) and torch.equal(freq, table[x])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -89,12 +89,6 @@ class Mixture(NamedTuple):
     precision: int
 
 
-class Weighted(NamedTuple):
-    weight: Array  # int32 [k, n]
-    bins: int
-    precision: int
-
-
 class Pixels(NamedTuple):
     parameters: Array  # float32 [n, ...]
     base: Array  # int32 [n, c]
@@ -115,9 +109,7 @@ class Pixels(NamedTuple):
     drawn: int
 
 
-LAWS: dict[str, Any] = {
-    law.__name__: law for law in (Bits, Bit, Given, Table, LocationScale, Mixture, Weighted, Pixels)
-}
+LAWS: dict[str, Any] = {law.__name__: law for law in (Bits, Bit, Given, Table, LocationScale, Mixture, Pixels)}
 
 
 def interval(law: Any, x: Any, i: Any) -> Any:
@@ -288,25 +280,6 @@ def _find_in_table(law, u, i):
         left -= half
     start = np.int64(law.starts[row, np.uint64(low)])
     return low, start, np.int64(law.starts[row, np.uint64(low + 1)]) - start
-
-
-@_of(interval, "Weighted")
-def _weighted(law, x, i):
-    low = np.int64(0)
-    for k in range(x):
-        low += law.weight[k, i]
-    return low, np.int64(law.weight[x, i])
-
-
-@_of(find, "Weighted")
-def _find_weighted(law, u, i):
-    x, low = np.int64(0), np.int64(0)
-    freq = np.int64(law.weight[0, i])
-    while low + freq <= u:
-        low += freq
-        x += 1
-        freq = np.int64(law.weight[x, i])
-    return x, low, freq
 
 
 @inline

@@ -42,7 +42,6 @@ Given = namedtuple("Given", "start freq bins precision")
 Table = namedtuple("Table", "which starts several bins precision rounds")
 LocationScale = namedtuple("LocationScale", "loc scale cells inverse shift half bins least counts precision rounds")
 Mixture = namedtuple("Mixture", "weight loc scale cells inverse k width shift half bins least counts precision rounds")
-Weighted = namedtuple("Weighted", "weight k width bins precision")
 Pixels = namedtuple(
     "Pixels",
     "parameters base cells inverse exponentials cosines half_widths k width channels drawn lowest highest shift half "
@@ -322,12 +321,6 @@ def find_mixture(law, p, u):
 
 
 @triton.jit
-def load_weighted(law, i, n, ok):
-    c = components(law)
-    return (tl.load(law.weight + i[:, None] + c.to(tl.int64) * n, ok[:, None] & (c < law.k), 0),)
-
-
-@triton.jit
 def interval_weighted(law, p, x):
     c = components(law)
     start = tl.sum(tl.where(c < x[:, None], p[0], 0), 1)
@@ -541,7 +534,6 @@ FUNCTIONS = {
     "Table": (load_table, interval_table, find_table),
     "LocationScale": (load_curve, interval_curve, find_curve),
     "Mixture": (load_mixture, interval_mixture, find_mixture),
-    "Weighted": (load_weighted, interval_weighted, find_weighted),
 }
 
 
@@ -554,8 +546,6 @@ def law_of(name: str, tensors: list[Tensor], numbers: list[int]) -> Any:
         which, starts, _ = tensors
         bins, precision, _ = numbers
         return Table(which, starts, int(len(which) > 0), bins, precision, (bins - 1).bit_length())
-    if name == "Weighted":
-        return Weighted(tensors[0], len(tensors[0]), _width(len(tensors[0])), *numbers)
     kind = 0
     if name != "Pixels":
         kind, *numbers = numbers

@@ -51,23 +51,13 @@ class Mixture(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Law of component numbers in [0, k) with weights of their own."""
+    """Law of component numbers in [0, k), a step of `Pixels`."""
 
     weight: Tensor  # int32 [k, n], that sum to 2**WEIGHT_BITS over k
 
     @property
     def precision(self) -> int:
         return WEIGHT_BITS
-
-    @property
-    def bins(self) -> int:
-        return len(self.weight)
-
-    def parts(self) -> tuple[list[Tensor], list[int]]:
-        return [self.weight], [self.bins, self.precision]
-
-    def at(self, here: Tensor | slice) -> Weighted:
-        return self._replace(weight=self.weight[:, here])
 
     def interval(self, x: Tensor) -> tuple[Tensor, Tensor]:
         freq = self.weight.long().gather(0, x[None])[0]
@@ -114,7 +104,7 @@ class Pixels(NamedTuple):
         logits = self.parameters[:, : self.k].long().T
         return frequencies.weights((logits.amax(0) - logits).clamp(0, LOGIT_MOST))
 
-    def component(self, j: int, x: Tensor, least: int = 1) -> LocationScale:
+    def component(self, j: int, x: Tensor) -> LocationScale:
         """Channel j of every component given the channels before it, int64 [n, c]: a law of [k, n]."""
         k, c = self.k, self.channels
         planes = self.parameters.T.long()
@@ -125,7 +115,7 @@ class Pixels(NamedTuple):
             first = k * (1 + 2 * c + j * (j - 1) // 2 + i)
             shift += planes[first : first + k] * (x[:, i] * LOC_STEPS - self.base[:, i])
         loc = loc + shift // COUPLING_STEPS
-        return LocationScale(loc, scale, 0, self.bins, least, self.precision)
+        return LocationScale(loc, scale, 0, self.bins, 1, self.precision)
 
 
 class PixelsOf(NamedTuple):
@@ -189,13 +179,13 @@ class PixelsOf(NamedTuple):
         return found
 
 
-def _push(message: Message, law: kernels.Symbols, x: Tensor, valid: Tensor) -> None:
+def _push(message: Message, law: LocationScale | Mixture | Weighted, x: Tensor, valid: Tensor) -> None:
     low, freq = law.interval(x)
     whole = 1 << law.precision
     message.push(torch.where(valid, low, 0), torch.where(valid, freq, whole), law.precision)
 
 
-def _pop(message: Message, law: kernels.Symbols, valid: Tensor) -> Tensor:
+def _pop(message: Message, law: LocationScale | Mixture | Weighted, valid: Tensor) -> Tensor:
     x, low, freq = law.find(message.slots(len(valid), law.precision))
     message.take(torch.where(valid, low, 0), torch.where(valid, freq, 1 << law.precision), law.precision)
     return torch.where(valid, x, 0)
@@ -226,13 +216,6 @@ def mixture(
     check_locations(loc)
     weight, loc, scale = (p.flatten(1).int().contiguous() for p in (weight, loc, scale))
     return coded(Mixture(weight, loc, scale, kind_number(kind), bins, precision), valid)
-
-
-def weighted(weight: Tensor, valid: Tensor) -> Codec:
-    """Codec of component numbers in [0, k) with weights of their own: int [k, ...] of `frequencies.weights`."""
-    check_shapes(torch.Size((len(weight), *valid.shape)), weight=weight)
-    check_weights(weight)
-    return coded(Weighted(weight.flatten(1).int().contiguous()), valid)
 
 
 def check_weights(weight: Tensor) -> None:
