@@ -249,11 +249,7 @@ class BitSwap(RowModel):
         self.free_bits, self.kl_warmup = free_bits, kl_warmup
 
     def exact(self, rows: Tensor | None = None) -> BitSwap:
-        """This model with its networks in exact arithmetic, for coding only.
-
-        rows: uint8 [n, c, h, w], training rows that show how large activations become; without them, a module of the
-        same structure, whose tensors are to be loaded.
-        """
+        """This model with its networks in exact arithmetic, for coding only: see `Model.exact`."""
         return converted(self, rows)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:

@@ -144,7 +144,7 @@ class LosslessVAE(RowModel):
         self.learning_rate, self.weight_decay, self.kl_warmup = learning_rate, weight_decay, kl_warmup
 
     def exact(self, rows: Tensor | None = None) -> LosslessVAE:
-        """This model with its networks in exact arithmetic, for coding only; rows: see `recipes.bitswap`."""
+        """This model with its networks in exact arithmetic, for coding only: see `Model.exact`."""
         return converted(self, rows)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:

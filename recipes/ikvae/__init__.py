@@ -79,11 +79,7 @@ class IKVAE(RowModel):
         self.register_buffer("block_depths", torch.zeros(shape, device=self.device))
 
     def exact(self, rows: Tensor | None = None) -> IKVAE:
-        """This model with a decoder in exact arithmetic, for coding only.
-
-        rows: uint8 [n, 1, h, w], training rows that show how large activations become; without them, a module of the
-        same structure, whose tensors are to be loaded.
-        """
+        """This model with a decoder in exact arithmetic, for coding only: see `Model.exact`."""
         return converted(self, rows)
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:

@@ -174,12 +174,12 @@ class VAE(Model):
         return lattice.Model(BANDS, DEEP, lattice.Tables(self.coder_weights.cpu(), self.coder_freqs.cpu()))
 
     @torch.inference_mode()
-    def fit_tables(self, rows: Tensor, steps: int, rounds: int = 2, seed: int = 0) -> float:
+    def fit_tables(self, rows: Tensor, steps: int) -> float:
         """Fit the coder to the latents of uint8 [rows, 3, h, w], each at a lambda of its own; returns bits a pixel.
 
-        steps: of the fit of each predictor; rounds: of search with the tables and fitting them anew.
+        steps: of the fit of each predictor. Searches with the tables and fits them anew, twice.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         low, high = rate_coder.level_of(self.lambdas[0]), rate_coder.level_of(self.lambdas[1])
         levels = low + (torch.rand(len(rows), generator=generator) * (high - low)).long()
         lam = torch.tensor([rate_coder.lambda_of(level) for level in levels.tolist()])
@@ -190,7 +190,7 @@ class VAE(Model):
         mu, precision = mu / step, step.flatten().square() / (2 * lam)
         k = rounded_to_zero(mu).long()
         tables = lattice_fit.fit(BANDS, DEEP, k, rate, None, steps)
-        for n in range(rounds):
+        for n in range(2):
             coded = lattice.search(lattice.Model(BANDS, DEEP, tables), mu, sigma, precision, rate)
             tables = lattice_fit.fit(BANDS, DEEP, coded.k, rate, tables, 0 if n else steps // 2)
         self.coder_weights.copy_(tables.weights)

@@ -61,9 +61,9 @@ def location_of(loc: Tensor) -> Tensor:
     return loc.double() / LOC_STEPS
 
 
-def scale_of(level: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Undo `snap_scale`, up to rounding: int32 [...] -> float [...], in bins; not for coded integers."""
-    return torch.exp2(level.to(dtype) / SCALE_STEPS + SCALE_OCTAVES[0])
+def scale_of(level: Tensor) -> Tensor:
+    """Undo `snap_scale`, up to rounding: int32 [...] -> float64 [...], in bins; not for coded integers."""
+    return torch.exp2(level.double() / SCALE_STEPS + SCALE_OCTAVES[0])
 
 
 def check_finite(what: str, *parts: Tensor) -> None:

@@ -35,6 +35,7 @@ QUALITIES = {
 }
 KMEANS_SIZES = (3, 5, 9, 17, 33)  # code points of each point of a curve
 KMEANS_SAMPLES = 1 << 19  # latents that codebooks are fitted to
+MOST_BPP = 2.0  # of figures
 SMALLEST_MS_SSIM = 161  # pixels a side that its five scales need
 
 
@@ -106,27 +107,27 @@ def of_files(
     return sorted(found), shown
 
 
-def times(coder: PictureCoder, picture: Tensor, lam: float, repeat: int = 3) -> Times:
-    """The times of a picture uint8 [c, h, w] at a lambda, the least of some repetitions of each part."""
+def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
+    """The times of a picture uint8 [c, h, w] at a lambda, the least of three of each part."""
     _, height, width = picture.shape
     grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
-    latents, first = _least(repeat, lambda: [coder.latents(picture, tile) for tile in grid])
-    coded, search = _least(repeat, lambda: [coder.quantise(x, level) for x in latents])
-    payloads, stacks = _least(repeat, lambda: [coder.write(one) for one in coded])
+    latents, first = _least(lambda: [coder.latents(picture, tile) for tile in grid])
+    coded, search = _least(lambda: [coder.quantise(x, level) for x in latents])
+    payloads, stacks = _least(lambda: [coder.write(one) for one in coded])
     sizes = [(tile.height, tile.width) for tile in grid]
     _, reading = _least(
-        repeat, lambda: [coder.read(payload, level, size) for payload, size in zip(payloads, sizes, strict=True)]
+        lambda: [coder.read(payload, level, size) for payload, size in zip(payloads, sizes, strict=True)]
     )
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, coded, strict=True):
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
-    _, pixels = _least(repeat, lambda: coder.restore(k, item, level))
+    _, pixels = _least(lambda: coder.restore(k, item, level))
     return Times(first, search, stacks, reading, pixels)
 
 
-def _least(repeat: int, work: Callable[[], T]) -> tuple[T, float]:
+def _least(work: Callable[[], T]) -> tuple[T, float]:
     found = []
-    for _ in range(repeat):
+    for _ in range(3):
         began = time.perf_counter()
         result = work()
         found.append(time.perf_counter() - began)
@@ -172,14 +173,14 @@ def of_kmeans(coder: PictureCoder, pictures: Sequence[Tensor], sizes: Iterable[i
     return sorted(found)
 
 
-def kmeans(values: Tensor, size: int, rounds: int = 30) -> Tensor:
+def kmeans(values: Tensor, size: int) -> Tensor:
     """The code points of least squared error near float [n] values, in order: float [size] (Lloyd 1982)."""
     low, high = float(values.min()), float(values.max())
     # The start: as dense as the cube root of the values' density, which is best for many points (Panter, Dite 1951).
     share = torch.histc(values, 4096, low, high).double().pow(1 / 3).cumsum(0)
     at = torch.searchsorted(share, (torch.arange(size) + 0.5) / size * share[-1])
     points = (low + (high - low) * (at + 0.5) / 4096).float()
-    for _ in range(rounds):
+    for _ in range(30):
         near = torch.bucketize(values, (points[1:] + points[:-1]) / 2)
         count = torch.bincount(near, minlength=size)
         sums = torch.bincount(near, values.double(), size)
@@ -282,7 +283,7 @@ def differences(curves: dict[str, Curve], axis: str = "psnr") -> dict[str, float
     return {name: bd_rate(mine, anchor, 0.2, 1.2, axis) for name, anchor in anchors.items()}
 
 
-def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
+def figure(curves: dict[str, Curve], title: str) -> Figure:
     """PSNR and MS-SSIM (in dB) over bits a pixel."""
     from matplotlib.figure import Figure  # half a second, for those who draw
 
@@ -290,14 +291,14 @@ def figure(curves: dict[str, Curve], title: str, most: float = 2.0) -> Figure:
     left, right = plot.subplots(1, 2)
     for i, (name, curve) in enumerate(curves.items()):
         style: dict[str, Any] = {"linewidth": 2.2, "marker": "o"} if i == 0 else {"linewidth": 1, "marker": "."}
-        shown = [p for p in curve if p.bpp <= most]
+        shown = [p for p in curve if p.bpp <= MOST_BPP]
         left.plot([p.bpp for p in shown], [p.psnr for p in shown], label=name, **style)
         right.plot([p.bpp for p in shown], [decibels(p.ms_ssim) for p in shown], **style)
     left.set(xlabel="bits per pixel of file bytes", ylabel="PSNR of RGB, dB", title=title)
     right.set(xlabel="bits per pixel of file bytes", ylabel="MS-SSIM, -10 log10(1 - x)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.set_xlim(0, most)
+        axes.set_xlim(0, MOST_BPP)
     left.legend(fontsize=8)
     return plot
 

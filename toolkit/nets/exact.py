@@ -211,7 +211,7 @@ def watch(net: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, tuple[float
     }
 
 
-def converted(module: Any, rows: Tensor | None, batch: int = 64) -> Any:
+def converted(module: Any, rows: Tensor | None) -> Any:
     """A module whose `net` is exact: `net.exact(Conversion)` of it, calibrated with `bits` of rows if there are any."""
     was = module.training
     module.eval()
@@ -219,7 +219,7 @@ def converted(module: Any, rows: Tensor | None, batch: int = 64) -> Any:
     def run() -> None:
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(0)
-            for part in rows.split(batch) if rows is not None else ():
+            for part in rows.split(64) if rows is not None else ():
                 module.bits(part.to(module.device))
 
     exact = module.net.exact(Conversion(watch(module.net, run)))

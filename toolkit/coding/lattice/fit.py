@@ -28,14 +28,13 @@ def blank(bands: Sequence[int], deep: int) -> Tables:
 
 
 def fit(
-    bands: Sequence[int], deep: int, k: Tensor, rate: Tensor, before: Tables | None = None, steps: int = 150,
-    seed: int = 0,
-) -> Tables:  # fmt: skip
+    bands: Sequence[int], deep: int, k: Tensor, rate: Tensor, before: Tables | None = None, steps: int = 150
+) -> Tables:
     """Tables for int64 [rows, channels, h, w] coefficients at int64 [rows] rates.
 
     before: tables whose weights the fit begins with; steps: of the fit of each pass, 0 keeps the weights.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows, channels, height, width = k.shape
     state = State(rows, channels, sum(bands[:deep]), height, width, rate)
     counts = torch.zeros(len(bands) * CLASSES, TOKENS, dtype=torch.int64)
