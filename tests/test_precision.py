@@ -21,12 +21,19 @@ def test_auto_is_bfloat16_where_its_products_are_faster(
     monkeypatch: pytest.MonkeyPatch, bf16: float, found: str
 ) -> None:
     timed(monkeypatch, bf16)
-    assert precision.resolve("auto") == found
+    assert precision.chosen("auto") == found
 
 
-def test_what_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed(monkeypatch, 75.0)
-    assert precision.resolve("bf16-mixed") == "bf16-mixed"
+def test_what_was_asked_for_stays_and_is_called_slow_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for bf16, said in ((0.5, ""), (75.0, "trainer.precision=bf16-mixed is slower than 32-true on this machine")):
+        timed(monkeypatch, bf16)
+        assert precision.chosen("bf16-mixed") == "bf16-mixed"
+        error = capsys.readouterr().err
+        assert said in error and bool(error) == bool(said)
+        assert precision.chosen("32-true") == "32-true"
+    assert capsys.readouterr().err == ""
 
 
 def test_products_take_time() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,23 +43,11 @@ class LocationScale(NamedTuple):
         return low, self.starts(x + 1) - low
 
     def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bisect(u, self)
+        return bisect(u, self.starts, self.bins)
 
 
-class Cumulative(Protocol):
-    """A law that says where intervals begin."""
-
-    @property
-    def bins(self) -> int:
-        """Symbols lie in [0, bins)."""
-
-    def starts(self, x: Tensor) -> Tensor:
-        """int64 [n], in [0, bins] -> int64 [n], non-decreasing."""
-
-
-def bisect(u: Tensor, law: Cumulative) -> tuple[Tensor, Tensor, Tensor]:
+def bisect(u: Tensor, starts: Callable[[Tensor], Tensor], bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """The last x in [0, bins) whose start is at most u, its start, and its frequency: int64 [n] each."""
-    starts, bins = law.starts, law.bins
     x = torch.zeros_like(u)
     for bit in reversed(range((bins - 1).bit_length())):
         y = (x + (1 << bit)).clamp(max=bins)

@@ -47,7 +47,7 @@ class Mixture(NamedTuple):
         return low, self.starts(x + 1) - low
 
     def find(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return bisect(u, self)
+        return bisect(u, self.starts, self.bins)
 
 
 class Weighted(NamedTuple):

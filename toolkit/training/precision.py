@@ -11,23 +11,23 @@ from torch import Tensor
 SIZE = 256  # of the matrices that are timed
 
 
-def resolve(wish: str, accelerator: str = "auto") -> str:
-    """The `precision` argument of Lightning's Trainer for a wish, which may be "auto".
+def chosen(wish: str, accelerator: str = "auto") -> str:
+    """The precision of Lightning's Trainer for a wish, which may be "auto"; says so if what is wished is slow here.
 
     auto: "bf16-mixed" where bfloat16 is faster than float32, else "32-true"; accelerator: of the same Trainer.
     """
-    return wish if wish != "auto" else "bf16-mixed" if bf16_is_faster(accelerator) else "32-true"
-
-
-def chosen(wish: str, accelerator: str) -> str:
-    """The precision to train with, for a wish of `trainer.precision`; says so if that is slow here."""
-    if wish.startswith("bf16") and not bf16_is_faster(accelerator):
+    if wish != "auto" and not wish.startswith("bf16"):
+        return wish
+    faster = bf16_is_faster(accelerator)
+    if wish == "auto":
+        return "bf16-mixed" if faster else "32-true"
+    if not faster:
         print(
             f"trainer.precision={wish} is slower than 32-true on this machine, which has no instructions for it; "
             "precision=auto takes it where it is faster",
             file=sys.stderr,
         )
-    return resolve(wish, accelerator)
+    return wish
 
 
 def bf16_is_faster(accelerator: str = "auto") -> bool:
