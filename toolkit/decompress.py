@@ -6,6 +6,7 @@ from pathlib import Path
 
 from toolkit import cli, zoo
 from toolkit.container import Reader
+from toolkit.images.restore import restore
 from toolkit.opened import load
 
 USAGE = """usage: toolkit decompress FILE.tkc FOLDER [run=RUN]
@@ -38,7 +39,8 @@ def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]
         run = load(_folder(reader, values.get("run")), values.get("device", "auto"), reader.header.get("exact") is True)
         array = reader.header.get("array")
         output = values["output"] + (f".{array.get('format')}" if isinstance(array, dict) else ".png") * piped
-        report = run.head.restore(run, reader, output, values.get("only"), on_damage, overwrite)
+        contents = run.head.contents(run, reader)
+        report = restore(reader, contents, output, values.get("only"), on_damage, overwrite)
     for title, lines in (
         ("damage", report.damage),
         ("lost", report.lost),

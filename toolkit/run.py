@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from toolkit.container import Reader, plain
-from toolkit.images.restore import Report
+from toolkit.images.restore import Contents
 from toolkit.images.source import Source
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 
 class Head(Protocol):
-    """What is compressed with a model, and how: watches training, finishes it, compresses, restores, measures.
+    """What is compressed with a model, and how: watches training, finishes it, compresses, reads, measures.
 
     `heads.rows.Rows`, `heads.pictures.Pictures`, `heads.rate.Rate` and `heads.vectors.Vectors` are heads. Commands and
     training ask all alike.
@@ -77,10 +77,8 @@ class Head(Protocol):
         asked: options that stand in `compress_options`. Raises ValueError for what it cannot code.
         """
 
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
-        """Restore what `compress` wrote: see `images.restore.restore`. Raises ValueError for another model's file."""
+    def contents(self, run: Run, reader: Reader) -> Contents:
+        """The pictures of a file that `compress` wrote. Raises ValueError for a file of another model."""
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Rate and speed on pictures, or None: on data that training has not seen, beside other codecs.

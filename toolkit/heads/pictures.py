@@ -16,7 +16,7 @@ from toolkit.heads.given import some
 from toolkit.images import picture_archive
 from toolkit.images.files import item_of
 from toolkit.images.picture_archive import PictureContents, PictureModel, fingerprint
-from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
 from toolkit.run import Run
 
@@ -114,11 +114,9 @@ Next:
             f"bytes, {8 * size / source.values:.4f} bits per dimension"
         )
 
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
+    def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, self.identity(run))
-        return restore(reader, PictureContents(reader, run.module), output, only, on_damage, overwrite)
+        return PictureContents(reader, run.module)
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of whole pictures; leaves their file, evaluation.tkc, in the run's folder."""

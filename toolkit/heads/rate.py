@@ -23,7 +23,7 @@ from toolkit.images.folder import find
 from toolkit.images.rate_archive import RateContents
 from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
-from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
 from toolkit.run import Run
 from toolkit.runs import save_weights
@@ -128,11 +128,9 @@ Next:
             f"{8 * size / pixels:.4f} bits per pixel"
         )
 
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
+    def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, self.identity(run))
-        return restore(reader, RateContents(reader, _coder(run)), output, only, on_damage, overwrite)
+        return RateContents(reader, _coder(run))
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """The rate-distortion curve of pictures, and the times of the first."""

@@ -16,7 +16,7 @@ from toolkit.chunks.separate import AloneCoder
 from toolkit.container import Reader
 from toolkit.heads.given import some
 from toolkit.images import baselines, row_archive
-from toolkit.images.restore import Report, check_model, restore
+from toolkit.images.restore import Contents, check_model
 from toolkit.images.row_archive import RowContents
 from toolkit.images.source import Source
 from toolkit.nets.exact import exactly
@@ -129,12 +129,9 @@ Next:
             )
         return text
 
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
+    def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, identity(run))
-        contents = RowContents(reader, functools.partial(self.coder, run))
-        return restore(reader, contents, output, only, on_damage, overwrite)
+        return RowContents(reader, functools.partial(self.coder, run))
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """Of test rows of the run's data set; leaves their file, evaluation.tkc, in the run's folder."""

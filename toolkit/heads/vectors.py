@@ -14,7 +14,7 @@ from toolkit import cli, embeddings
 from toolkit.container import Reader, atomic_path
 from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
-from toolkit.images.restore import Report
+from toolkit.images.restore import Contents
 from toolkit.images.source import Source
 from toolkit.run import Run
 from toolkit.runs import identity, save_weights
@@ -107,9 +107,7 @@ Next:
             )
         return exporting.export_vectors(Path(output), vectors_of(run), asked)[1]
 
-    def restore(
-        self, run: Run, reader: Reader, output: str | Path, only: str | None, on_damage: str, overwrite: bool
-    ) -> Report:
+    def contents(self, run: Run, reader: Reader) -> Contents:
         raise ValueError(
             f"expected a file of pictures and the run that wrote it, got run={run.folder}, of word vectors; use "
             + cli.command_line(COMMAND, f"input={reader.path}", "output=vectors.bin")
