@@ -108,6 +108,21 @@ def test_gensim_answers_as_from_the_array_decoded_by_hand(file: tuple[Path, embe
         assert loaded.most_similar(word, topn=20) == by_hand.most_similar(word, topn=20)
 
 
+def test_neighbours_are_those_that_gensim_finds_without_decoding_all_at_once(
+    file: tuple[Path, embeddings.Quantised, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = embeddings.load(file[0])
+    with embeddings.open(file[0]) as opened:
+        monkeypatch.setattr(opened, "vectors", None)
+        for word in (opened.words[0], opened.words[700], opened.words[-1]):
+            ours, theirs = opened.most_similar(word, topn=7), loaded.most_similar(word, topn=7)
+            assert [other for other, _ in ours] == [other for other, _ in theirs]
+            np.testing.assert_allclose([x for _, x in ours], [x for _, x in theirs], atol=1e-6)
+        assert len(opened.most_similar(opened.words[3], topn=5000)) == 1499
+        with pytest.raises(KeyError, match="expected a word of the vocabulary, got 'nowhere'"):
+            opened.most_similar("nowhere")
+
+
 def test_groups_grow_and_hold_every_row() -> None:
     for rows in (1, 511, 512, 1023, 1024, 5000, 48_306, 3_000_000):
         sizes = embeddings.groups(rows)

@@ -201,11 +201,37 @@ class Embeddings:
         """All vectors, float32 [words, d], checked against the file's checksums."""
         found = torch.empty(len(self.words), self.dimensions)
         for number, (first, last) in enumerate(itertools.pairwise(self._first)):
-            part = found[first:last]
-            self._group(number).decode(part, self._damaged)
-            if _rows_crc(part) != self._reader.chunks[number + 1].rows_crc:
-                raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
+            self._decode(number, found[first:last])
         return found
+
+    def nearest(self, queries: Tensor, n: int = 10) -> tuple[Tensor, Tensor]:
+        """The n rows of the largest cosine with each query, float32 [queries, d], the largest first.
+
+        Returns cosines float32 and rows int64, [queries, n] each, or as many as there are words. Groups of rows are
+        decoded one after the other, so that never more than one of them is in memory.
+        """
+        unit = torch.nn.functional.normalize(queries, dim=1)
+        best, rows = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64)
+        for number, (first, last) in enumerate(itertools.pairwise(self._first)):
+            part = torch.empty(last - first, self.dimensions)
+            self._decode(number, part)
+            both = torch.cat([best, unit @ torch.nn.functional.normalize(part, dim=1).T], 1)
+            at = torch.cat([rows, torch.arange(first, last).expand(len(unit), -1)], 1)
+            best, chosen = both.topk(min(n, both.shape[1]), dim=1)
+            rows = at.gather(1, chosen)
+        return best, rows
+
+    def most_similar(self, word: str, topn: int = 10) -> list[tuple[str, float]]:
+        """The words nearest to a word by cosine, with the cosines, as in gensim. Raises KeyError as `[word]` does."""
+        [best], [rows] = self.nearest(torch.from_numpy(self[word])[None], topn + 1)
+        found = [(self.words[row], cosine) for row, cosine in zip(rows.tolist(), best.tolist(), strict=True)]
+        return [(other, cosine) for other, cosine in found if other != word][:topn]
+
+    def _decode(self, number: int, part: Tensor) -> None:
+        """Decode a group into float32 [rows, d], checked."""
+        self._group(number).decode(part, self._damaged)
+        if _rows_crc(part) != self._reader.chunks[number + 1].rows_crc:
+            raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
 
     def _group(self, number: int) -> _Group:
         if number not in self._groups:
