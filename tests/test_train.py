@@ -24,7 +24,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-m", "toolkit.train", *arguments],
-        cwd=folder, env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=120,
+        cwd=folder, env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -71,10 +71,12 @@ def test_a_training_ends_with_the_rate_beside_other_codecs_and_what_to_do_next(
 
 
 @pytest.mark.training
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    done = command(tmp_path, *QUICK, "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=run")
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_two_processes_train_one_model(strategy: str, tmp_path: Path) -> None:
+    done = command(tmp_path, *QUICK, "trainer.devices=2", f"trainer.strategy={strategy}", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # Loops may have to be compiled first, which each process says.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("compiling the coder")] == []
     assert done.stdout.count("1297 training rows") == done.stdout.count("minutes in all") == 1
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2

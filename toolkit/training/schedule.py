@@ -18,6 +18,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from toolkit.container import atomic_path
+from toolkit.training.quiet import hush
+
+MINUTES = 10  # between checkpoints within an epoch
 
 
 class Schedule(Callback):
@@ -34,6 +37,10 @@ class Schedule(Callback):
         self.minutes, self.max_steps, self.warmup = minutes, max_steps, warmup
         self.spent = 0.0  # seconds of earlier sessions
         self.began = 0.0  # of this session, by the monotonic clock; 0 before
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        hush()  # in a process that was spawned, before Lightning speaks there
+        self.__dict__ |= state
 
     @property
     def elapsed(self) -> float:
@@ -104,13 +111,13 @@ class Begun(Callback):
 
 
 class Last(Checkpoint):
-    """Saves the training's state to a file at the end of each epoch, each ten minutes, and when it is interrupted."""
+    """Saves the training's state to a file at the end of each epoch, each MINUTES, and when it is interrupted."""
 
-    def __init__(self, file: Path, minutes: float = 10) -> None:
-        self.file, self.minutes, self.saved = file, minutes, time.monotonic()
+    def __init__(self, file: Path) -> None:
+        self.file, self.saved = file, time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        due = time.monotonic() - self.saved > 60 * self.minutes
+        due = time.monotonic() - self.saved > 60 * MINUTES
         # Saving is the work of all processes together, so they must agree.
         if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
             self._save(trainer)
