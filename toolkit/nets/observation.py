@@ -79,12 +79,12 @@ def log_discretised_logistic(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tenso
 class Mixture(nn.Module):
     """A mixture of logistics for each pixel from features `up` times smaller; channels share the component."""
 
-    def __init__(self, width: int, channels: int, components: int, up: int = 1) -> None:
+    def __init__(self, width: int, channels: int, components: int, up: int = 1, side: int = 3) -> None:
         super().__init__()
         self.channels, self.components, self.up = channels, components, up
         self.pairs = channels * (channels - 1) // 2
         self.sizes = [components, channels * components, channels * components, self.pairs * components]
-        self.head = nn.Conv2d(width, sum(self.sizes) * up**2, 3, padding=1)
+        self.head = nn.Conv2d(width, sum(self.sizes) * up**2, side, padding=side // 2)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
         # Components start apart, else they get the same gradients.
@@ -113,6 +113,10 @@ class Mixture(nn.Module):
         base: a first guess of the pixels, [rows, c, h, w], which locations are relative to; channel coupling acts on
         what it leaves unexplained.
         """
+        return self.pixel_bits(x, features, base).sum((1, 2))
+
+    def pixel_bits(self, x: Tensor, features: Tensor, base: Tensor | None = None) -> Tensor:
+        """The same, of each pixel: [rows, h, w]."""
         logits, loc, log_scale, coupling = self(features)
         log_scale = log_scales(log_scale)
         x = x.transpose(0, 1)
@@ -123,7 +127,7 @@ class Mixture(nn.Module):
             for i in range(j):
                 at = at + coupling[j * (j - 1) // 2 + i] * (x[i] - base[i])
             total = total + log_discretised_logistic(x[j], at, log_scale[j])
-        return -torch.logsumexp(total, 0).sum((1, 2)) / math.log(2)
+        return -torch.logsumexp(total, 0) / math.log(2)
 
     def codec(self, features: Tensor, valid: Tensor, base: Tensor | None = None, precision: int | None = None) -> Codec:
         """Codec of int64 [rows, c, h, w] levels; valid: bool, the same shape.

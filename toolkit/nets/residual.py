@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """x + conv(silu(conv(silu(x)))), the last convolution starting at zero (He et al. 2016, arXiv:1603.05027)."""
+    """x + conv(silu(conv(silu(x)))), the last convolution starting at zero (He et al. 2016, arXiv:1603.05027).
 
-    def __init__(self, width: int) -> None:
+    side: of the convolutions, odd.
+    """
+
+    def __init__(self, width: int, side: int = 3) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.last = nn.Conv2d(width, width, 3, padding=1)
+        self.first = nn.Conv2d(width, width, side, padding=side // 2)
+        self.last = nn.Conv2d(width, width, side, padding=side // 2)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
 

@@ -1,0 +1,231 @@
+"""Local autoregression: each pixel given those before it in a window (Zhang, Townsend, Kang, Barber 2022,
+arXiv:2201.05213)."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.chunks.model import RowModel
+from toolkit.coding.codecs import Codec
+from toolkit.coding.message import Message
+from toolkit.nets.exact import STREAM, Conversion, Form, converted
+from toolkit.nets.exact_observation import PIXELS, ExactMixture
+from toolkit.nets.observation import Mixture, complete, normalise
+from toolkit.nets.residual import Residual
+
+FLAT = 2  # reach of the window in which a pixel has to equal all before it to be one that teaches little
+
+
+class Step(NamedTuple):
+    """Pixels that are coded at once: int64 [n], and [n, neighbours] on a canvas that is wider by the window's reach."""
+
+    place: Tensor
+    middle: Tensor  # themselves, on the canvas: [n]
+    near: Tensor
+
+
+def window(reach: int) -> list[tuple[int, int]]:
+    """Where the pixels before one lie, in rows down and pixels to the right: those above, and to the left."""
+    return [(i, j) for i in range(-reach, 1) for j in range(-reach, reach + 1) if (i, j) < (0, 0)]
+
+
+@functools.lru_cache(16)
+def steps(height: int, width: int, reach: int, device: torch.device) -> list[Step]:
+    """Wavefronts, in the order of coding: pixels of one do not see each other. width + (reach + 1) (height - 1)."""
+    i, j = torch.arange(height * width) // width, torch.arange(height * width) % width
+    when, found = j + (reach + 1) * i, everywhere(height, width, reach)
+    parts = [(when == step).nonzero()[:, 0] for step in range(int(when.max()) + 1)]
+    return [Step(*(t[part].to(device) for t in found)) for part in parts if len(part)]
+
+
+def everywhere(height: int, width: int, reach: int) -> Step:
+    """All pixels."""
+    place = torch.arange(height * width)
+    across = width + 2 * reach
+    middle = (place // width + reach) * across + place % width + reach
+    return Step(place, middle, middle[:, None] + torch.tensor([i * across + j for i, j in window(reach)]))
+
+
+def canvas(x: Tensor, reach: int, outside: float = 0.0) -> Tensor:
+    """[rows, c, h, w] with `reach` pixels more above, left and right, row after row: [rows, c, ...]."""
+    return F.pad(x, (reach, reach, reach, 0), value=outside).flatten(2)
+
+
+def is_flat(x: Tensor) -> Tensor:
+    """Pixels equal to all before them nearby: uint8 [rows, c, h, w] -> bool [rows, h * w]."""
+    around, here = canvas(x.short(), FLAT, -1), x.short().flatten(2)
+    all_of = everywhere(*x.shape[2:], FLAT)
+    same = torch.ones_like(here, dtype=torch.bool)
+    for near in all_of.near.T:
+        there = around.index_select(2, near.to(x.device))
+        same &= (there == here) | (there < 0)
+    return same.all(1)
+
+
+class Net(nn.Module):
+    """A mixture of logistics for each pixel, from the pixels before it in a window and, if `placed`, from where it is.
+
+    All layers work on each pixel by itself, so that a decoder computes each once, and a training any pixels of a row.
+    """
+
+    places: Tensor | None
+
+    def __init__(
+        self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool
+    ) -> None:
+        super().__init__()
+        if reach < FLAT or blocks < 1:
+            raise ValueError(f"expected reach from {FLAT} and blocks from 1 on, got {reach} and {blocks}; give more")
+        self.shape, self.reach = tuple(shape), reach
+        self.own = nn.Conv2d(shape[0] * len(window(reach)), width, 1)
+        self.places = nn.Parameter(0.02 * torch.randn(shape[1] * shape[2], width)) if placed else None
+        self.refine: nn.Module = nn.Sequential(*(Residual(width, 1) for _ in range(blocks)), nn.SiLU())
+        self.mixture = Mixture(width, shape[0], components, side=1)
+        # Components start all over the axis.
+        with torch.no_grad():
+            self.mixture.head.bias[components : (1 + shape[0]) * components] = torch.linspace(  # type: ignore[index]
+                -1, 1, components
+            ).repeat(shape[0])
+
+    def features(self, before: Tensor, place: Tensor) -> Tensor:
+        """Of pixels: normalised neighbours float [rows, c * neighbours, n, 1], places int64 [n] -> [rows, width, n, 1].
+
+        place: or int64 [rows, n].
+        """
+        found = self.own(before)
+        if self.places is not None:
+            found = found + F.embedding(place, self.places).transpose(-1, -2)[..., None]
+        return cast(Tensor, self.refine(found))
+
+    def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
+        """uint8 [rows, c, h, w] -> bits, float32 [rows].
+
+        share: of pixels that equal all before them nearby, so many are looked at, for all of them.
+        """
+        rows, c, h, w = x.shape
+        all_of = everywhere(h, w, self.reach)
+        chosen = torch.ones(rows, h * w, dtype=torch.bool, device=x.device)
+        weight = torch.ones(rows, h * w, device=x.device)
+        if share < 1:
+            flat = is_flat(x)
+            chosen = ~flat | (torch.rand(flat.shape, device=x.device) < share)
+            weight = torch.where(flat, 1 / share, weight)
+        row, place = chosen.nonzero(as_tuple=True)
+        pixels = normalise(x)
+        around = canvas(pixels, self.reach).transpose(0, 1).flatten(1)  # [c, ...]
+        size = around.shape[1] // rows
+        near = (row * size)[:, None] + all_of.near.to(x.device)[place]
+        # All pixels side by side, as one row: [n, c * neighbours] and [n, c], seen as images of n x 1.
+        before = around[:, near].transpose(0, 1).flatten(1).t()[None, ..., None]
+        here = pixels.flatten(2).transpose(1, 2)[row, place].t()[None, ..., None]
+        found = self.features(before, place)
+        with torch.autocast(x.device.type, enabled=False):  # bf16 knows locations to half a level
+            bits = self.mixture.pixel_bits(here, found.float())[0, :, 0]
+        return torch.zeros(rows, device=x.device).index_add(0, row, bits * weight[row, place])
+
+    def codec(self, valid: Tensor) -> Codec:
+        """Codec of int64 levels; valid: bool [rows, c, h, w]."""
+        rows, c, h, w = valid.shape
+        waves = steps(h, w, self.reach, valid.device)
+        dtype = next(self.buffers()).dtype if self.is_exact else next(self.parameters()).dtype
+
+        def at(x: Tensor, place: Tensor) -> Tensor:  # [rows, c, h, w] -> [rows, c, n, 1]
+            return x.flatten(2).index_select(2, place)[..., None]
+
+        def law(around: Tensor, step: Step) -> Codec:
+            before = around.index_select(2, step.near.flatten()).view(rows, c, *step.near.shape)
+            before = before.transpose(2, 3).reshape(rows, -1, len(step.place), 1)
+            return self.mixture.codec(self.features(before, step.place), at(valid, step.place))
+
+        def push(message: Message, x: Tensor) -> None:
+            around = canvas(normalise(x), self.reach).to(dtype)
+            for step in reversed(waves):
+                law(around, step).push(message, at(x, step.place))
+
+        def pop(message: Message) -> Tensor:
+            around = canvas(torch.zeros(valid.shape, dtype=dtype, device=valid.device), self.reach)
+            x = torch.empty(rows, c, h * w, dtype=torch.int64, device=valid.device)
+            for step in waves:
+                found = complete(law(around, step).pop(message), at(valid, step.place))[..., 0]
+                x.index_copy_(2, step.place, found)
+                around.index_copy_(2, step.middle, normalise(found).to(dtype))
+            return x.view(rows, c, h, w)
+
+        return Codec(push, pop)
+
+    is_exact = False
+
+    def exact(self, conversion: Conversion) -> Net:
+        """This net in exact arithmetic, whose `codec` is integers throughout."""
+        found = copy.deepcopy(self)
+        own, form = conversion.layer(self.own, PIXELS)
+        found.own, found.is_exact = own, True  # type: ignore[assignment]  # not a Conv2d
+        if self.places is not None:
+            places = (self.places.detach().double().cpu() * 2**STREAM).round()
+            del found.places  # a parameter
+            found.register_buffer("places", places.float())
+            form = form.plus(Form(most=int(places.abs().max()) + 1))
+        found.refine, form = conversion.stack(self.refine, form)
+        found.mixture = ExactMixture(self.mixture, form, conversion)
+        return found
+
+
+class Local(RowModel):
+    """The model: minimises the bits of each pixel given those before it.
+
+    shape: (channels, height, width) of the rows; reach: of the window, in pixels up, left and right; width, blocks: of
+    the network, residual blocks; components: of the mixture; placed: whether it learns a bias for each place of a row,
+    for rows that show the same kind of thing at the same place; flat_share: of the pixels that equal all nearby before
+    them, so many are trained on; learning_rate: at its peak; warmup: steps.
+    """
+
+    part_names = ("x",)
+
+    def __init__(
+        self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool,
+        flat_share: float, learning_rate: float, warmup: int, weight_decay: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not 0 < flat_share <= 1:
+            raise ValueError(f"expected flat_share above 0 and at most 1, got {flat_share}; give 1 to train on all")
+        self.shape = tuple(shape)
+        net = Net(shape, reach, width, blocks, components, placed)
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions' fastest
+        self.flat_share, self.learning_rate, self.weight_decay = flat_share, learning_rate, weight_decay
+
+    def exact(self, rows: Tensor | None = None) -> Local:
+        """This model with its network in exact arithmetic, for coding only; rows: see `recipes.bitswap`."""
+        return cast(Local, converted(self, rows))
+
+    def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
+        """Bits of x, float32 [rows, 1]; there are no latents."""
+        return cast(Tensor, self.net(x))[:, None]
+
+    def training_step(self, x: Tensor, index: int) -> Tensor:
+        rate = self.net(x, self.flat_share).mean() / self.dims
+        self.log("train/elbo_bpd", rate.detach())
+        self.log("bpd", rate.detach(), prog_bar=True, logger=False)
+        return cast(Tensor, rate)
+
+    @torch.inference_mode()
+    def sample(self, rows: int, seed: int = 0) -> Tensor:
+        """Images of the model, uint8 [rows, c, h, w], decoded from random bits."""
+        valid = torch.ones(rows, *self.shape, dtype=torch.bool, device=self.device)
+        noise = Message.random(1024, 4 * valid.numel() // 1024 + 64, seed, valid.device)
+        return self.net.codec(valid).pop(noise).to(torch.uint8)
+
+
+def head(module: Local, valid: Tensor, trace: Any = None) -> Codec:
+    """Codec of a block of rows: int64 [rows, c, h, w] levels, of which `valid` (bool, the same shape) are coded.
+
+    trace: for latents, of which there are none.
+    """
+    codec = module.net.codec(valid)
+    return Codec(lambda message, x: codec.push(message, complete(x, valid)), codec.pop)
