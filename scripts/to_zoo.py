@@ -16,7 +16,6 @@ from torch import Tensor
 
 from toolkit import cli, zoo
 from toolkit.container import temporary_of
-from toolkit.nets.packed import pack
 from toolkit.run import CONFIG, EXACT, SHIPPED, WEIGHTS
 from toolkit.runs import has_exact, head_of, load
 
@@ -41,7 +40,7 @@ def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:
             loaded = load(run, "cpu", exact)
             file = made / (EXACT if exact else WEIGHTS)
             # As bytes, as its own function makes files that others cannot read.
-            file.with_suffix(SHIPPED).write_bytes(save(pack(_apart(loaded.module.state_dict()))))
+            file.with_suffix(SHIPPED).write_bytes(save(_apart(loaded.module.state_dict())))
             fingerprints.append(loaded.head.identity(loaded)["model"])
             again = load(made, "cpu", exact)
             assert again.head.identity(again)["model"] == fingerprints[-1]

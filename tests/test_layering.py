@@ -107,7 +107,7 @@ def test_no_import_leads_back() -> None:
         left = {name: needed for name, needed in left.items() if name not in ready}
 
 
-@pytest.mark.parametrize("recipe", ["bitswap", "vae_lossless", "ikvae", "vae", "photographs"])
+@pytest.mark.parametrize("recipe", ["bitswap", "local", "vae_lossless", "ikvae", "vae", "photographs"])
 def test_compressing_waits_for_no_library_that_only_training_needs(recipe: str) -> None:
     slow = "lightning", "torchmetrics", "torchvision", "matplotlib", "tensorboard", "gensim", "scipy", "torch._dynamo"
     program = (

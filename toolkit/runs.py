@@ -24,7 +24,6 @@ from toolkit.chunks.model import Settings, fingerprint
 from toolkit.container import atomic_path
 from toolkit.model import Model, trainable
 from toolkit.nets.exact import prove
-from toolkit.nets.packed import unpack
 from toolkit.run import CONFIG, EXACT, SHIPPED, WEIGHTS, Head, Run, described, other_weights
 
 ROOT = Path(__file__).parents[1]  # where recipes/ and configs/ stand beside toolkit/
@@ -115,7 +114,7 @@ def _state(file: Path) -> dict[str, Tensor]:
     if file.suffix == SHIPPED:
         from safetensors.torch import load_file
 
-        return unpack(load_file(file))
+        return load_file(file)
     with open(file, "rb") as opened:
         if opened.read(4) != b"PK\x03\x04":  # torch's older formats take memory by sizes that they only declare
             raise ValueError("a file that torch.save did not write")
