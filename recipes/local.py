@@ -38,7 +38,7 @@ def window(reach: int) -> list[tuple[int, int]]:
 
 @functools.lru_cache(16)
 def steps(height: int, width: int, reach: int, device: torch.device) -> list[Step]:
-    """Wavefronts, in the order of coding: pixels of one do not see each other. width + (reach + 1) (height - 1)."""
+    """Wavefronts in the order of coding, width + (reach + 1) (height - 1): pixels of one do not see each other."""
     i, j = torch.arange(height * width) // width, torch.arange(height * width) % width
     when, found = j + (reach + 1) * i, everywhere(height, width, reach)
     parts = [(when == step).nonzero()[:, 0] for step in range(int(when.max()) + 1)]
@@ -61,7 +61,7 @@ def canvas(x: Tensor, reach: int, outside: float = 0.0) -> Tensor:
 def is_flat(x: Tensor) -> Tensor:
     """Pixels equal to all before them nearby: uint8 [rows, c, h, w] -> bool [rows, h * w]."""
     around, here = canvas(x.short(), FLAT, -1), x.short().flatten(2)
-    all_of = everywhere(*x.shape[2:], FLAT)
+    all_of = everywhere(x.shape[2], x.shape[3], FLAT)
     same = torch.ones_like(here, dtype=torch.bool)
     for near in all_of.near.T:
         there = around.index_select(2, near.to(x.device))
@@ -95,10 +95,8 @@ class Net(nn.Module):
             ).repeat(shape[0])
 
     def features(self, before: Tensor, place: Tensor) -> Tensor:
-        """Of pixels: normalised neighbours float [rows, c * neighbours, n, 1], places int64 [n] -> [rows, width, n, 1].
-
-        place: or int64 [rows, n].
-        """
+        """Of pixels, from neighbours float [rows, c * neighbours, n, 1], normalised, and places int64 [n]:
+        [rows, width, n, 1]."""
         found = self.own(before)
         if self.places is not None:
             found = found + F.embedding(place, self.places).transpose(-1, -2)[..., None]
@@ -109,7 +107,7 @@ class Net(nn.Module):
 
         share: of pixels that equal all before them nearby, so many are looked at, for all of them.
         """
-        rows, c, h, w = x.shape
+        rows, _, h, w = x.shape
         all_of = everywhere(h, w, self.reach)
         chosen = torch.ones(rows, h * w, dtype=torch.bool, device=x.device)
         weight = torch.ones(rows, h * w, device=x.device)
@@ -134,7 +132,7 @@ class Net(nn.Module):
         """Codec of int64 levels; valid: bool [rows, c, h, w]."""
         rows, c, h, w = valid.shape
         waves = steps(h, w, self.reach, valid.device)
-        dtype = next(self.buffers()).dtype if self.is_exact else next(self.parameters()).dtype
+        dtype = self.own.weight.dtype
 
         def at(x: Tensor, place: Tensor) -> Tensor:  # [rows, c, h, w] -> [rows, c, n, 1]
             return x.flatten(2).index_select(2, place)[..., None]
@@ -160,13 +158,11 @@ class Net(nn.Module):
 
         return Codec(push, pop)
 
-    is_exact = False
-
     def exact(self, conversion: Conversion) -> Net:
         """This net in exact arithmetic, whose `codec` is integers throughout."""
         found = copy.deepcopy(self)
         own, form = conversion.layer(self.own, PIXELS)
-        found.own, found.is_exact = own, True  # type: ignore[assignment]  # not a Conv2d
+        found.own = own  # type: ignore[assignment]  # not a Conv2d
         if self.places is not None:
             places = (self.places.detach().double().cpu() * 2**STREAM).round()
             del found.places  # a parameter

@@ -45,7 +45,9 @@ def test_rows_come_back_and_cost_what_the_model_says(shape: tuple[int, ...], pla
 @pytest.mark.parametrize("exact", [False, True])
 def test_places_that_are_not_coded_cost_nothing_and_do_not_matter(exact: bool) -> None:
     module, x = model((3, 8, 8)), images(12, (3, 8, 8))
-    coder = Coder(module.exact(x), exactly(head), Settings(4, 4, 0)) if exact else Coder(module, head, Settings(4, 4, 0))
+    coder = Coder(module, head, Settings(4, 4, 0))
+    if exact:
+        coder = Coder(module.exact(x), exactly(head), Settings(4, 4, 0))
     valid = everything(x)
     valid[3] = False
     valid[4, 1:] = False  # grey
