@@ -21,6 +21,7 @@ from toolkit.nets.observation import Mixture, complete, normalise
 from toolkit.nets.residual import Residual
 
 FLAT = 2  # reach of the window in which a pixel has to equal all before it to be one that teaches little
+BLOCK = 64  # rows that are looked at together where no gradient is wanted
 
 
 class Step(NamedTuple):
@@ -107,6 +108,8 @@ class Net(nn.Module):
 
         share: of pixels that equal all before them nearby, so many are looked at, for all of them.
         """
+        if len(x) > BLOCK and not torch.is_grad_enabled():  # what all pixels' features take is bounded
+            return torch.cat([self(part, share) for part in x.split(BLOCK)])
         rows, _, h, w = x.shape
         all_of = everywhere(h, w, self.reach)
         chosen = torch.ones(rows, h * w, dtype=torch.bool, device=x.device)
