@@ -262,7 +262,7 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
 
 def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
     if few:
-        return bytes([_COLOURS]) + colours.encode(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+        return bytes([_COLOURS]) + colours.encode(picture.transpose(1, 2, 0))
     parts = each(
         tiles(*picture.shape[1:]),
         lambda i, tile: encoded(planes_of(part(picture, tile)), tile, learned_of(state, len(picture)), effort),

@@ -420,8 +420,9 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
     if h * w == 0:
         return b""
     pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
-    for channel in range(c):
-        pixels[3:, PAD : PAD + w] |= picture[:, :, channel].astype(np.uint32) << np.uint32(8 * channel)
+    inner = pixels[3:, PAD : PAD + w]
+    for rows, channel in _strips(h, c):
+        inner[rows] |= picture[rows, :, channel].astype(np.uint32) << np.uint32(8 * channel)
     room = 1024 + picture.size
     while True:
         data = np.zeros(room, np.uint8)
@@ -436,5 +437,12 @@ def decode(data: bytes, h: int, w: int, c: int) -> NDArray[np.uint8]:
     pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
     if h * w:
         _code(np.frombuffer(data, np.uint8).copy(), pixels, h, w, c, True)
-    inner = pixels[3:, PAD : PAD + w]
-    return np.stack([(inner >> np.uint32(8 * channel)).astype(np.uint8) for channel in range(c)], 2)
+    inner, found = pixels[3:, PAD : PAD + w], np.empty((c, h, w), np.uint8)
+    for rows, channel in _strips(h, c):
+        found[channel, rows] = (inner[rows] >> np.uint32(8 * channel)).astype(np.uint8)
+    return found.transpose(1, 2, 0)
+
+
+def _strips(h: int, c: int) -> list[tuple[slice, int]]:
+    """Some rows of a channel at a time: all of them, in 32 bits, would be larger than the picture."""
+    return [(slice(y, y + 64), channel) for y in range(0, h, 64) for channel in range(c)]
