@@ -99,7 +99,7 @@ def test_nothing_but_jpeg_files_is_an_error_that_says_what_to_do(
         "pixel, but their file may become larger than they are; or make them smaller with a lossy model"
     )
     refused(lambda: pack(runs["rgb"], mixed, tmp_path / "x.tkc"), tmp_path, message, capsys)
-    message = f"in {mixed / 'b.jpg'}, got 1 JPEG files"
+    message = f"in {mixed / 'b.jpg'}, got 1 JPEG file, "
     refused(lambda: pack(runs["rgb"], mixed / "b.jpg", tmp_path / "x.tkc"), tmp_path, message, capsys)
     assert pack(runs["rgb"], mixed, tmp_path / "x.tkc", "jpeg=pixels") == 0
     assert "%\nAll are JPEG files, whose pixels are kept, and not their bytes.\n" in capsys.readouterr().out

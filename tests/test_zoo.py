@@ -275,6 +275,8 @@ def test_a_name_that_is_neither_a_run_nor_a_model_is_refused(here: Path, capsys:
     message = "expected a run folder or a model of the zoo (other, photographs, small), got 'nowhere'; give the folder"
     refused(lambda: compress.main(["photos", "x.tkc", "run=nowhere"]), here, message, capsys)
     refused(lambda: evaluate.main(["run=nowhere"]), here, message, capsys)
+    message = "got 'photograph'; did you mean photographs? Or give the folder"
+    refused(lambda: compress.main(["photos", "x.tkc", "run=photograph"]), here, message, capsys)
     message = "expected a run folder with config.yaml"
     refused(lambda: compress.main(["photos", "x.tkc", "run=out/nowhere"]), here, message, capsys)
 

@@ -86,7 +86,7 @@ def source(
             files.check_restorable([item])
         except (ValueError, OSError) as error:
             bad.append(str(error))
-            why = str(error).removeprefix(f"{file}: ")
+            why = str(error).removeprefix(f"{file}: ").removesuffix(", or leave it out")
             left_out.append(LeftOut(file, f"cannot be coded: {why}", "on_bad"))
             continue
         kinds.append(kind)
@@ -105,10 +105,10 @@ def source(
             "by on_bad=skip"
         )
     if not items:
+        got = f"{len(skipped)} JPEG file{'s' * (len(skipped) != 1)}, {sum(skipped)} bytes"
         raise ValueError(
-            f"expected pictures that are no JPEG files in {path}, got {len(skipped)} JPEG files, {sum(skipped)} bytes; "
-            "jpeg=pixels keeps every pixel, but their file may become larger than they are; or make them smaller with "
-            "a lossy model"
+            f"expected pictures that are no JPEG files in {path}, got {got}; jpeg=pixels keeps every pixel, but their "
+            "file may become larger than they are; or make them smaller with a lossy model"
         )
     files.check_restorable(items)
     return Source(
@@ -121,7 +121,8 @@ def left_out(given: Source, asked: dict[str, str]) -> tuple[list[str], int]:
 
     asked: the command's arguments; on_bad=skip and jpeg=skip ask for it.
     """
-    lines = [f"left out: {path}: {why}" for path, why, _ in given.left_out]
+    found = sorted(given.left_out, key=lambda one: one.path.as_posix())
+    lines = [f"left out: {path}: {why}" for path, why, _ in found]
     missing = [one.by for one in given.left_out if one.by]
     if not missing:
         return lines, 0

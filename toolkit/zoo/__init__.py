@@ -103,9 +103,12 @@ def folder_of(given: str | None) -> Path:
             file=sys.stderr,
         )
     elif not path.exists() and path.name == given:
+        close = difflib.get_close_matches(given, known, 1, 0.8)
+        likely = f"did you mean {close[0]}? Or " if close else ""
         raise ValueError(
-            f"expected a run folder or a model of the zoo ({', '.join(known) or 'empty'}), got {given!r}; give the "
-            "folder that toolkit.train printed (outputs/...), or a name that toolkit zoo lists"
+            f"expected a run folder or a model of the zoo ({', '.join(known) or 'empty'}), got {given!r}; "
+            f"{likely}give the folder that toolkit.train printed (outputs/...), or a "
+            "name that toolkit zoo lists"
         )
     return path
 
