@@ -45,7 +45,7 @@ from toolkit.coding.codecs import Codec, bernoulli
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
 from toolkit.coding.mixtures import mixture
-from toolkit.coding.tables import categorical, tabled
+from toolkit.coding.tables import categorical, of_starts
 
 
 class Case(NamedTuple):
@@ -120,7 +120,7 @@ class Make:
         x = torch.multinomial(freq.float(), 1, generator=self.rng)
         exact = float((16 - freq.gather(1, x).double().log2()).sum())
         there = torch.ones(n, dtype=torch.bool, device=self.device)
-        codec = tabled(starts.to(self.device), torch.arange(n, device=self.device), there, 16)
+        codec = of_starts(starts.to(self.device), 16).codec(torch.arange(n, device=self.device), there)
         return Case("own table", codec, x[:, 0], exact, functools.partial(table_peers, starts, self.repeat))
 
     def bits(self) -> Case:

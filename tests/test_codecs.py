@@ -29,7 +29,7 @@ from toolkit.coding.codecs import Codec, bernoulli, interval_codec, mapped, raw,
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import EmptyMessage, Message, NoFrequency
 from toolkit.coding.mixtures import mixture
-from toolkit.coding.tables import categorical, of_starts, tabled, tables
+from toolkit.coding.tables import categorical, of_starts, tables
 
 # The law.
 
@@ -75,7 +75,10 @@ def leaf_codecs() -> dict[str, tuple[Codec, Tensor]]:
     codecs["bernoulli"] = bernoulli(ones, 16), integers(23, 2, *shape)
     codecs["bernoulli with holes"] = bernoulli(ones, 16, valid), integers(23, 2, *shape) * valid
     starts, which = torch.tensor([[0, 5, 5, 90, 256], [0, 1, 2, 3, 256]]), integers(24, 2, *shape)
-    codecs["tabled"] = tabled(starts, which, valid, 8), torch.tensor([0, 2, 3])[integers(25, 3, *shape)] * valid
+    codecs["tabled"] = (
+        of_starts(starts, 8).codec(which, valid),
+        torch.tensor([0, 2, 3])[integers(25, 3, *shape)] * valid,
+    )
     codecs["one of your own"] = thirds(shape), integers(26, 3, *shape)
     codecs["mapped"] = mapped(uniform(shape, 8), lambda y: y ^ 77, lambda x: x ^ 77), integers(27, 256, *shape)
     codecs["traced"] = traced(uniform(shape, 8), []), integers(27, 256, *shape)
@@ -371,7 +374,7 @@ def test_numbers_of_tables_and_levels_beyond_their_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"levels of scales in \[0, 512\), got values from 0 to 512"):
         location_scale("logistic", zeros, torch.tensor([0, 0, 512, 0]), 10, 1)
     with pytest.raises(ValueError, match=r"numbers of tables in \[0, 1\), got values from -1 to 0"):
-        tabled(torch.tensor([[0, 8, 16]]), torch.tensor([0, -1, 0, 0]), zeros == 0, 4)
+        of_starts(torch.tensor([[0, 8, 16]]), 4).codec(torch.tensor([0, -1, 0, 0]), zeros == 0)
 
 
 M = 50

@@ -25,7 +25,7 @@ from toolkit.coding.beta_binomial import beta_binomial, snap
 from toolkit.coding.codecs import Codec, bernoulli, interval_codec, uniform
 from toolkit.coding.kernels import Order
 from toolkit.coding.message import EmptyMessage, Message
-from toolkit.coding.tables import categorical, tabled
+from toolkit.coding.tables import categorical, of_starts
 from toolkit.coding.wire import LOW
 from toolkit.nets.exact import exactly
 
@@ -206,9 +206,8 @@ CODECS: dict[str, Callable[[Any], Codec]] = {
     "fixed_length": lambda device: rec.fixed_length(4, *(x.to(device) for x in node_parts()[1:])),
     "vbq": a_dictionary,
     "categorical": lambda device: categorical(torch.tensor([1, 4, 3, 8], device=device), (3, 4), 4),
-    "tabled": lambda device: tabled(
-        torch.tensor([[0, 3, 5, 16], [0, 9, 9, 16]], device=device), torch.arange(12, device=device) % 2,
-        torch.ones(12, dtype=torch.bool, device=device), 4,
+    "tabled": lambda device: of_starts(torch.tensor([[0, 3, 5, 16], [0, 9, 9, 16]], device=device), 4).codec(
+        torch.arange(12, device=device) % 2, torch.ones(12, dtype=torch.bool, device=device)
     ),
     "uniform": lambda device: uniform((3, 4), 5, device),
     "bernoulli": lambda device: bernoulli(torch.arange(1, 13, device=device) << 4, 8),

@@ -120,8 +120,3 @@ def categorical(freqs: Tensor, shape: Sequence[int], precision: int) -> Codec:
     """
     valid = torch.ones(tuple(shape), dtype=torch.bool, device=freqs.device)
     return tables(freqs[None], precision).codec(None, valid)
-
-
-def tabled(starts: Tensor, which: Tensor, valid: Tensor, precision: int) -> Codec:
-    """Codec of symbols in [0, k) that each have one of several tables: see `of_starts` and `Tables.codec`."""
-    return of_starts(starts, precision).codec(which, valid)

@@ -111,7 +111,7 @@ class Begun(Callback):
 
 
 class Last(Checkpoint):
-    """Saves the training's state to a file at the end of each epoch, each MINUTES, and when it is interrupted."""
+    """Saves the training's state to a file at the end of each epoch, every MINUTES, and when it is interrupted."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.saved = file, time.monotonic()
