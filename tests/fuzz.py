@@ -53,6 +53,7 @@ from toolkit.embeddings.file import BOOK
 from toolkit.embeddings.sources import read as read_vectors
 from toolkit.embeddings.sources import save as save_vectors
 from toolkit.images import picture_archive, rate_archive, rate_coder, row_archive
+from toolkit.images.files import read_image, write_image
 from toolkit.images.picture_archive import PictureContents
 from toolkit.images.restore import Report, restore
 from toolkit.images.source import source as source_of
@@ -161,8 +162,13 @@ def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TIL
 
 
 def whole_of(folder: Path, pictures: Path) -> Subject:
-    """Whole pictures."""
+    """Whole pictures, also with transparency and of 16 bits: of many values, and of few."""
     module, file = load(picture_run(folder / "whole"), "cpu").module, folder / "whole.tkc"
+    rng, mixed = np.random.default_rng(1), folder / "mixed"
+    shutil.copytree(pictures, mixed)
+    write_image(mixed / "opacity.png", rng.integers(0, 256, (4, 4, 3), np.uint8))
+    write_image(mixed / "planes.png", rng.integers(0, 1 << 16, (3, 9, 11), np.uint16))
+    write_image(mixed / "values.png", rng.integers(0, 9, (2, 4, 3), np.uint16) * 7001)
 
     def read(file: Path, output: Path, mode: str) -> tuple[Rows, bool]:
         only, on_damage = "deep/c.png" if mode == "only" else None, "skip" if mode == "skip" else "error"
@@ -170,7 +176,7 @@ def whole_of(folder: Path, pictures: Path) -> Subject:
             report = restore(reader, PictureContents(reader, module), output, only, on_damage, progress=False)
         return pictures_in(output, report)
 
-    picture_archive.compress(module, source_of(pictures), file, 1, {"recipe": "photographs"}, progress=False)
+    picture_archive.compress(module, source_of(mixed, every=True), file, 1, {"recipe": "photographs"}, progress=False)
     rows = read(file, folder / "out", "error")[0]
     remove(folder / "out")
     return Subject("whole", file.read_bytes(), read, rows, ("error", "skip", "only"))
@@ -237,7 +243,7 @@ def unpacked(
 def pictures_in(output: Path, report: Report) -> tuple[Rows, bool]:
     paths = [path for path in output.rglob("*") if path.is_file() and not path.name.endswith(".damaged.png")]
     assert len(paths) == report.restored
-    return {path.relative_to(output).as_posix(): np.array(Image.open(path)) for path in paths}, bool(report.damage)
+    return {path.relative_to(output).as_posix(): read_image(path, every=True) for path in paths}, bool(report.damage)
 
 
 def words_of(folder: Path) -> Subject:
