@@ -177,7 +177,7 @@ def test_bits_of_channels_are_those_of_the_picture(coder: PictureCoder) -> None:
     picture, level = photo(72, 90), rate_coder.level_of(16)
     bits = coder.channel_bits(picture, level)
     coded = coder.quantise(coder.latents(picture, rate_coder.tiles(72, 90, 0)[0]), level)
-    assert float(bits.sum()) == pytest.approx(float(coded.bits.sum()))
+    assert float(bits.sum()) == pytest.approx(float(coded.channel_bits.sum()))
     assert bits.shape == (CHANNELS,) and bool((bits >= 0).all())
 
 
@@ -253,7 +253,7 @@ def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: Pi
     for choice in ("search", "rounding"):
         coded = PictureCoder(coder.model, choice=choice).quantise(latents, level)
         distortion = ((coded.k * step - latents[0]) / latents[1]).square().sum() / 2
-        scores.append(float(distortion) + 32 * float(coded.bits.sum()))
+        scores.append(float(distortion) + 32 * float(coded.channel_bits.sum()))
     assert scores[0] < scores[1]
 
 
@@ -344,6 +344,19 @@ def test_a_model_without_tables_is_refused() -> None:
         PictureCoder(module)
 
 
+def test_a_model_with_the_coder_before_is_refused_by_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    weights = torch.load(run / "model.pt")
+    torch.save({**weights, "coder_freqs": torch.zeros(1)}, tmp_path / "run/model.pt")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    arguments = [f"run={tmp_path / 'run'}", f"input={tmp_path / 'a.png'}", f"output={tmp_path / 'a.tkc'}", "lambda=8"]
+    assert compress.main(arguments) == 1
+    assert "from before toolkit 0.2 was finished, with another coder; train the model again" in capsys.readouterr().err
+    assert not (tmp_path / "a.tkc").exists()
+
+
 def test_a_file_of_another_model_or_kind_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -363,7 +376,7 @@ def test_damage_inside_a_chunk_or_header_is_refused(coder: PictureCoder, tmp_pat
     for changed, found in (({}, payload[:-3]), ({}, b""), ({}, b"\x07" + payload[1:])):
         with Writer(path, {**header, **changed}) as writer:
             writer.write(found, 1, crc)
-        with pytest.raises(DamagedFile, match="chunk 0 does not decode"):
+        with pytest.raises(DamagedFile, match="chunk 0 decodes to other numbers"):
             restore_pictures(path, tmp_path / "out", coder)
     with Writer(path, header) as writer:
         writer.write(payload, 1, crc ^ 1)

@@ -4,22 +4,22 @@ arXiv:2002.08158)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands
-from toolkit.coding.lattice import codec as lattice
-from toolkit.coding.lattice import fit as lattice_fit
+from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands, known
+from toolkit.coding.coefficients import codec as coefficients
+from toolkit.coding.coefficients.fit import predictions
 from toolkit.heads.rate import Rate
 from toolkit.images import rate_coder
 from toolkit.images.rate_coder import STRIDE
 from toolkit.model import Model
 
-BANDS = [len(band) for band in bands()]
-DEEP = 2  # bands of averages, whose means are predicted
+KNOWN = known()
+FIRST_RATE, LATER_RATE = 0.01, 0.003  # of learning of the coder's mixture, in the fit
 DEAD_ZONE = 0.18  # of the rounding that stands for the search in training: (0.5 + this) steps go to zero
 
 
@@ -103,7 +103,8 @@ class VAE(Model):
     """
 
     coder_weights: Tensor
-    coder_freqs: Tensor
+    coder_cells: Tensor
+    coder_mixing: Tensor
     channel_names: ClassVar = [channel for band in bands() for channel in band]
 
     def __init__(
@@ -119,11 +120,16 @@ class VAE(Model):
         net = Net(width, encoder_blocks, decoder_blocks, components, noise / 255)
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
         # Of the latents' coder, made after training by `fit_tables`; zeros before.
-        blank = lattice_fit.blank(BANDS, DEEP)
-        self.register_buffer("coder_weights", torch.zeros_like(blank.weights))
-        self.register_buffer("coder_freqs", torch.zeros_like(blank.freqs))
+        for name, table in coefficients.blank(KNOWN)._asdict().items():
+            self.register_buffer(f"coder_{name}", torch.zeros_like(table))
         self.latents_halo, self.pixels_halo = 2 * encoder_blocks, 2 * decoder_blocks
         self.lambdas, self.learning_rate, self.weight_decay = tuple(lambdas), learning_rate, weight_decay
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch does; raises ValueError for a model whose coder is one that is not read any more."""
+        if "coder_freqs" in state_dict:
+            raise ValueError("they are from before toolkit 0.2 was finished, with another coder; train the model again")
+        return super().load_state_dict(state_dict, strict, assign)
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         low, high = map(math.log, self.lambdas)
@@ -169,15 +175,16 @@ class VAE(Model):
         step = torch.full((len(k),), self.step(lam), device=k.device)
         return self.net.synthesis(k.float() * step[:, None, None, None], step)
 
-    def tables(self) -> lattice.Model:
+    def tables(self) -> coefficients.Model:
         """The coder of the latents. Raises ValueError before `fit_tables`."""
-        return lattice.Model(BANDS, DEEP, lattice.Tables(self.coder_weights.cpu(), self.coder_freqs.cpu()))
+        tables = coefficients.Tables(self.coder_weights, self.coder_cells, self.coder_mixing)
+        return coefficients.Model(KNOWN, coefficients.Tables(*(table.cpu() for table in tables)))
 
     @torch.inference_mode()
     def fit_tables(self, rows: Tensor, steps: int) -> float:
         """Fit the coder to the latents of uint8 [rows, 3, h, w], each at a lambda of its own; returns bits a pixel.
 
-        steps: of the fit of each predictor. Searches with the tables and fits them anew, twice.
+        steps: of the fit of predicted magnitudes. Counters learn from rounded latents, then twice from the search's.
         """
         generator = torch.Generator().manual_seed(0)
         low, high = rate_coder.level_of(self.lambdas[0]), rate_coder.level_of(self.lambdas[1])
@@ -186,16 +193,23 @@ class VAE(Model):
         rate = torch.tensor([rate_coder.rate_index(level) for level in levels.tolist()])
         parts = [self.latents(part.to(self.device).float() / 255) for part in rows.split(16)]
         mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
-        step = step_of(lam, self.net.noise)[:, None, None, None]
-        mu, precision = mu / step, step.flatten().square() / (2 * lam)
-        k = rounded_to_zero(mu).long()
-        tables = lattice_fit.fit(BANDS, DEEP, k, rate, None, steps)
-        for n in range(2):
-            coded = lattice.search(lattice.Model(BANDS, DEEP, tables), mu, sigma, precision, rate)
-            tables = lattice_fit.fit(BANDS, DEEP, coded.k, rate, tables, 0 if n else steps // 2)
-        self.coder_weights.copy_(tables.weights)
-        self.coder_freqs.copy_(tables.freqs)
-        return float(coded.bits.sum()) / rows[:, 0].numel()
+        step = step_of(lam, self.net.noise)
+        mu, precision = mu / step[:, None, None, None], step.square() / (2 * lam)
+        k = rounded_to_zero(mu)
+        weights = predictions(KNOWN, k, rate, steps)
+        model = coefficients.Model(KNOWN, coefficients.blank(KNOWN)._replace(weights=weights), FIRST_RATE)
+        for i in range(len(k)):
+            coefficients.given(model, k[i : i + 1], int(rate[i]))
+        model.learning = LATER_RATE
+        for _ in range(2):
+            bits = 0.0
+            for i in torch.randperm(len(k), generator=generator).tolist():
+                here = slice(i, i + 1)
+                coded = coefficients.search(model, mu[here], sigma[here], float(precision[i]), int(rate[i]))
+                bits += float(coded.channel_bits.sum())
+        for name, table in model.tables()._asdict().items():
+            self.get_buffer(f"coder_{name}").copy_(table)
+        return bits / rows[:, 0].numel()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)

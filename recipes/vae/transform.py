@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.coding.coefficients.codec import Channels
 from toolkit.images.rate_coder import STRIDE
 from toolkit.nets.residual import Residual
 
 CHANNELS = 3 * STRIDE**2  # latent channels
+DEEP = 3  # the averages, which are coded as differences from their predictions
+MAGNITUDES = 20  # channels that a magnitude is predicted from
 
 # Bands of frequencies, coarse to fine, in the order in which they are coded: component (0 luma, 1 and 2 chroma
 # together), and the first and last sum of the two frequencies.
@@ -33,6 +36,29 @@ def bands() -> list[list[tuple[int, int, int]]]:
         ]
         for chroma, first, last in BANDS
     ]
+
+
+def known() -> Channels:
+    """What the coder of latents may expect to be alike: frequencies of a row or column, and of other components."""
+    names = [name for band in bands() for name in band]
+    number = {name: i for i, name in enumerate(names)}
+    around = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    means, sizes = [], []
+    for c, (component, u, v) in enumerate(names):
+        near = {(component, u, i): ((0, 0), (0, -1), (0, 1)) for i in range(STRIDE)}
+        down = {(component, i, v): ((0, 0), (-1, 0), (1, 0)) for i in range(STRIDE)}
+        same = {(i, u, v): around for i in range(3) if i != component} | {(component, 0, 0): around}
+        found = [
+            (number[name], y, x)
+            for places in (near, down, same) for name, each in places.items() if number[name] < c for y, x in each
+        ]  # fmt: skip
+        means.append(list(dict.fromkeys(found)))
+
+        def distance(e: int, c: int = c) -> int:
+            return abs(names[e][1] - names[c][1]) + abs(names[e][2] - names[c][2]) + 2 * (names[e][0] != names[c][0])
+
+        sizes.append(sorted(range(c), key=lambda e: (distance(e), -e))[:MAGNITUDES])
+    return Channels([i for i, band in enumerate(bands()) for _ in band], DEEP, sizes, means, sizes)
 
 
 def block_transform() -> Tensor:

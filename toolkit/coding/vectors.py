@@ -120,6 +120,46 @@ def first(typing, vector):
     )
 
 
+def gather(n: int) -> Any:
+    """Make `f(table, column, rows)`: a column of some rows of a contiguous float32 [.., 2] array, then 0.5.
+
+    rows: int64 [n], n at most 16. Not checked against the table's end.
+    """
+
+    @intrinsic
+    def found(typing, table, column, rows):
+        def generate(context, builder, signature, given):
+            data, at = (context.make_array(signature.args[i])(context, builder, given[i]).data for i in (0, 2))
+            vector = ir.Constant(_FLOATS, [0.5] * LANES)
+            for i in range(n):
+                row = builder.load(builder.gep(at, [ir.Constant(_INDEX, i)]))
+                cell = builder.add(builder.shl(row, ir.Constant(row.type, 1)), given[1])
+                vector = builder.insert_element(vector, builder.load(builder.gep(data, [cell])), ir.Constant(_INDEX, i))
+            return vector
+
+        return _vector(table, types.int64, rows), generate
+
+    return found
+
+
+def scatter(n: int) -> Any:
+    """Make `f(table, column, rows, vector)`: undo what `gather` makes, in the order of the rows."""
+
+    @intrinsic
+    def write(typing, table, column, rows, vector):
+        def generate(context, builder, signature, given):
+            data, at = (context.make_array(signature.args[i])(context, builder, given[i]).data for i in (0, 2))
+            for i in range(n):
+                row = builder.load(builder.gep(at, [ir.Constant(_INDEX, i)]))
+                cell = builder.add(builder.shl(row, ir.Constant(row.type, 1)), given[1])
+                builder.store(builder.extract_element(given[3], ir.Constant(_INDEX, i)), builder.gep(data, [cell]))
+            return context.get_dummy_value()
+
+        return types.void(table, types.int64, rows, vector), generate
+
+    return write
+
+
 @intrinsic
 def total(typing, vector):
     """The sum of the numbers: float32. The upper half is added to the lower one until one number is left."""

@@ -1,4 +1,4 @@
-"""The lossy head: whole pictures at any rate, as a model's latents on a lattice of code points."""
+"""The lossy head: whole pictures at any rate, as a model's latents on a grid of code points."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RateModel(LossyModel, Protocol):
 class Rate:
     """Codes pictures with a `RateModel`, each at the lambda, size or quality that is asked for.
 
-        picture --tiles--> latents mu, sigma --search(lambda)--> code points k --lattice.encode--> chunk a tile --> file
+        picture --tiles--> latents mu, sigma --search(lambda)--> code points k, coded --> chunk a tile --> file
 
     pictures: folder of whole held-out pictures, or None for two photographs that no training on embedded data sees;
     lambdas: of the rate-distortion curve; fit_rows, fit_steps: training rows and steps of `fit_tables` while training

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from toolkit.container import DamagedFile, Reader, Writer
+from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
@@ -34,6 +34,7 @@ from toolkit.images.rate_coder import (
 from toolkit.images.source import Source
 
 LOSSY = "lossy"
+CODER = 2  # of the coefficients' bytes: those of 1, before toolkit 0.2 was finished, are not read any more
 EMPTY = 64  # bytes of a file without header and chunks
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
@@ -48,6 +49,7 @@ def compress(
     header = {
         **identity,
         "kind": LOSSY,
+        "coder": CODER,
         "values": origin.values,
         **origin.header,
         "items": [list(item) for item in items],
@@ -139,18 +141,25 @@ def picture_of(
 def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile) -> Tensor:
     """The coefficients of the tile in a chunk. Raises DamagedFile."""
     k = coder.read(reader.read(number), level, (tile.height, tile.width))
-    if k is None or checksum(k) != reader.found[number].rows_crc:
-        what = "does not decode" if k is None else "decodes to other numbers than were encoded"
-        raise DamagedFile(f"{reader.path}: chunk {number} {what}; copy the file again")
+    if checksum(k) != reader.found[number].rows_crc:
+        raise DamagedFile(
+            f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"
+        )
     return k
 
 
 def described(reader: Reader) -> tuple[list[Item], list[int]]:
-    """The pictures of a file, and their levels of lambda. Raises DamagedFile for a header that does not fit it."""
+    """The pictures of a file, and their levels of lambda.
+
+    Raises DamagedFile for a header that does not fit it, UnknownVersion for chunks of another coder.
+    """
     if reader.header.get("kind") != LOSSY:
         raise DamagedFile(
             f"{reader.path}: expected kind {LOSSY}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
         )
+    if (coder := reader.header.get("coder", 1)) != CODER:
+        hint = "compress the pictures again" if coder == 1 else "update this toolkit"
+        raise UnknownVersion(f"{reader.path}: expected coder {CODER} of pictures at a rate, got {coder!r}; {hint}")
     try:
         items = [described_item(*item) for item in reader.header["items"]]
         levels = list(reader.header["levels"])

@@ -7,7 +7,6 @@ the files.
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -16,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.coding.lattice import codec as lattice
-from toolkit.coding.lattice.context import RATE_STEPS
-from toolkit.coding.message import Message
+from toolkit.coding.coefficients import codec as coefficients
+from toolkit.coding.coefficients.loop import RATES
 from toolkit.images.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -26,10 +24,7 @@ TILE = 128  # blocks a side of a tile, which is coded by itself
 WINDOW = 2 * TILE  # blocks a side of what becomes pixels at once: larger, and its halo is a smaller part
 OCTAVE = 64  # levels of lambda to a factor of two
 LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
-SILENCE = struct.Struct("<B")  # 1 where the likely zeros of a tile are not coded
 CHUNK = 60  # bytes of a chunk without payload
-OVERHEAD = CHUNK + 8  # of a tile beside its stacks
-LANE_BYTES, MOST_LANES = 2000, 8  # bytes of a tile for each of its stacks; the most stacks of one
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 
@@ -50,7 +45,7 @@ class LossyModel(Protocol):
     def pixels(self, k: Tensor, lam: float) -> Tensor:
         """Latents in steps, int or float [1, channels, h, w] -> float32 [1, 3, 8 h, 8 w], about 0 to 1."""
 
-    def tables(self) -> lattice.Model:
+    def tables(self) -> coefficients.Model:
         """Of the latents. Raises ValueError if they were not fitted."""
 
 
@@ -74,8 +69,8 @@ def level_of(lam: float) -> int:
 
 
 def rate_index(level: int) -> int:
-    """The rate that predictors know."""
-    return level * RATE_STEPS // LEVELS
+    """The rate that the coder knows."""
+    return level * RATES // (LEVELS + 1)
 
 
 class Tile(NamedTuple):
@@ -139,37 +134,28 @@ class PictureCoder:
         mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
         return mu, sigma
 
-    def quantise(self, latents: tuple[Tensor, Tensor], level: int) -> lattice.Coded:
-        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits."""
+    def quantise(self, latents: tuple[Tensor, Tensor], level: int) -> coefficients.Coded:
+        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes."""
         mu, sigma = latents
         lam = lambda_of(level)
         step = self.model.step(lam)
+        if self.choice == "rounding":
+            return coefficients.given(self.tables, (mu / step).round(), rate_index(level))
         if self.choice == "one sigma":
             sigma = sigma.log().mean().exp().expand_as(sigma)
-        precision = torch.tensor([step**2 / (2 * lam)])
-        rate = torch.tensor([rate_index(level)])
-        return lattice.search(self.tables, mu / step, sigma, precision, rate, self.choice == "rounding")
+        return coefficients.search(self.tables, mu / step, sigma, step**2 / (2 * lam), rate_index(level))
 
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         return sum(
-            (self.quantise(self.latents(picture, tile), level).channel_bits[0] for tile in grid),
+            (self.quantise(self.latents(picture, tile), level).channel_bits for tile in grid),
             torch.zeros(self.tables.channels, dtype=torch.float64),
         )
 
-    def write(self, coded: lattice.Coded) -> bytes:
-        """The payload of a tile."""
-        message = lattice.encode(self.tables, coded, lanes_for(float(coded.bits)))
-        return SILENCE.pack(coded.silent) + message.to_bytes()
-
-    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor | None:
-        """The coefficients of a tile: int16 [1, channels, height, width]; None for damaged bytes."""
-        message = _message(payload)
-        if message is None:
-            return None
-        rate = torch.tensor([rate_index(level)])
-        return lattice.decode(self.tables, message, rate, size, payload[0] == 1)
+    def read(self, payload: bytes, level: int, size: tuple[int, int]) -> Tensor:
+        """The coefficients of a tile: int16 [1, channels, height, width]; others for damaged bytes."""
+        return coefficients.decode(self.tables, payload, rate_index(level), size)
 
     @torch.inference_mode()
     def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
@@ -200,9 +186,9 @@ class PictureCoder:
             found: list[tuple[bytes, int]] = []
             for tile in grid:
                 coded = self.quantise(self.latents(picture, tile), level)
-                found.append((self.write(coded), checksum(coded.k)))
+                found.append((coded.payload, checksum(coded.k)))
             size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
-            # The search estimates what stacks cost, and of large pictures what tiles it did not see take.
+            # Of large pictures the search did not see all tiles.
             miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
             if attempt == 3 or abs(size / wanted - 1) < 0.01 or not round(miss):
                 break
@@ -221,7 +207,7 @@ class PictureCoder:
             """log2 of bits a pixel, or the PSNR, each falling with the level."""
             coded = [self.quantise(x, level) for x in latents]
             if target.way == "bpp":
-                bits = sum(file_bits(float(c.bits)) for c in coded)
+                bits = sum(8 * (len(c.payload) + CHUNK) for c in coded)
                 return math.log2(bits / area + 8 * overhead / whole)
             error = 0.0
             for c, tile in zip(coded, grid, strict=True):
@@ -255,26 +241,6 @@ class PictureCoder:
             f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
             f"{target.value:g}; choose one in that range"
         )
-
-
-def lanes_for(bits: float) -> int:
-    """Stacks of a tile of so many bits: more are coded faster, and each costs a byte and a half."""
-    return min(MOST_LANES, max(1, int(bits / 8 / LANE_BYTES)))
-
-
-def file_bits(bits: float) -> float:
-    """Bits of a tile in a file: its symbols, about a byte and a half for each stack, chunk and preamble."""
-    return bits + 8 * (1.5 * lanes_for(bits) + OVERHEAD)
-
-
-def _message(payload: bytes) -> Message | None:
-    """The stacks of a tile's payload, None for damaged bytes."""
-    try:
-        if payload[0] > 1:
-            return None
-        return Message.from_bytes(payload[SILENCE.size :], first=0)
-    except (IndexError, ValueError):
-        return None
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

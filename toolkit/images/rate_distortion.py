@@ -54,9 +54,8 @@ class Times(NamedTuple):
     """Seconds of the parts of coding a picture, without reading and writing image files."""
 
     latents: float  # networks
-    search: float  # of code points, with the contexts that say what they cost
-    stacks: float  # pushes, and bytes of stacks
-    reading: float  # contexts and pops
+    search: float  # of code points, and coding them
+    reading: float  # decoding code points
     pixels: float  # networks
 
 
@@ -113,16 +112,13 @@ def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
     latents, first = _least(lambda: [coder.latents(picture, tile) for tile in grid])
     coded, search = _least(lambda: [coder.quantise(x, level) for x in latents])
-    payloads, stacks = _least(lambda: [coder.write(one) for one in coded])
     sizes = [(tile.height, tile.width) for tile in grid]
-    _, reading = _least(
-        lambda: [coder.read(payload, level, size) for payload, size in zip(payloads, sizes, strict=True)]
-    )
+    _, reading = _least(lambda: [coder.read(one.payload, level, size) for one, size in zip(coded, sizes, strict=True)])
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, coded, strict=True):
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
     _, pixels = _least(lambda: coder.restore(k, item, level))
-    return Times(first, search, stacks, reading, pixels)
+    return Times(first, search, reading, pixels)
 
 
 def _least(work: Callable[[], T]) -> tuple[T, float]:
@@ -138,8 +134,8 @@ def speed(spent: Times, pixels: int) -> str:
     """What people read of the times of a picture of so many pixels."""
     lines = []
     for name, networks, rest in (
-        ("encoding", spent.latents, {"search": spent.search, "stacks": spent.stacks}),
-        ("decoding", spent.pixels, {"contexts and stacks": spent.reading}),
+        ("encoding", spent.latents, {"search and coding": spent.search}),
+        ("decoding", spent.pixels, {"decoding": spent.reading}),
     ):
         whole = networks + sum(rest.values())
         parts = ", ".join(f"{part} {100 * x / whole:.0f} %" for part, x in {"networks": networks, **rest}.items())

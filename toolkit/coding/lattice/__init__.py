@@ -1,1 +1,0 @@
-"""Codecs of integers on a lattice, each under a table that its neighbours choose."""
