@@ -1,5 +1,6 @@
 """The zoo: models that ship, made of runs, listed, named by run= and found by files; and what is refused."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from tests.archives import noise, pixels, refused, rewritten
 from tests.tiny import bitswap, images, picture_run, run_folder
 from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
 from toolkit.container import Reader
+from toolkit.data.embedded import digits
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -93,6 +95,31 @@ def test_a_model_that_ships_is_small_and_its_card_is_filled_and_true(model: Path
             assert run.name == card.fields["recipe"]
             found.append(run.head.identity(run)["model"])
     assert found == card.fields["fingerprints"]
+
+
+def test_the_model_of_digits_codes_those_of_another_source_smaller_than_png(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    for i, row in enumerate(digits().test[:32]):  # 8 x 8, in 17 levels
+        digit = Image.fromarray(row[0].numpy()).resize((20, 20), Image.Resampling.BICUBIC)
+        page = Image.new("L", (28, 28))
+        page.paste(digit, (4, 4))
+        page.save(f"digits/{i:02}.png")
+    assert compress.main(["digits", "x.tkc", "run=mnist", "device=cpu"]) == 0
+    assert Path("x.tkc").stat().st_size < sum(path.stat().st_size for path in Path("digits").iterdir())
+    assert decompress.main(["x.tkc", "out"]) == 0  # finds its model
+    for path in Path("digits").iterdir():
+        assert np.array_equal(pixels(path), pixels(Path("out") / path.name))
+
+
+def test_a_file_of_the_model_of_digits_decodes_as_it_did(tmp_path: Path) -> None:
+    assert decompress.main([str(ROOT / "tests/golden/digits_of_mnist.tkc"), str(tmp_path / "out"), "device=cpu"]) == 0
+    found = hashlib.sha256()
+    for path in sorted((tmp_path / "out").iterdir()):
+        found.update(path.name.encode() + pixels(path).tobytes())
+    assert found.hexdigest() == "5c237b742aeb863dac1ce9b917e8df4872cc5c27129cfb544ef8d3d631461438"
 
 
 def test_the_wheel_holds_what_ships(trained: Path, tmp_path: Path) -> None:
