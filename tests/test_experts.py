@@ -135,7 +135,7 @@ def test_what_is_learned_makes_the_next_picture_smaller():
 def test_damage_is_refused_or_gives_another_picture():
     picture = pictures((3, 40, 40))["noise"]
     data = encode(picture, STATE)
-    for cut in (b"", data[:1], data[:9], data[:-1], data + b"x", b"\x09" + data[1:]):
+    for cut in (b"", data[:1], data[:9], data[:-1], data + b"x", b"\xff" + data[1:]):
         with pytest.raises(ValueError, match="expected"):
             decode(cut, picture.shape, STATE)
     rng = np.random.default_rng(5)
@@ -146,6 +146,32 @@ def test_damage_is_refused_or_gives_another_picture():
             assert decode(bytes(damaged), picture.shape, STATE).shape == picture.shape
         except ValueError as error:
             assert "expected" in str(error)
+
+
+def test_a_picture_of_an_earlier_version_is_refused():
+    data = encode(pictures((3, 4, 4))["noise"], STATE)
+    for kind in (0, 1, 2, 6, 7, 8):
+        with pytest.raises(ValueError, match="one that an earlier version wrote"):
+            decode(bytes([kind]) + data[1:], (3, 4, 4), STATE)
+
+
+@pytest.mark.parametrize("order", range(len(codec.ORDERS)))
+def test_channels_come_back_in_every_order(order):
+    picture = pictures((3, 40, 30))["noise"]
+    assert np.array_equal(codec.colours_of(codec.planes_of(picture, order), order), picture)
+    data = codec._by_experts(picture, STATE, 0, order)
+    assert np.array_equal(decode(data, picture.shape, STATE), picture)
+
+
+def test_the_order_of_channels_that_makes_the_smallest_file_is_taken():
+    rng = np.random.default_rng(2)
+    red = rng.integers(0, 256, (40, 40))
+    blue = (red + rng.integers(0, 3, red.shape)).clip(0, 255)  # as green, but for noise
+    picture = np.stack([red, (red + blue) // 2, blue]).astype(np.uint8)
+    sizes = [len(codec._by_experts(picture, STATE, 1, order)) for order in range(len(codec.ORDERS))]
+    data = encode(picture, STATE, 2)
+    assert data[0] == 16 + 3 * int(np.argmin(sizes)) + 2
+    assert np.array_equal(decode(data, picture.shape, STATE), picture)
 
 
 def test_an_unknown_effort_is_refused():

@@ -18,33 +18,39 @@ from toolkit.photographs.experts import PAD, Learned, Work
 
 f4 = np.float32
 T = TypeVar("T")
-EFFORTS, _COLOURS = (0, 1, 2), 3  # a payload's first byte
+EFFORTS = 0, 1, 2
+# A payload's first byte: these, or from _EXPERTS on, three efforts for each of ORDERS; others are `deep`'s.
+_EARLIER, _COLOURS, _EXPERTS = (0, 1, 2, 6, 7, 8), 3, 16
+GREEN = 1
+# Of three channels: which one is coded first; second, less the first; third, less green.
+ORDERS = (1, 0, 2), (1, 2, 0), (0, 1, 2), (2, 1, 0)
 SAMPLE = 16  # rows, of eight times as many, that tell which way of coding is better
 FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
 FEW = 1 / 32
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
-ROWS, AHEAD = 16, 2  # rows that are coded at a time; rows that a plane must be ahead of the next
+ROWS, AHEAD = 16, 3  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
 REST = 32  # samples of a mean that are carried over to the next picture
 ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
 
 _OWN = [
     (0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-1, 2), (-2, 1), (-2, -1), (-1, -2), (-2, 2), (0, -3),
-    (-3, 0), (-2, -2), (-1, 3), (-3, 1), (-3, -1), (-1, -3),
+    (-3, 0), (-2, -2), (-1, 3), (-3, 1), (-3, -1), (-1, -3), (0, -4), (-2, 3), (-2, -3), (-3, 2), (-3, -2), (-4, 0),
 ]  # fmt: skip
 _OTHER = [
     (0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (-1, -1), (-1, 1), (1, 1), (1, -1), (0, -2), (0, 2), (-2, 0), (2, 0),
-    (-1, 2),
+    (-1, 2), (-1, -2), (1, 2), (1, -2), (-2, 1), (-2, -1), (2, 1),
 ]  # fmt: skip
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
-_COUNTS = [(16, 0, 0), (12, 12, 0), (8, 8, 8)]
+_FEW, _MANY = [(16, 0, 0), (14, 10, 0), (10, 7, 7)], [(24, 0, 0), (24, 16, 0), (16, 12, 12)]
+_COUNTS = {0: _FEW, 1: _FEW, 2: _MANY}
 # What three recursive least squares keep of the past at a step (effort 0: rates of least mean squares); rate of the
 # mixture; limit of counters; ridge and steps of local least squares; of two of these: what is kept eight columns on,
 # and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
 SETTINGS = {
-    0: [0.02, 0.02, 0.02, 0.002, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
-    1: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
-    2: [0.9998, 0.9995, 0.9995, 0.002, 120, 1, 8, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 1],
+    0: [0.02, 0.02, 0.02, 0.001, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    1: [0.9998, 0.9995, 0.9995, 0.001, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
+    2: [0.9998, 0.9995, 0.9995, 0.001, 120, 1, 6, 0.2, 0.85, 0.6, 0.94, 0.85, 0.95, 1],
 }
 
 
@@ -74,7 +80,7 @@ def _work(
 ) -> Work:  # fmt: skip
     """A plane before its first row; pixels and errors hold all planes."""
     stride, size = tile.width + 2 * PAD, (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
-    counts = _COUNTS[role]
+    counts = _COUNTS[effort][role]
     n = sum(counts)
     offsets, base = [], []
     for plane, (count, places) in enumerate(zip(counts, (_OWN, _OTHER, _OTHER), strict=True)):
@@ -257,17 +263,25 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
     """
     if effort not in EFFORTS:
         raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
-    return _coded(picture, state, effort, _few_colours(picture, state))
+    sample = _sample(picture)
+    if _few_colours(sample, state):
+        return _by_colours(picture)
+    order = 0
+    if effort == 2 and len(picture) > 2:
+        order = min(range(len(ORDERS)), key=lambda i: len(_by_experts(sample, state, 1, i)))
+    return _by_experts(picture, state, effort, order)
 
 
-def _coded(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, few: bool) -> bytes:
-    if few:
-        return bytes([_COLOURS]) + colours.encode(picture.transpose(1, 2, 0))
+def _by_colours(picture: np.ndarray) -> bytes:
+    return bytes([_COLOURS]) + colours.encode(picture.transpose(1, 2, 0))
+
+
+def _by_experts(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, order: int) -> bytes:
     parts = each(
         tiles(*picture.shape[1:]),
-        lambda i, tile: encoded(planes_of(part(picture, tile)), tile, learned_of(state, len(picture)), effort),
+        lambda i, tile: encoded(planes_of(part(picture, tile), order), tile, learned_of(state, len(picture)), effort),
     )
-    return b"".join([bytes([effort]), *parts])
+    return b"".join([bytes([_EXPERTS + 3 * order + effort]), *parts])
 
 
 def each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
@@ -279,17 +293,21 @@ def each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
         return list(pool.map(one, range(len(every)), every))
 
 
-def _few_colours(picture: np.ndarray, state: dict[str, np.ndarray]) -> bool:
-    """Whether `colours` codes a picture in fewer bytes: seen at once, or by coding some of its rows in both ways."""
-    rows = picture[:, : 2 * SAMPLE]
-    if picture.shape[1] > 2 * SAMPLE:
-        rows = np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
+def _sample(picture: np.ndarray) -> np.ndarray:
+    """Some of the rows, that tell which way of coding is better."""
+    if picture.shape[1] <= 2 * SAMPLE:
+        return picture
+    return np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
+
+
+def _few_colours(rows: np.ndarray, state: dict[str, np.ndarray]) -> bool:
+    """Whether `colours` codes a picture in fewer bytes: seen at once in some rows, or by coding these in both ways."""
     flat = flatness(rows)
     one = sum(channel.astype(np.uint32) << 8 * i for i, channel in enumerate(rows))
     few = len(np.unique(one)) / one.size
     if flat < FLAT[0] and few > FEW:
         return False
-    return flat > FLAT[1] or len(_coded(rows, state, 1, True)) < len(_coded(rows, state, 1, False))
+    return flat > FLAT[1] or len(_by_colours(rows)) < len(_by_experts(rows, state, 1, 0))
 
 
 def flatness(rows: np.ndarray) -> float:
@@ -312,7 +330,11 @@ def plane_at(data: memoryview, at: int, lowest: int, highest: int) -> tuple[tupl
 def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
     """The picture of a shape that `encode` coded with a state: uint8 [c, h, w]. Raises ValueError for other data."""
     channels, height, width = shape
-    if not data or data[0] not in (*EFFORTS, _COLOURS):
+    if data and data[0] in _EARLIER:
+        raise ValueError(
+            "expected a picture of this version, got one that an earlier version wrote; decode it with that"
+        )
+    if not data or data[0] not in (_COLOURS, *range(_EXPERTS, _EXPERTS + 3 * len(ORDERS))):
         raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
     if data[0] == _COLOURS:
         return np.ascontiguousarray(colours.decode(data[1:], height, width, channels).transpose(2, 0, 1))
@@ -324,11 +346,12 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         planes.append(plane)
     if at != len(data):
         raise ValueError("expected the end of a picture, got more; copy the file again")
+    order, effort = divmod(data[0] - _EXPERTS, 3)
     found = np.empty(shape, np.uint8)
 
     def one(i: int, tile: Tile) -> None:
         parts = planes[i * channels : (i + 1) * channels]
-        part(found, tile)[:] = colours_of(decoded(parts, tile, learned_of(state, channels), data[0]))
+        part(found, tile)[:] = colours_of(decoded(parts, tile, learned_of(state, channels), effort), order)
 
     each(every, one)
     return found
@@ -339,7 +362,7 @@ def learn(picture: np.ndarray, state: dict[str, np.ndarray]) -> tuple[dict[str, 
     count = 0
     for tile in tiles(*picture.shape[1:]):
         known = learned_of(state, len(picture))
-        count += len(encoded(planes_of(part(picture, tile)), tile, known, 1))
+        count += len(encoded(planes_of(part(picture, tile), 0), tile, known, 1))
         rested = [_rested(one) for one in known]
         state = {
             name: np.stack([*(getattr(one, name) for one in rested), *state[name][len(known) :]]).astype(np.float16)
@@ -364,24 +387,25 @@ def part(planes: np.ndarray, tile: Tile) -> np.ndarray:
     return planes[:, tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
 
 
-def planes_of(picture: np.ndarray, kind: type[np.signedinteger[Any]] = np.int16) -> np.ndarray:
-    """YCoCg-R (Malvar and Sullivan 2003) of the first three channels: int16, or of another kind."""
+def planes_of(picture: np.ndarray, order: int, kind: type[np.signedinteger[Any]] = np.int16) -> np.ndarray:
+    """A channel, and differences of the others, of the first three channels: int16, or of another kind.
+
+    order: of `ORDERS`. Linear predictors miss the halves that YCoCg-R rounds off: it makes most files larger.
+    """
     x = picture.astype(kind)
     if len(x) < 3:
         return x
-    r, g, b = x[:3]
-    co = r - b
-    t = b + (co >> 1)
-    cg = g - t
-    return np.stack([t + (cg >> 1), co, cg, *x[3:]])
+    i, j, k = ORDERS[order]
+    return np.stack([x[i], x[j] - x[i], x[k] - x[GREEN], *x[3:]])
 
 
-def colours_of(planes: np.ndarray) -> np.ndarray:
+def colours_of(planes: np.ndarray, order: int) -> np.ndarray:
     """Undo `planes_of`; of the same kind."""
     if len(planes) < 3:
         return planes
-    y, co, cg = planes[:3]
-    t = y - (cg >> 1)
-    g = cg + t
-    b = t - (co >> 1)
-    return np.stack([b + co, g, b, *planes[3:]])
+    i, j, k = ORDERS[order]
+    found = planes.copy()
+    found[i] = planes[0]
+    found[j] = planes[1] + found[i]
+    found[k] = planes[2] + found[GREEN]
+    return found

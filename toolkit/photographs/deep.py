@@ -14,7 +14,8 @@ import numpy as np
 from toolkit.photographs import codec, colours
 from toolkit.photographs.codec import Tile
 
-VALUES, COLOURS, PLANES = 4, 5, 6  # a payload's first byte; PLANES and its effort
+VALUES, COLOURS, PLANES = 4, 5, 9  # a payload's first byte; PLANES and its effort
+_KINDS = range(PLANES, PLANES + len(codec.EFFORTS))
 _SIZE, _PLANE = struct.Struct("<I"), struct.Struct("<iB")  # offset, low bits
 MOST_LOW, MOST_OFFSET = 16, 1 << 24
 MOST_COLOURS = 1 << 16
@@ -47,12 +48,12 @@ def encode(picture: np.ndarray, state: Known, effort: int = 1) -> bytes:
 
 def decode(data: bytes, shape: tuple[int, int, int], state: Known) -> np.ndarray:
     """The picture of a shape that `encode` coded: uint8 or uint16 [c, h, w]. Raises ValueError for other data."""
-    if not data or data[0] not in range(VALUES, PLANES + len(codec.EFFORTS)):
+    if not data or data[0] not in (VALUES, COLOURS, *_KINDS):
         return codec.decode(data, shape, state)
     if data[0] == VALUES:
         steps, at = _unpacked(data, 1, 1)
         values, kind = np.cumsum(steps[0], dtype=np.int64), data[at] if at < len(data) else VALUES
-        if kind in (VALUES, COLOURS) or values[-1] >= 1 << 16 or (kind < VALUES) != (len(values) <= 256):
+        if kind in (VALUES, COLOURS) or values[-1] >= 1 << 16 or (kind in _KINDS) == (len(values) <= 256):
             raise ValueError("expected a table of values and a picture of their numbers, got others")
         return _looked_up(values.astype(np.uint16), decode(data[at:], shape, state))
     if data[0] == COLOURS:
@@ -138,7 +139,7 @@ def _halves(plane: np.ndarray, start: int) -> tuple[int, int]:
 
 def _planes(picture: np.ndarray, state: Known, effort: int) -> bytes:
     def one(i: int, tile: Tile) -> bytes:
-        planes = codec.planes_of(codec.part(picture, tile), np.int32)
+        planes = codec.planes_of(codec.part(picture, tile), 0, np.int32)
         high, heads, tails = np.empty(planes.shape, np.int16), list[bytes](), list[bytes]()
         for number, plane in enumerate(planes):
             offset, k = _halves(plane, 0 if number % codec.ROLES else 128)
@@ -185,7 +186,7 @@ def _from_planes(data: bytes, shape: tuple[int, int, int], state: Known) -> np.n
                 plane |= bits.astype(np.int32).reshape(plane.shape) << bit
                 place += size
             plane += offset
-        values = codec.colours_of(planes)
+        values = codec.colours_of(planes, 0)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("expected values from 0 to 65535, got others; copy the file again")
         codec.part(found, tile)[:] = values

@@ -158,6 +158,379 @@ def finish(state, buffer):
     return binary.finish(state, buffer)
 
 
+class Contexts(NamedTuple):
+    """Places in tables, for one pixel."""
+
+    energy: Any  # the expected size of the error, in classes; then texture, and other planes' errors
+    texture: Any
+    others: Any
+    size0: Any  # in `Learned.sizes`
+    size1: Any
+    size2: Any
+    apart: Any  # in `Learned.apart`
+    bias0: Any  # in `Learned.bias`
+    bias1: Any
+    signs: Any  # which of six neighbours are above the prediction
+
+
+@inline
+def _edges(work, row, y, width, stride):
+    """What lies beside a row: its left side as above it, and the right side of the row before as its last pixel."""
+    X, E = work.pixels, work.errors
+    for q in range(1, PAD + 1):
+        X[row - q] = X[row - stride]
+        E[row - q] = E[row - stride]
+    for q in range(PAD):
+        X[row - stride + width + q] = X[row - stride + width - 1]
+        E[row - stride + width + q] = E[row - stride + width - 1]
+    here, above = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD
+    for r in range(PREDICTORS):
+        A = work.apart[r]
+        for q in range(1, PAD + 1):
+            A[here - q] = A[above]
+        for q in range(PAD):
+            A[above + width + q] = A[above + width - 1]
+
+
+@inline
+def _faded_rows(parts, work, blocks):
+    """Sums of products before a row: faded downwards, and gathered from both sides."""
+    for el in range(LOCAL):
+        sideways(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
+        for q in range(blocks):
+            faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
+        work.left[el, :] = f4(0)
+
+
+@inline
+def _neighbours(parts, work, o, stride, before):
+    """Features into `vectors[6]`: neighbours in each plane, less the mean of two of them. The mean in this plane."""
+    X, x, one, two = work.pixels, work.vectors[6], work.starts[1], work.starts[2]
+    base = f4(0.5) * (X[o - 1] + X[o - stride])
+    base1, base2 = f4(0), f4(0)
+    if before > 0:
+        base1 = f4(0.5) * (X[o + one - 1] + X[o + one - stride])
+    if before > 1:
+        base2 = f4(0.5) * (X[o + two - 1] + X[o + two - stride])
+    for i in range(8 * len(parts)):
+        b = work.base[i]
+        x[i] = X[o + work.offsets[i]] - (base if b == 0 else (base1 if b == 1 else base2))
+    return base
+
+
+@inline
+def _classes(x, log):
+    """Of a neighbourhood: flat, or steeper in one direction; the class of its gradients; that of its signs."""
+    dh = abs(x[0] - x[4]) + abs(x[1] - x[2]) + abs(x[3] - x[1])
+    dv = abs(x[0] - x[2]) + abs(x[1] - x[5]) + abs(x[3] - x[7])
+    direction = 1 if dh > f4(1.6) * dv else (2 if dv > f4(1.6) * dh else 0)
+    signs = 0
+    for i in range(6):
+        if x[i] > f4(0):
+            signs |= 1 << i
+    return direction, 1 + direction * 8 + min(7, int(f4(1.3) * _log2(f4(1) + dh + dv, log))), 25 + signs
+
+
+@inline
+def _energy(E, o, stride):
+    """The mean size of the errors next to a pixel."""
+    eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
+    eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
+    return (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
+
+
+@inline
+def _predict(parts, work, base, class1, class2, block):
+    """What each predictor says, into `predictions`."""
+    n = 8 * len(parts)
+    x, w0, pr, steps = work.vectors[6], work.vectors[7], work.predictions, int(work.numbers[8])
+    for b in range(0, n, 8):
+        store(w0, b, load8(work.global_weights, b))
+    pr[0] = base + dot(parts, work.global_weights, 0, x)
+    pr[1] = base + dot(parts, work.global_weights, class1 * n, x)
+    pr[2] = base + dot(parts, work.global_weights, class2 * n, x)
+    if steps == 0:
+        pr[GLOBAL] = base + f4(0.25) * (x[3] - x[2])
+        pr[GLOBAL + 1] = f4(0.5) * (pr[0] + pr[1])
+    else:
+        for el in range(LOCAL):
+            solve(
+                parts, work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0,
+                work.numbers[7], steps, work.vectors,
+            )  # fmt: skip
+            pr[GLOBAL + el] = base + dot(parts, work.local_weights, el * n, x)
+
+
+@inline
+def _blended(work, y, column, stride):
+    """The mean of the predictions, each weighed by the fourth power of how near it was at the pixels around."""
+    here, above, higher = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD, (y + 1) % 3 * stride + PAD
+    pr, c = work.predictions, column
+    weighted, weight = f4(0), f4(0)
+    for r in range(PREDICTORS):
+        pr[r] = min(max(pr[r], work.numbers[0]), work.numbers[1])
+        A = work.apart[r]
+        e = f4(0.01) + A[here + c - 1] + A[above + c] + A[above + c - 1] + A[above + c + 1]
+        e = e + A[here + c - 2] + A[higher + c]
+        e *= e
+        g = f4(1) / (e * e)
+        weighted += g * pr[r]
+        weight += g
+    return weighted / weight
+
+
+@inline
+def _sizes(work, blend, energy, o, stride, before):
+    """Logarithms of what tells the size of the error, into `features`."""
+    E, x, features = work.errors, work.vectors[6], work.features
+    texture = f4(0)
+    for i in range(6):
+        texture += abs(x[i])
+    texture *= f4(1 / 6)
+    corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
+    spread = f4(0)
+    for r in range(PREDICTORS):
+        spread += abs(work.predictions[r] - blend)
+    spread *= f4(1 / PREDICTORS)
+    up2, up3 = o - 2 * stride, o - 3 * stride
+    wide = abs(E[o - 3]) + abs(E[o - stride - 2]) + abs(E[o - stride + 2]) + abs(E[o - stride + 3])
+    wide += abs(E[up2 - 2]) + abs(E[up2 - 1]) + abs(E[up2 + 1]) + abs(E[up2 + 2]) + abs(E[up3])
+    wide *= f4(1 / 9)
+    others = f4(0)
+    for plane in range(1, before + 1):
+        q = o + work.starts[plane]
+        others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
+    features[0], features[1], features[2], features[3] = (
+        f4(2),
+        f4(0.3) + energy,
+        f4(0.3) + texture,
+        f4(0.3) + others,
+    )
+    features[4], features[5] = f4(0.3) + f4(0.5) * (abs(E[o - 1]) + abs(E[o - stride])), f4(0.3) + corner
+    features[6], features[7] = f4(0.1) + spread, f4(0.3) + wide
+    features[8], features[9] = f4(1) + f4(4) * texture, f4(1) + f4(2) * others
+    store(features, 0, log2(load(features, 0)))
+
+
+@inline
+def _signs_of_errors(work, o, stride, before):
+    """Errors at the left, above, and here in the other planes, in nine classes each."""
+    E = work.errors
+    n2 = _signed(E[o + work.starts[1]]) if before > 0 else 4
+    n3 = _signed(E[o + work.starts[2]]) if before > 1 else 4
+    return _signed(E[o - 1]), _signed(E[o - stride]), n2, n3
+
+
+@inline
+def _contexts(work, size, base, blend, near, north_east, before):
+    """Where the tables of sizes, means and biases are looked up. near: see `_signs_of_errors`."""
+    features, x = work.features, work.vectors[6]
+    q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
+    q2 = min(ENERGIES - 1, max(0, int(f4(4) * features[8])))
+    q3 = min(ENERGIES - 1, max(0, int(f4(4) * features[9])))
+    signs = 0
+    for i in range(6):
+        if x[i] + base > blend:
+            signs |= 1 << i
+    n0, n1, n2, n3 = near
+    bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + north_east
+    return Contexts(
+        q1, q2, q3, q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3),
+        q1 * 16 + min(15, q2 >> 1), signs * 32 + min(31, q1), bj, signs,
+    )  # fmt: skip
+
+
+@inline
+def _distributions(work, learned, o, stride, blend, b0, b1, mu, at):
+    """Means and widths of the experts. b0, b1: biases; mu: the mean without them."""
+    X, pr, means = work.pixels, work.predictions, work.means
+    size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+    means[0] = means[1] = mu
+    for r in range(PREDICTORS):
+        means[2 + r] = pr[r]
+    means[PREDICTORS + 2], means[PREDICTORS + 3] = blend + b0, blend + b1
+    west, north, west_north = X[o - 1], X[o - stride], X[o - stride - 1]
+    low, high = min(west, north), max(west, north)
+    means[PREDICTORS + 4] = min(max(west + north - west_north, low), high)
+    means[PREDICTORS + 5] = f4(0.5) * (pr[GLOBAL] + pr[GLOBAL + 1])
+    means[PREDICTORS + 6] = f4(0.5) * (blend + pr[2])
+    own = load(learned.apart, at.apart * LANES)
+    store(work.widths, 0, most(own / splat(learned.apart[at.apart * LANES + LANES - 1]), splat(f4(0.02))))
+    work.widths[0] = max(f4(0.02), size0[at.size0, 0] / size0[at.size0, 1])
+    both = size1[at.size1, 0] / size1[at.size1, 1] + size2[at.size2, 0] / size2[at.size2, 1]
+    work.widths[1] = max(f4(0.02), f4(0.5) * both)
+
+
+@inline
+def _counters(work, o, stride, mu, near, at):
+    """Contexts of the counters, into `places`."""
+    X, pr, ci = work.pixels, work.predictions, work.places
+    n0, n1, n2, n3 = near
+    few = at.energy >> 2
+    ci[0] = at.energy * 4 + min(3, int((mu - np.floor(mu)) * f4(4)))
+    ci[1] = at.signs * 10 + few
+    ci[2] = (n0 * 9 + n1) * 10 + few
+    ci[3] = (n2 * 9 + n3) * 10 + few
+    ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
+    ci[5] = (_signed(X[o - 1] - mu) * 9 + _signed(X[o - stride] - mu)) * 10 + few
+    ci[6] = ((int(mu) >> 2) & 63) * 10 + few
+    ci[7] = min(31, max(0, int((work.features[6] + f4(3.4)) * f4(3.5)))) * 32 + min(31, at.energy)
+    for i in range(COUNTERS):
+        ci[i] *= NODES
+
+
+@inline
+def _decision(quick, work, learned, sets, node, odds, bit, decoding):
+    """Code a decision by the experts' odds (base 2) and the counters; learn from it; return it."""
+    wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
+    chances, counts, ci, counters = work.chances, work.counts, work.places, work.counters
+    vs = most(least(odds * load(work.used[0], 0), splat(f4(12))), splat(f4(-12)))
+    if len(quick) == 0:
+        for i in range(COUNTERS):
+            chances[i] = counters[i, ci[i] + node, 0]
+            counts[i] = counters[i, ci[i] + node, 1]
+        chance, count = load(chances, 0), load(counts, 0)
+        vt = (log2(chance) - log2(splat(f4(1)) - chance)) * load(work.used[1], 0)
+    i1, i2, i3 = (sets[0] + node) * 2 * LANES, (sets[1] + node) * 2 * LANES, (sets[2] + node) * 2 * LANES
+    va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
+    weighed = (va + vb + vc) * vs
+    if len(quick) == 0:
+        da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
+        weighed = weighed + (da + db + dc) * vt
+    p = f4(1) / (f4(1) + _power(min(max(total(weighed), f4(-12)), f4(12)) * f4(-LOG2E)))
+    bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
+    step = splat((f4(bit) - p) * work.numbers[5])
+    store(wa, i1, va + step * vs)
+    store(wb, i2, vb + step * vs)
+    store(wc, i3, vc + step * vs)
+    if len(quick) == 0:
+        store(wa, i1 + LANES, da + step * vt)
+        store(wb, i2 + LANES, db + step * vt)
+        store(wc, i3 + LANES, dc + step * vt)
+        goal = splat(f4(0.9999) if bit else f4(0.0001))
+        store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
+        store(counts, 0, least(count + splat(f4(1)), splat(work.numbers[6])))
+        for i in range(COUNTERS):
+            counters[i, ci[i] + node, 0] = chances[i]
+            counters[i, ci[i] + node, 1] = counts[i]
+    return bit
+
+
+@inline
+def _value(quick, work, learned, value, mu, sets, decoding):
+    """Code a value by decisions: above the mean or not; further than steps that grow; where within the last step.
+
+    Those whose outcome is sure, by the plane's lowest and highest value, are left out.
+    """
+    lowest, highest = work.numbers[0], work.numbers[1]
+    tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
+    centre, narrow = load(work.means, 0), splat(f4(LOG2E / 0.72)) / load(work.widths, 0)
+    floor = np.floor(mu)
+    unit = max(1, int(work.widths[0] + f4(0.25)))
+    up = value > floor
+    d = int(value - floor) - 1 if up else int(floor - value)
+    most_far, begin, end = 0, 0, unit
+    steps_out, level, stage, side = 0, 0, 0, 0
+    above, below = ones, nothing
+    while True:
+        if stage == 0:
+            edge, node = 0, 0
+            certain = floor >= highest
+            bit = 1 if up else 0
+            z = centre - splat(floor + f4(0.5))
+        else:
+            if stage == 1:
+                edge = end
+                node = 1 + side * 12 + min(steps_out, 11)
+            else:
+                edge = (begin + end) >> 1
+                node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
+            certain = edge > most_far
+            bit = 1 if d >= edge else 0
+            z = centre - splat(floor + f4(0.5) + f4(edge)) if side == 1 else splat(floor + f4(0.5) - f4(edge)) - centre
+        z = most(least(z * narrow, splat(f4(24))), splat(f4(-24)))
+        here = ones / (ones + exp2(nothing - z))
+        if certain:
+            bit = 0
+        else:
+            odds = log2(most(here - below, tiny)) - log2(most(above - here, tiny))
+            bit = _decision(quick, work, learned, sets, node, odds, bit, decoding)
+        if stage == 0:
+            side = bit
+            most_far = int(highest - floor) - 1 if side else int(floor - lowest)
+            above = here if side == 1 else ones - here
+            stage = 1
+            continue
+        if bit:
+            above = here
+            begin = edge
+        else:
+            below = here
+            end = edge
+        if stage == 1:
+            if bit:
+                steps_out += 1
+                if steps_out >= 4:
+                    unit *= 2
+                end = begin + unit
+                continue
+            stage = 2
+        else:
+            level += 1
+        if end - begin <= 1:
+            break
+    return floor + f4(1 + begin) if side else floor - f4(begin)
+
+
+@inline
+def _sizes_learn(work, learned, value, mu, blend, size, at):
+    """Tables of sizes and biases, and the regression for the size, after a value."""
+    size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+    bias0, bias1 = learned.bias[0], learned.bias[1]
+    size_now = abs(value - mu)
+    step = _log2(f4(0.25) + size_now, work.log) - size + f4(0.45)
+    step = splat(min(max(step, f4(-3)), f4(3)))
+    weights = load(learned.scale, 0) + step * load(work.rates, 0) * load(work.features, 0)
+    store(learned.scale, 0, most(least(weights, splat(f4(8))), splat(f4(-8))))
+    _counted(size0, at.size0, size_now, f4(256))
+    _counted(size1, at.size1, size_now, f4(256))
+    _counted(size2, at.size2, size_now, f4(256))
+    errors = load(work.means, 0) - splat(value)
+    own = load(learned.apart, at.apart * LANES) + most(errors, splat(f4(0)) - errors)
+    number = learned.apart[at.apart * LANES + LANES - 1] + f4(1)
+    if number > f4(256):
+        own = (own * splat(f4(0.5)) + splat(f4(16))) - splat(f4(16))
+        number *= f4(0.5)
+    store(learned.apart, at.apart * LANES, own)
+    learned.apart[at.apart * LANES + LANES - 1] = number
+    _counted(bias0, at.bias0, (value - blend) * f4(0.6), f4(64))
+    _counted(bias1, at.bias1, (value - blend) * f4(0.8), f4(64))
+
+
+@inline
+def _predictors_learn(parts, work, value, base, class1, class2, energy, column):
+    """The predictors, after a value: the two of classes at every second pixel in turn, or both at all."""
+    x, pr = work.vectors[6], work.predictions
+    keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
+    if int(work.numbers[8]) == 0:
+        follow(parts, work, 0, x, value - pr[0], keep0)
+        follow(parts, work, class1, x, value - pr[1], keep1)
+        follow(parts, work, class2, x, value - pr[2], keep2)
+    else:
+        every, block = work.numbers[15] > f4(0), column // BLOCK
+        noise = (f4(0.5) + energy) * (f4(0.5) + energy)
+        for el in range(LOCAL):
+            add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
+        if column % BLOCK == BLOCK - 1:
+            for el in range(LOCAL):
+                faded(parts, work.left[el], f4(1))
+        learn(parts, work, 0, x, value - pr[0], noise, keep0)
+        if every or column & 1 == 1:
+            learn(parts, work, class1, x, value - pr[1], noise, keep1)
+        if every or column & 1 == 0:
+            learn(parts, work, class2, x, value - pr[2], noise, keep2)
+
+
 @jit
 def loop(parts, quick, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows of a plane.
@@ -165,305 +538,38 @@ def loop(parts, quick, work, learned, before, first, last, width, stride, decodi
     parts: tuple of n / 8 numbers. quick: tuple, empty if counters take part. before: planes that are coded already.
     origin: where the plane begins in the arrays.
     """
-    n = 8 * len(parts)
     X, E = work.pixels, work.errors
-    x = work.vectors[6]
-    w0 = work.vectors[7]
-    lowest, highest = work.numbers[0], work.numbers[1]
-    keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
-    rate, limit, ridge, steps = work.numbers[5], work.numbers[6], work.numbers[7], int(work.numbers[8])
-    every = work.numbers[15] > f4(0)
-    features, rates = work.features, load(work.rates, 0)
-    log, means, widths, chances, counts = work.log, work.means, work.widths, work.chances, work.counts
-    pr, ci, counters = work.predictions, work.places, work.counters
-    wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
-    size0, size1, size2 = learned.sizes[0], learned.sizes[1], learned.sizes[2]
+    lowest, highest, steps = work.numbers[0], work.numbers[1], int(work.numbers[8])
     bias0, bias1 = learned.bias[0], learned.bias[1]
-    experts_used, counters_used = load(work.used[0], 0), load(work.used[1], 0)
-    tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
-    bounds = splat(f4(12)), splat(f4(-12))
-    per_width = splat(f4(LOG2E / 0.72))
-    blocks = (width + BLOCK - 1) // BLOCK
-    one = work.starts[1]
-    two = work.starts[2]
     for y in range(first, last):
-        row = origin + (y + PAD) * stride + PAD
-        for q in range(1, PAD + 1):
-            X[row - q] = X[row - stride]
-            E[row - q] = E[row - stride]
-        for q in range(PAD):
-            X[row - stride + width + q] = X[row - stride + width - 1]
-            E[row - stride + width + q] = E[row - stride + width - 1]
-        r0, r1, r2 = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD, (y + 1) % 3 * stride + PAD
-        for r in range(PREDICTORS):
-            A = work.apart[r]
-            for q in range(1, PAD + 1):
-                A[r0 - q] = A[r1]
-            for q in range(PAD):
-                A[r1 + width + q] = A[r1 + width - 1]
-        for el in range(LOCAL if steps > 0 else 0):
-            sideways(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
-            for q in range(blocks):
-                faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
-            work.left[el, :] = f4(0)
+        row, now = origin + (y + PAD) * stride + PAD, y % 3 * stride + PAD
+        _edges(work, row, y, width, stride)
+        if steps > 0:
+            _faded_rows(parts, work, (width + BLOCK - 1) // BLOCK)
         for column in range(width):
             o = row + column
-            base = f4(0.5) * (X[o - 1] + X[o - stride])
-            base1, base2 = f4(0), f4(0)
-            if before > 0:
-                base1 = f4(0.5) * (X[o + one - 1] + X[o + one - stride])
-            if before > 1:
-                base2 = f4(0.5) * (X[o + two - 1] + X[o + two - stride])
-            for i in range(n):
-                b = work.base[i]
-                x[i] = X[o + work.offsets[i]] - (base if b == 0 else (base1 if b == 1 else base2))
-            # classes
-            dh = abs(x[0] - x[4]) + abs(x[1] - x[2]) + abs(x[3] - x[1])
-            dv = abs(x[0] - x[2]) + abs(x[1] - x[5]) + abs(x[3] - x[7])
-            direction = 1 if dh > f4(1.6) * dv else (2 if dv > f4(1.6) * dh else 0)
-            class1 = 1 + direction * 8 + min(7, int(f4(1.3) * _log2(f4(1) + dh + dv, log)))
-            signs = 0
-            for i in range(6):
-                if x[i] > f4(0):
-                    signs |= 1 << i
-            class2 = 25 + signs
-            # predictions
-            eW, eN, eNW = abs(E[o - 1]), abs(E[o - stride]), abs(E[o - stride - 1])
-            eNE, eWW, eNN = abs(E[o - stride + 1]), abs(E[o - 2]), abs(E[o - 2 * stride])
-            energy = (f4(2) * (eW + eN) + eNW + eNE + f4(0.5) * (eWW + eNN)) * f4(1 / 7)
-            for b in range(0, n, 8):
-                store(w0, b, load8(work.global_weights, b))
-            pr[0] = base + dot(parts, work.global_weights, 0, x)
-            pr[1] = base + dot(parts, work.global_weights, class1 * n, x)
-            pr[2] = base + dot(parts, work.global_weights, class2 * n, x)
-            block = column // BLOCK
-            if steps == 0:
-                pr[GLOBAL] = base + f4(0.25) * (x[3] - x[2])
-                pr[GLOBAL + 1] = f4(0.5) * (pr[0] + pr[1])
-            else:
-                for el in range(LOCAL):
-                    solve(
-                        parts, work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0,
-                        ridge, steps, work.vectors,
-                    )  # fmt: skip
-                    pr[GLOBAL + el] = base + dot(parts, work.local_weights, el * n, x)
-            weighted, weight = f4(0), f4(0)
-            for r in range(PREDICTORS):
-                pr[r] = min(max(pr[r], lowest), highest)
-                A = work.apart[r]
-                c = column
-                e = f4(0.01) + A[r0 + c - 1] + A[r1 + c] + A[r1 + c - 1] + A[r1 + c + 1] + A[r0 + c - 2] + A[r2 + c]
-                e *= e
-                g = f4(1) / (e * e)
-                weighted += g * pr[r]
-                weight += g
-            blend = weighted / weight
-            # features of the size of the error, and contexts
-            texture = f4(0)
-            for i in range(6):
-                texture += abs(x[i])
-            texture *= f4(1 / 6)
-            corner = abs(x[0] - x[2]) + abs(x[1] - x[2])
-            spread = f4(0)
-            for r in range(PREDICTORS):
-                spread += abs(pr[r] - blend)
-            spread *= f4(1 / PREDICTORS)
-            up2, up3 = o - 2 * stride, o - 3 * stride
-            wide = abs(E[o - 3]) + abs(E[o - stride - 2]) + abs(E[o - stride + 2]) + abs(E[o - stride + 3])
-            wide += abs(E[up2 - 2]) + abs(E[up2 - 1]) + abs(E[up2 + 1]) + abs(E[up2 + 2]) + abs(E[up3])
-            wide *= f4(1 / 9)
-            others, o1, o2 = f4(0), f4(0), f4(0)
-            if before > 0:
-                q = o + one
-                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
-                o1 = E[q]
-            if before > 1:
-                q = o + two
-                others += abs(E[q]) * f4(2) + f4(0.5) * (abs(E[q + 1]) + abs(E[q + stride]))
-                o2 = E[q]
-            features[0], features[1], features[2], features[3] = (
-                f4(2),
-                f4(0.3) + energy,
-                f4(0.3) + texture,
-                f4(0.3) + others,
-            )
-            features[4], features[5] = f4(0.3) + f4(0.5) * (eW + eN), f4(0.3) + corner
-            features[6], features[7] = f4(0.1) + spread, f4(0.3) + wide
-            features[8], features[9] = f4(1) + f4(4) * texture, f4(1) + f4(2) * others
-            logs = log2(load(features, 0))
-            store(features, 0, logs)
-            weights = load(learned.scale, 0)
-            size = min(max(total(weights * logs), f4(-4)), f4(8))
-            q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
-            q2 = min(ENERGIES - 1, max(0, int(f4(4) * features[8])))
-            q3 = min(ENERGIES - 1, max(0, int(f4(4) * features[9])))
-            signs = 0
-            for i in range(6):
-                if x[i] + base > blend:
-                    signs |= 1 << i
-            bi = signs * 32 + min(31, q1)
-            n0, n1, n2, n3 = _signed(E[o - 1]), _signed(E[o - stride]), _signed(o1), _signed(o2)
-            bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + _signed(E[o - stride + 1])
-            b0, b1 = bias0[bi, 0] / bias0[bi, 1], bias1[bj, 0] / bias1[bj, 1]
+            base = _neighbours(parts, work, o, stride, before)
+            direction, class1, class2 = _classes(work.vectors[6], work.log)
+            energy = _energy(E, o, stride)
+            _predict(parts, work, base, class1, class2, column // BLOCK)
+            blend = _blended(work, y, column, stride)
+            _sizes(work, blend, energy, o, stride, before)
+            size = min(max(total(load(learned.scale, 0) * load(work.features, 0)), f4(-4)), f4(8))
+            near = _signs_of_errors(work, o, stride, before)
+            at = _contexts(work, size, base, blend, near, _signed(E[o - stride + 1]), before)
+            b0, b1 = bias0[at.bias0, 0] / bias0[at.bias0, 1], bias1[at.bias1, 0] / bias1[at.bias1, 1]
             mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
-            k1, k2, k3 = q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3)
-            # the mixture
-            s1 = max(f4(0.02), size0[k1, 0] / size0[k1, 1])
-            means[0] = mu
-            means[1] = mu
-            s2 = max(f4(0.02), f4(0.5) * (size1[k2, 0] / size1[k2, 1] + size2[k3, 0] / size2[k3, 1]))
-            for r in range(PREDICTORS):
-                means[2 + r] = pr[r]
-            means[PREDICTORS + 2], means[PREDICTORS + 3] = blend + b0, blend + b1
-            west, north, west_north = X[o - 1], X[o - stride], X[o - stride - 1]
-            low, high = min(west, north), max(west, north)
-            means[PREDICTORS + 4] = min(max(west + north - west_north, low), high)
-            means[PREDICTORS + 5] = f4(0.5) * (pr[GLOBAL] + pr[GLOBAL + 1])
-            means[PREDICTORS + 6] = f4(0.5) * (blend + pr[2])
-            kr = q1 * 16 + min(15, q2 >> 1)
-            own = load(learned.apart, kr * LANES)
-            store(widths, 0, most(own / splat(learned.apart[kr * LANES + LANES - 1]), splat(f4(0.02))))
-            widths[0], widths[1] = s1, s2
-            centre, narrow = load(means, 0), per_width / load(widths, 0)
-            floor = np.floor(mu)
-            few = q1 >> 2
-            ci[0] = q1 * 4 + min(3, int((mu - floor) * f4(4)))
-            ci[1] = signs * 10 + few
-            ci[2] = (n0 * 9 + n1) * 10 + few
-            ci[3] = (n2 * 9 + n3) * 10 + few
-            ci[4] = (_signed(f4(2) * (pr[0] - mu)) * 9 + _signed(f4(2) * (pr[PREDICTORS - 1] - mu))) * 10 + few
-            ci[5] = (_signed(west - mu) * 9 + _signed(north - mu)) * 10 + few
-            ci[6] = ((int(mu) >> 2) & 63) * 10 + few
-            ci[7] = min(31, max(0, int((features[6] + f4(3.4)) * f4(3.5)))) * 32 + min(31, q1)
-            for i in range(COUNTERS):
-                ci[i] *= NODES
-            set1 = min(SETS - 1, q1) * NODES
-            set2 = min(SETS - 1, (q3 if before > 0 else q2) >> 1) * NODES
-            set3 = ((signs & 7) * 3 + direction) * NODES
-            # decisions
-            unit = max(1, int(s1 + f4(0.25)))
-            value = X[o]
-            up = value > floor
-            d = int(value - floor) - 1 if up else int(floor - value)
-            most_far, begin, end = 0, 0, unit
-            steps_out, level, stage, side = 0, 0, 0, 0
-            above, below = ones, nothing
-            while True:
-                if stage == 0:
-                    edge, node = 0, 0
-                    certain = floor >= highest
-                    bit = 1 if up else 0
-                    z = centre - splat(floor + f4(0.5))
-                else:
-                    if stage == 1:
-                        edge = end
-                        node = 1 + side * 12 + min(steps_out, 11)
-                    else:
-                        edge = (begin + end) >> 1
-                        node = 25 + side * 16 + min(steps_out, 1) * 8 + min(level, 7)
-                    certain = edge > most_far
-                    bit = 1 if d >= edge else 0
-                    if side == 1:
-                        z = centre - splat(floor + f4(0.5) + f4(edge))
-                    else:
-                        z = splat(floor + f4(0.5) - f4(edge)) - centre
-                z = most(least(z * narrow, splat(f4(24))), splat(f4(-24)))
-                here = ones / (ones + exp2(nothing - z))
-                if certain:
-                    bit = 0
-                else:
-                    odds = (log2(most(here - below, tiny)) - log2(most(above - here, tiny))) * experts_used
-                    vs = most(least(odds, bounds[0]), bounds[1])
-                    if len(quick) == 0:
-                        for i in range(COUNTERS):
-                            chances[i] = counters[i, ci[i] + node, 0]
-                            counts[i] = counters[i, ci[i] + node, 1]
-                        chance, count = load(chances, 0), load(counts, 0)
-                        vt = (log2(chance) - log2(ones - chance)) * counters_used
-                    i1, i2, i3 = (set1 + node) * 2 * LANES, (set2 + node) * 2 * LANES, (set3 + node) * 2 * LANES
-                    va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
-                    weighed = (va + vb + vc) * vs
-                    if len(quick) == 0:
-                        da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
-                        weighed = weighed + (da + db + dc) * vt
-                    mixed = total(weighed)
-                    p = f4(1) / (f4(1) + _power(min(max(mixed, f4(-12)), f4(12)) * f4(-LOG2E)))
-                    bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
-                    step = splat((f4(bit) - p) * rate)
-                    store(wa, i1, va + step * vs)
-                    store(wb, i2, vb + step * vs)
-                    store(wc, i3, vc + step * vs)
-                    if len(quick) == 0:
-                        store(wa, i1 + LANES, da + step * vt)
-                        store(wb, i2 + LANES, db + step * vt)
-                        store(wc, i3 + LANES, dc + step * vt)
-                        goal = splat(f4(0.9999) if bit else f4(0.0001))
-                        store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
-                        store(counts, 0, least(count + ones, splat(limit)))
-                        for i in range(COUNTERS):
-                            counters[i, ci[i] + node, 0] = chances[i]
-                            counters[i, ci[i] + node, 1] = counts[i]
-                if stage == 0:
-                    side = bit
-                    most_far = int(highest - floor) - 1 if side else int(floor - lowest)
-                    above = here if side == 1 else ones - here
-                    stage = 1
-                    continue
-                if bit:
-                    above = here
-                    begin = edge
-                else:
-                    below = here
-                    end = edge
-                if stage == 1:
-                    if bit:
-                        steps_out += 1
-                        if steps_out >= 4:
-                            unit *= 2
-                        end = begin + unit
-                        continue
-                    stage = 2
-                else:
-                    level += 1
-                if end - begin <= 1:
-                    break
-            value = floor + f4(1 + begin) if side else floor - f4(begin)
+            _distributions(work, learned, o, stride, blend, b0, b1, mu, at)
+            _counters(work, o, stride, mu, near, at)
+            sets = (
+                min(SETS - 1, at.energy) * NODES,
+                min(SETS - 1, (at.others if before > 0 else at.texture) >> 1) * NODES,
+                ((at.signs & 7) * 3 + direction) * NODES,
+            )
+            value = _value(quick, work, learned, X[o], mu, sets, decoding)
             X[o] = value
-            # what is learned from it
             E[o] = value - mu
-            size_now = abs(value - mu)
-            step = _log2(f4(0.25) + size_now, log) - size + f4(0.45)
-            step = splat(min(max(step, f4(-3)), f4(3)))
-            weights = most(least(weights + step * rates * logs, splat(f4(8))), splat(f4(-8)))
-            store(learned.scale, 0, weights)
-            _counted(size0, k1, size_now, f4(256))
-            _counted(size1, k2, size_now, f4(256))
-            _counted(size2, k3, size_now, f4(256))
             for r in range(PREDICTORS):
-                work.apart[r, r0 + column] = abs(value - pr[r])
-            errors = centre - splat(value)
-            own = own + most(errors, nothing - errors)
-            number = learned.apart[kr * LANES + LANES - 1] + f4(1)
-            if number > f4(256):
-                own = (own * splat(f4(0.5)) + splat(f4(16))) - splat(f4(16))
-                number *= f4(0.5)
-            store(learned.apart, kr * LANES, own)
-            learned.apart[kr * LANES + LANES - 1] = number
-            _counted(bias0, bi, (value - blend) * f4(0.6), f4(64))
-            _counted(bias1, bj, (value - blend) * f4(0.8), f4(64))
-            if steps == 0:
-                follow(parts, work, 0, x, value - pr[0], keep0)
-                follow(parts, work, class1, x, value - pr[1], keep1)
-                follow(parts, work, class2, x, value - pr[2], keep2)
-                continue
-            noise = (f4(0.5) + energy) * (f4(0.5) + energy)
-            for el in range(LOCAL):
-                add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
-            if column % BLOCK == BLOCK - 1:
-                for el in range(LOCAL):
-                    faded(parts, work.left[el], f4(1))
-            learn(parts, work, 0, x, value - pr[0], noise, keep0)
-            if every or column & 1 == 1:
-                learn(parts, work, class1, x, value - pr[1], noise, keep1)
-            if every or column & 1 == 0:
-                learn(parts, work, class2, x, value - pr[2], noise, keep2)
+                work.apart[r, now + column] = abs(value - work.predictions[r])
+            _sizes_learn(work, learned, value, mu, blend, size, at)
+            _predictors_learn(parts, work, value, base, class1, class2, energy, column)
