@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.coding.compiled import jit
 from toolkit.data.text import Tokens
 from toolkit.heads.vectors import Vectors
 from toolkit.model import Model
@@ -40,10 +42,13 @@ class Posterior(nn.Module):
         self.precision.copy_(self.prior + pairs[:, None] * CURVATURE / temperature)
         self.seen.copy_(0.1 * pairs[:, None])
 
-    def draw(self, rows: Tensor, index: Tensor) -> Tensor:
-        """Samples float32 [n, d] of rows[index], each with noise of its own."""
-        mean, sigma = self.mean[rows], self.precision[rows].rsqrt()
-        return torch.addcmul(mean[index], sigma[index], torch.randn(len(index), mean.shape[1], device=mean.device))
+    def draw(self, rows: Tensor) -> Tensor:
+        """Samples float32 [n, d] of int64 [n] rows, each with noise of its own."""
+        noise = torch.randn(len(rows), self.mean.shape[1], device=rows.device)
+        if rows.device.type != "cpu":
+            return torch.addcmul(self.mean[rows], self.precision[rows].rsqrt(), noise)
+        _add_noise(self.mean.data.numpy(), self.precision.numpy(), rows.numpy(), noise.numpy())
+        return noise
 
     def update(
         self, rows: Tensor, gradient: Tensor, curvature: Tensor, pairs: Tensor, weight: Tensor, epoch: Tensor,
@@ -187,10 +192,8 @@ class WordEmbeddings(Model):
         near = (same & (distance <= reach) & (distance > 0)).float()
         word = word.clamp(min=0)  # of padding, which has no pairs
         negative = self.table[torch.randint(TABLE, (blocks, net.shared), device=word.device)]
-        u_rows, u_index = torch.unique(word, return_inverse=True)
-        v_rows, v_index = torch.unique(torch.cat([word, negative.flatten()]), return_inverse=True)
-        u = net.words.draw(u_rows, u_index)
-        v = net.contexts.draw(v_rows, v_index)
+        drawn_rows = torch.cat([word, negative.flatten()])
+        u, v = net.words.draw(word), net.contexts.draw(drawn_rows)
         d = u.shape[1]
         context = F.pad(v[: len(word)], (0, 0, window, window)).unfold(0, block + 2 * window, block).transpose(1, 2)
         loss, *derivatives = net(u.view(blocks, block, d), context, v[len(word) :].view(blocks, -1, d), near)
@@ -198,23 +201,28 @@ class WordEmbeddings(Model):
         if rate is not None:
             gradient, curvature, *of_both = derivatives
             centre = pairs.view(-1, 1)
-            self._update(
-                net.words, u_rows, u_index, gradient.reshape(-1, d), curvature.reshape(-1, d), centre, centre, rate
-            )
+            self._update(net.words, word, gradient.reshape(-1, d), curvature.reshape(-1, d), centre, centre, rate)
             gradient, curvature = (_fold(x, block, window) for x in of_both)
             drawn = (pairs.sum(1, keepdim=True) * (net.negatives / net.shared)).expand(-1, net.shared).reshape(-1, 1)
             zeros = torch.zeros_like(drawn)
-            self._update(
-                net.contexts, v_rows, v_index, gradient, curvature, torch.cat([centre, zeros]),
-                torch.cat([centre, drawn]), rate,
-            )  # fmt: skip
+            centre, drawn = torch.cat([centre, zeros]), torch.cat([centre, drawn])
+            self._update(net.contexts, drawn_rows, gradient, curvature, centre, drawn, rate)
         return loss, pairs.sum()
 
     def _update(
-        self, posterior: Posterior, rows: Tensor, index: Tensor, gradient: Tensor, curvature: Tensor, pairs: Tensor,
-        weight: Tensor, rate: float,
+        self, posterior: Posterior, places: Tensor, gradient: Tensor, curvature: Tensor, pairs: Tensor, weight: Tensor,
+        rate: float,
     ) -> None:  # fmt: skip
-        """Add up what belongs to the same row, and update these rows."""
+        """Add up what belongs to the same row, of int64 [n] places, and update these rows."""
+        if places.device.type == "cpu":
+            _update_rows(
+                posterior.mean.data.numpy(), posterior.precision.numpy(), posterior.seen[:, 0].numpy(),
+                *(x.numpy() for x in places.sort()), gradient.numpy(), curvature.numpy(), pairs[:, 0].numpy(),
+                weight[:, 0].numpy(), self.net.pairs.numpy(), np.float32(posterior.prior), np.float32(self.temperature),
+                np.float32(rate), np.empty((2, gradient.shape[1]), np.float32),
+            )  # fmt: skip
+            return
+        rows, index = torch.unique(places, return_inverse=True)
         g, c, p, w = (
             x.new_zeros(len(rows), x.shape[1]).index_add_(0, index, x) for x in (gradient, curvature, pairs, weight)
         )
@@ -228,6 +236,50 @@ class WordEmbeddings(Model):
     def posterior(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the words' vectors, float32 [words, d], on the host."""
         return self.net.words.mean.detach().cpu(), self.net.words.precision.rsqrt().cpu()
+
+
+@jit
+def _add_noise(mean: Any, precision: Any, rows: Any, noise: Any) -> None:
+    """Samples in the place of noise, float32 [n, d]: `Posterior.draw` on a CPU."""
+    for i in range(len(rows)):
+        row = rows[i]
+        for j in range(noise.shape[1]):
+            noise[i, j] = mean[row, j] + noise[i, j] / np.sqrt(precision[row, j])
+
+
+@jit
+def _update_rows(
+    mean: Any, precision: Any, seen: Any, rows: Any, order: Any, gradient: Any, curvature: Any, pairs: Any, weight: Any,
+    epoch: Any, prior: Any, temperature: Any, rate: Any, sums: Any,
+) -> None:  # fmt: skip
+    """`Posterior.update` on a CPU, of what belongs to the same row, added up.
+
+    rows: int64 [n], in order; order: int64 [n], the places of the other arrays that are theirs; sums: float32 [2, d].
+    """
+    i, d, zero, one = 0, mean.shape[1], np.float32(0), np.float32(1)
+    while i < len(rows):
+        row = rows[i]
+        sums[:] = zero
+        p, w = zero, zero
+        while i < len(rows) and rows[i] == row:
+            at = order[i]
+            for j in range(d):
+                sums[0, j] += gradient[at, j]
+                sums[1, j] += curvature[at, j]
+            p += pairs[at]
+            w += weight[at]
+            i += 1
+        whole = max(epoch[row], one)
+        share = p / whole
+        step = rate / (one + rate * np.float32(STABLE) * w)
+        memory = seen[row] * np.exp(-share) + p
+        seen[row] = memory
+        memory = max(memory, np.float32(1e-6))
+        for j in range(d):
+            m, old = mean[row, j], (precision[row, j] - prior) / whole
+            mean[row, j] = m - step * (sums[0, j] + temperature * share * prior * m)
+            old += (sums[1, j] / temperature - p * old) / memory
+            precision[row, j] = prior + whole * max(old, zero)
 
 
 def _fold(x: Tensor, block: int, window: int) -> Tensor:

@@ -90,7 +90,7 @@ def main() -> None:
         )  # fmt: skip
 
     show("float32", table, 4 * rows * d)
-    for metric, lambdas in ("frequency", (0.003, 0.02, 0.06, 0.2, 0.5, 1.5)), ("cosine", (0.02, 0.08)):
+    for metric, lambdas in ("frequency", (0.03, 0.06, 0.13, 0.25, 0.5)), ("cosine", (0.1, 0.4)):
         for lam in lambdas:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "t.tkc"

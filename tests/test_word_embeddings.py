@@ -123,6 +123,34 @@ def test_the_precision_becomes_the_prior_plus_the_curvature_of_an_epoch() -> Non
     assert float(posterior.precision[1, 0]) == pytest.approx(4 + 50 * 0.005 / 0.5)
 
 
+def test_the_loop_of_a_cpu_updates_rows_as_the_tensor_program_does() -> None:
+    torch.manual_seed(0)
+    module = WordEmbeddings((50,), 12, 2, 3, 4, 8, 8, 0.7, 0.1, 0.05, 1)
+    module.net.pairs.copy_(torch.rand(50) * 100)
+    first, second = Posterior(50, 12, 0.7, 1.0), Posterior(50, 12, 0.7, 1.0)
+    first.precision.uniform_(2, 9)
+    first.seen.uniform_(0, 9)
+    second.load_state_dict(first.state_dict())
+    places = torch.randint(0, 40, (300,))
+    gradient, curvature = torch.randn(300, 12), torch.rand(300, 12) - 0.2
+    pairs, weight = torch.rand(300, 1), 1 + torch.rand(300, 1)
+    module._update(first, places, gradient, curvature, pairs, weight, 0.05)
+    rows, index = torch.unique(places, return_inverse=True)
+    sums = [x.new_zeros(len(rows), x.shape[1]).index_add(0, index, x) for x in (gradient, curvature, pairs, weight)]
+    second.update(rows, *sums, module.net.pairs[rows, None].clamp(min=1), 0.1, 0.05)
+    for name, x in first.state_dict().items():
+        torch.testing.assert_close(x, second.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_samples_have_the_mean_and_spread_of_their_rows() -> None:
+    torch.manual_seed(0)
+    posterior = Posterior(3, 2, 1.0, 1.0)
+    posterior.precision.copy_(torch.tensor([[1.0, 4.0], [100.0, 1.0], [1.0, 1.0]]))
+    drawn = posterior.draw(torch.tensor([0, 1]).repeat(20_000)).view(-1, 2, 2)
+    torch.testing.assert_close(drawn.mean(0), posterior.mean[:2].data, atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.std(0), posterior.precision[:2].rsqrt(), atol=0, rtol=0.03)
+
+
 def test_the_kl_divergence_is_that_of_gaussians() -> None:
     posterior = Posterior(4, 3, prior_std=0.7, init=1.0)
     posterior.precision.uniform_(1, 9)

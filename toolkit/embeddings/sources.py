@@ -80,7 +80,7 @@ def sigma_of(found: Vectors, metric: str | None = None) -> Tensor:
         raise ValueError(f"expected metric= to be one of {', '.join(METRICS)}, got {metric!r}")
     rows = torch.arange(len(found.words))
     if metric == "cosine":
-        lengths = found.vectors.double().norm(dim=1)
+        lengths = found.vectors.double().square().mean(1).sqrt()  # a coordinate's share
         sigma = lengths.clamp(min=max(1e-3 * float(lengths.mean()), 1e-12))
     else:
         counts = (found.counts if found.counts is not None else 1 / (rows + 2.7)).double()
