@@ -88,6 +88,22 @@ def test_a_tiff_file_is_read_as_it_is_stored(
     assert np.array_equal(read_image(tmp_path / "a.tif", every=True), values.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("keep", ["all", "color"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_file_is_turned_once_and_how_it_is_stored_is_not_kept(bits: int, keep: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << bits, (9, 7, 3), f"uint{bits}")
+    tags: Any = [(0x0112, "H", 1, 6, True), (0x010F, "s", 0, "Maker", True)]  # turned; who made the camera
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", rowsperstrip=1, extratags=tags)
+    item, about, _ = describe(tmp_path / "a.tif", "a.tif", keep, every=True)
+    found = read_image(tmp_path / "a.tif", every=True)
+    assert item[2:] == (7, 9) and np.array_equal(found, np.rot90(values, -1).transpose(2, 0, 1))
+    write_image(tmp_path / "a.png", found, about)
+    with Image.open(tmp_path / "a.png") as image:
+        exif = image.getexif()
+        assert exif.get(0x0112, 1) == 1 and exif.get(0x010F) == ("Maker" if keep == "all" else None)
+        assert not {256, 258, 273, 279} & exif.keys()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_ppm_file_is_read_as_it_is_stored(channels: int, tmp_path: Path) -> None:
     values = noise(5, 7, channels)

@@ -181,6 +181,16 @@ def test_pictures_are_listed_with_what_is_known_of_each(
     assert listed[0]["metadata"] == ["ICC profile", "text"]
 
 
+def test_how_pictures_of_16_bits_were_coded_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = [[f"{i}.png", "L;16", 2, 2] for i in range(5)]
+    with Writer(tmp_path / "a.tkc", {"kind": "pictures", "items": items}) as writer:
+        for i in range(5):
+            writer.write(bytes([4 + i]) * 9, rows=1, rows_crc=0)
+    assert main([str(tmp_path / "a.tkc"), "--json"]) == 0
+    listed = [about["coded"] for about in json.loads(capsys.readouterr().out)["pictures"]]
+    assert listed == ["few values", "few colours", "effort 0", "effort 1", "effort 2"]
+
+
 @pytest.mark.parametrize(
     "items",
     [None, "many", [3], [[]], [["a", "L", 1]], [["a", "L", 0, 1]], [["a", "L", 1, True]], [["a", "\x1b", 1, 1]],

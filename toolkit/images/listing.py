@@ -8,7 +8,10 @@ from typing import Any
 
 from toolkit.container import Reader
 
-CODED = {0: "effort 0", 1: "effort 1", 2: "effort 2", 3: "few colours"}  # the first byte of a whole picture's payload
+CODED = {  # the first byte of a whole picture's payload; from 4 on of 16 bits
+    0: "effort 0", 1: "effort 1", 2: "effort 2", 3: "few colours", 4: "few values", 5: "few colours", 6: "effort 0",
+    7: "effort 1", 8: "effort 2",
+}  # fmt: skip
 TILE = 1024  # pixels a side of a tile of a lossy picture, which is a chunk
 METADATA = {
     "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "gamma": "gamma", "chromaticity": "chromaticities",

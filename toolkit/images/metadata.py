@@ -21,6 +21,12 @@ CHUNKS = {  # of PNG files, that are read
     b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"pHYs", b"eXIf", b"tEXt",
     b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT",
 }  # fmt: skip
+LAYOUT = {  # tags of TIFF files that say how their pixels are stored
+    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291, 292,
+    293, 297, 317, 320, 322, 323, 324, 325, 330, 332, 338, 339, 340, 341, 347, 512, 513, 514, 519, 520, 521, 529, 530,
+    531, 532,
+}  # fmt: skip
+APART = {700, 34675}  # tags of TIFF files that are kept by themselves: XMP, ICC profile
 SEGMENTS = (  # of JPEG files
     b"JFIF\0", b"JFXX\0", EXIF, b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe",
 )  # fmt: skip
@@ -91,6 +97,12 @@ def _others(image: Image.Image) -> list[str]:
 
 def _exif(image: Image.Image, keep: str) -> dict[str, Any]:
     exif = image.getexif()
+    if image.format == "TIFF":
+        stored, exif = exif.tobytes(), Image.Exif()  # a copy, as the image needs its own when it is read
+        exif.load(stored)
+        # Pillow turns these pictures when it reads them.
+        for tag in exif.keys() & (LAYOUT | APART | {ExifTags.Base.Orientation}):
+            del exif[tag]
     if keep == "color":
         turned = exif.get(ExifTags.Base.Orientation, 1)
         exif = Image.Exif()
