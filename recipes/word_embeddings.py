@@ -215,9 +215,10 @@ class WordEmbeddings(Model):
     ) -> None:  # fmt: skip
         """Add up what belongs to the same row, of int64 [n] places, and update these rows."""
         if places.device.type == "cpu":
+            ordered = places.sort(stable=True)
             _update_rows(
                 posterior.mean.data.numpy(), posterior.precision.numpy(), posterior.seen[:, 0].numpy(),
-                *(x.numpy() for x in places.sort()), gradient.numpy(), curvature.numpy(), pairs[:, 0].numpy(),
+                *(x.numpy() for x in ordered), gradient.numpy(), curvature.numpy(), pairs[:, 0].numpy(),
                 weight[:, 0].numpy(), self.net.pairs.numpy(), np.float32(posterior.prior), np.float32(self.temperature),
                 np.float32(rate), np.empty((2, gradient.shape[1]), np.float32),
             )  # fmt: skip
