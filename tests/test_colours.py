@@ -122,6 +122,12 @@ def test_what_is_no_picture_is_refused(picture: np.ndarray) -> None:
         colours.encode(picture)
 
 
+def test_a_narrow_picture_that_is_all_border_takes_no_memory() -> None:
+    for h, w in ((1 << 30, 1), (1 << 28, 4)):
+        with pytest.raises(ValueError, match=f"expected at most .* got .* of {w} x {h}; cut the picture"):
+            colours.decode(b"", h, w, 1)
+
+
 def test_the_module_starts_without_torch() -> None:
     program = "import sys, toolkit.photographs.colours; print('torch' in sys.modules)"
     done = subprocess.run(

@@ -14,7 +14,9 @@ import pytest
 
 from toolkit import cli
 from toolkit.container import Reader, Writer
+from toolkit.images import listing
 from toolkit.inspect import main
+from toolkit.photographs import codec, deep
 
 ROOT = Path(__file__).parents[1]
 KNOWN = {"input": "the file to read", "output": "the file to write", "lambda": "rate against distortion"}
@@ -181,14 +183,14 @@ def test_pictures_are_listed_with_what_is_known_of_each(
     assert listed[0]["metadata"] == ["ICC profile", "text"]
 
 
-def test_how_pictures_of_16_bits_were_coded_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    items = [[f"{i}.png", "L;16", 2, 2] for i in range(5)]
-    with Writer(tmp_path / "a.tkc", {"kind": "pictures", "items": items}) as writer:
-        for i in range(5):
-            writer.write(bytes([4 + i]) * 9, rows=1, rows_crc=0)
-    assert main([str(tmp_path / "a.tkc"), "--json"]) == 0
-    listed = [about["coded"] for about in json.loads(capsys.readouterr().out)["pictures"]]
-    assert listed == ["few values", "few colours", "effort 0", "effort 1", "effort 2"]
+def test_how_a_picture_was_coded_is_known_of_all_payloads() -> None:
+    orders = range(codec._EXPERTS, codec._EXPERTS + 3 * len(codec.ORDERS))
+    for number in orders:
+        assert listing.CODED[number] == f"effort {(number - codec._EXPERTS) % 3}"
+    for effort, number in enumerate(deep._KINDS):
+        assert listing.CODED[number] == f"effort {effort}"
+    assert listing.CODED[deep.VALUES] == "few values"
+    assert listing.CODED[deep.COLOURS] == listing.CODED[codec._COLOURS] == "few colours"
 
 
 @pytest.mark.parametrize(
@@ -333,10 +335,14 @@ def test_a_command_reports_expected_errors_and_lets_bugs_through(capsys: pytest.
     assert cli.command(raising)(ValueError("expected 1, got 2")) == 1
     assert cli.command(raising)(FileNotFoundError(2, "No such file or directory", "a.tkc")) == 1
     assert cli.command(raising)(OSError(28, "No space left on device")) == 1
+    assert cli.command(raising)(MemoryError("Unable to allocate 68.0 GiB")) == 1
+    assert cli.command(raising)(MemoryError()) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: expected 1, got 2",
         "error: a.tkc: No such file or directory",
         "error: No space left on device",
+        "error: not enough memory (Unable to allocate 68.0 GiB); free some",
+        "error: not enough memory; free some",
     ]
     with pytest.raises(KeyError):
         cli.command(raising)(KeyError("a bug"))

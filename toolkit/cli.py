@@ -102,7 +102,7 @@ def number(values: dict[str, str], key: str) -> float:
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """Wrap a command's main: ValueError and OSError become "error: ..." on stderr and exit status 1, no traceback.
+    """Wrap a command's main: ValueError, OSError, MemoryError become "error: ..." on stderr and status 1, no traceback.
 
     Ctrl-C and SIGTERM end it in an orderly way, so that no temporary file stays.
     """
@@ -123,6 +123,9 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return 130
         except (ValueError, OSError) as error:
             print(f"error: {said(error)}", file=sys.stderr)
+            return 1
+        except MemoryError as error:
+            print(f"error: not enough memory{f' ({error})' if str(error) else ''}; free some", file=sys.stderr)
             return 1
         finally:
             if ours:

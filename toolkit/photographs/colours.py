@@ -20,6 +20,7 @@ from toolkit.coding.compiled import inline, jit
 from toolkit.coding.mixing import EVEN, INPUTS, hashed
 
 PAD = 8  # pixels left and right of a row; three rows lie above the first
+MOST = 9 << 27  # pixels with these: 2^30, and an eighth more
 NEAR = 16  # neighbours: W, N, NW, NE, WW, NN, NWW, NEE, NNE, NNW, WWW, NNN, and further ones
 ORDERS = 8  # contexts that remember colours
 NONE = 128  # states of such a context: how long its colour held, how that ended before; this one: nothing known
@@ -412,14 +413,14 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
 def encode(picture: NDArray[np.uint8]) -> bytes:
     """The picture in few bytes.
 
-    `picture`: uint8 [h, w, c], 1 to 4 channels. ValueError: another shape or dtype.
+    `picture`: uint8 [h, w, c], 1 to 4 channels. ValueError: another shape or dtype, or as `decode` has it.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or not 1 <= picture.shape[2] <= 4:
         raise ValueError(f"a picture is uint8 [h, w, 1 to 4], not {picture.dtype} {list(picture.shape)}")
     h, w, c = picture.shape
     if h * w == 0:
         return b""
-    pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
+    pixels = _with_border(h, w)
     inner = pixels[3:, PAD : PAD + w]
     for rows, channel in _strips(h, c):
         inner[rows] |= picture[rows, :, channel].astype(np.uint32) << np.uint32(8 * channel)
@@ -433,14 +434,27 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
 
 
 def decode(data: bytes, h: int, w: int, c: int) -> NDArray[np.uint8]:
-    """The picture that `encode` made `data` of, or some other one if it did not: uint8 [h, w, c]."""
-    pixels = np.zeros((h + 3, w + 2 * PAD), np.uint32)
+    """The picture that `encode` made `data` of, or some other one if it did not: uint8 [h, w, c].
+
+    ValueError: a picture so narrow that its border takes too much memory.
+    """
+    pixels = _with_border(h, w)
     if h * w:
         _code(np.frombuffer(data, np.uint8).copy(), pixels, h, w, c, True)
     inner, found = pixels[3:, PAD : PAD + w], np.empty((c, h, w), np.uint8)
     for rows, channel in _strips(h, c):
         found[channel, rows] = (inner[rows] >> np.uint32(8 * channel)).astype(np.uint8)
     return found.transpose(1, 2, 0)
+
+
+def _with_border(h: int, w: int) -> NDArray[np.uint32]:
+    """Room for all pixels. A narrow picture's border takes many times as much as the picture: of 2^30 rows, 68 GiB."""
+    if (size := (h + 3) * (w + 2 * PAD)) > MOST:
+        raise ValueError(
+            f"expected at most {MOST} pixels with a border of {PAD} at each side, got {size} of {w} x {h}; cut the "
+            "picture into parts, or do not trust the file"
+        )
+    return np.zeros((h + 3, w + 2 * PAD), np.uint32)
 
 
 def _strips(h: int, c: int) -> list[tuple[slice, int]]:
