@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ def test_the_filters_make_a_written_png_file_smaller() -> None:
 
 
 # The codec
+
+
+def test_a_plane_that_fails_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, found = codec._work, list[BaseException]()
+
+    def without_room(pixels: Any, errors: Any, role: int, *others: Any) -> Any:
+        if role == 0:
+            raise MemoryError
+        return make(pixels, errors, role, *others)
+
+    def encoding() -> None:
+        try:
+            codec.encode(noise(3, 20, 20).astype(np.uint8), STATE, 1)
+        except MemoryError as error:
+            found.append(error)
+
+    monkeypatch.setattr(codec, "_work", without_room)
+    thread = threading.Thread(target=encoding, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found
 
 
 def pictures(channels: int, height: int, width: int) -> dict[str, np.ndarray]:

@@ -155,44 +155,48 @@ class _Planes:
         """Code plane i, from its first row to its last. What it needs of other planes is waited for."""
         role, height = i % ROLES, self.tile.height
         parts, quick = (0,) * (len(work.base) // 8), () if effort else (0,)
-        try:
-            for first in range(0, height, ROWS):
-                last = min(first + ROWS, height)
-                if role:
-                    needed = min(last + AHEAD, height)
-                    with self.changed:
-                        self.changed.wait_for(functools.partial(self._ready, i - 1, needed))
-                    if self.failed:
-                        return
-                experts.loop(
-                    parts,
-                    quick,
-                    work,
-                    learned,
-                    role,
-                    first,
-                    last,
-                    self.tile.width,
-                    self.stride,
-                    decoding,
-                    i * self.size,
-                )
+        for first in range(0, height, ROWS):
+            last = min(first + ROWS, height)
+            if role:
+                needed = min(last + AHEAD, height)
                 with self.changed:
-                    self.done[i] = last
-                    self.changed.notify_all()
-        except BaseException:
+                    self.changed.wait_for(functools.partial(self._ready, i - 1, needed))
+                if self.failed:
+                    return
+            experts.loop(
+                parts,
+                quick,
+                work,
+                learned,
+                role,
+                first,
+                last,
+                self.tile.width,
+                self.stride,
+                decoding,
+                i * self.size,
+            )
             with self.changed:
-                self.failed = True
+                self.done[i] = last
                 self.changed.notify_all()
-            raise
 
     def _ready(self, i: int, rows: int) -> bool:
         return self.failed or self.done[i] >= rows
 
     def run(self, each: Callable[[int], Any]) -> list[Any]:
-        """What a function of each plane's number returns, all at the same time."""
+        """What a function of each plane's number returns, all at the same time. If one fails, no other waits for it."""
+
+        def one(i: int) -> Any:
+            try:
+                return each(i)
+            except BaseException:
+                with self.changed:
+                    self.failed = True
+                    self.changed.notify_all()
+                raise
+
         with ThreadPoolExecutor(self.count) as pool:
-            return list(pool.map(each, range(self.count)))
+            return list(pool.map(one, range(self.count)))
 
 
 def encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
