@@ -4,6 +4,7 @@ import functools
 import io
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,16 @@ def test_the_filters_make_a_written_png_file_smaller() -> None:
 
 
 # The codec
+
+
+def test_values_are_counted_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = noise(3, 1500, 1000)
+    monkeypatch.setattr(deep, "_planes", lambda *_: b"planes")
+    tracemalloc.start()
+    assert encode(picture, STATE) == b"planes"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * picture.nbytes
 
 
 def test_a_plane_that_fails_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ _SIZE, _PLANE = struct.Struct("<I"), struct.Struct("<iB")  # offset, low bits
 MOST_LOW, MOST_OFFSET = 16, 1 << 24
 MOST_COLOURS = 1 << 16
 FEW = 1 / 4, 1 / 8  # colours a pixel: above, in every eighth row or in all, no table of colours is tried
+ROWS = 64  # that are counted at a time
 SMALL = 1 << 15  # of a plane that the experts code
 Known = dict[str, np.ndarray]
 
@@ -30,7 +31,9 @@ def encode(picture: np.ndarray, state: Known, effort: int = 1) -> bytes:
         return codec.encode(picture, state, effort)
     if effort not in codec.EFFORTS:
         raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
-    counts = np.bincount(picture.reshape(-1), minlength=1 << 16)
+    counts = np.zeros(1 << 16, np.int64)
+    for y in range(0, picture.shape[1], ROWS):  # not at once: as int64, all would take four times as much
+        counts += np.bincount(picture[:, y : y + ROWS].reshape(-1), minlength=1 << 16)
     values = np.flatnonzero(counts)
     table = _packed(np.diff(values, prepend=0)[None])
     reach = int(values[-1] - values[0]) + 1
