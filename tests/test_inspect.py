@@ -327,6 +327,17 @@ def test_wrong_arguments_are_refused_with_what_to_do(argv: Sequence[str], match:
     assert str(caught.value).startswith("error: ") and str(caught.value).endswith("usage: a test")
 
 
+@pytest.mark.parametrize("name", ["-a.tkc", "a=b.tkc"])
+def test_a_file_that_looks_like_an_option_is_explained(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / name)
+    with pytest.raises(SystemExit, match=f"got '-?a.*; for the file of that name write input={name}\n"):
+        main([name])
+    assert main([f"input={name}"]) == 0
+
+
 def test_a_command_reports_expected_errors_and_lets_bugs_through(capsys: pytest.CaptureFixture[str]) -> None:
     def raising(error: Exception) -> int:
         raise error

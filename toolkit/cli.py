@@ -50,6 +50,8 @@ def arguments(
         if key not in known and (equals or dashed):
             close = difflib.get_close_matches(key, known, 1)
             remedy = f"did you mean {close[0]}=?" if close else "see --help"
+            if os.path.lexists(argument) and (file := next((one for one in paths if one not in given), "")):
+                remedy = f"for the file of that name write {file}={argument}"
             raise _usage_error(f"one of {', '.join(known)}", repr(key), remedy, usage)
         if key not in known:  # most often a bare file name
             key = next((key for key in known if key in required - given - found.keys()), "KEY")
