@@ -248,7 +248,7 @@ def broken(folder: Path) -> None:
     [
         (alpha, "expected no transparency"),
         (deep, "expected 8 bits a value"),
-        (broken, "expected an image that can be read"),
+        (broken, "expected a whole image, got one that is cut short"),
         (lambda folder: None, "expected images"),
     ],
     ids=["alpha", "16 bits", "broken", "empty"],
