@@ -57,7 +57,8 @@ from toolkit.images.files import read_image, write_image
 from toolkit.images.picture_archive import PictureContents
 from toolkit.images.restore import Report, restore
 from toolkit.images.source import source as source_of
-from toolkit.runs import CONFIG, WEIGHTS, build, identity, load, save
+from toolkit.run import CONFIG, WEIGHTS
+from toolkit.runs import build, identity, load, save
 
 SECONDS = 20.0  # of processor time, the most that a reader may take: a hang takes longer
 MEMORY = 1 << 30  # most bytes more than the process had when it began

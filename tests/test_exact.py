@@ -26,7 +26,8 @@ from toolkit.container import DamagedFile, Reader
 from toolkit.nets import exact as exact_nets
 from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
-from toolkit.runs import EXACT, WEIGHTS, identity, load, save_exact
+from toolkit.run import EXACT, WEIGHTS
+from toolkit.runs import identity, load, save_exact
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of switching oneDNN off and on
 HEAD = functools.partial(head, scheme="bitswap")

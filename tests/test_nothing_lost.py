@@ -36,7 +36,8 @@ from toolkit.embeddings.exporting import check, goal_of
 from toolkit.embeddings.sources import read, read_counts
 from toolkit.images import arrays
 from toolkit.images.files import read_image, write_image
-from toolkit.runs import CHECKPOINT, CONFIG, read_config
+from toolkit.run import CONFIG
+from toolkit.runs import CHECKPOINT, read_config
 from toolkit.train import train
 from toolkit.training.lock import LOCK
 from toolkit.training.overrides import quoted, resumed

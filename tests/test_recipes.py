@@ -17,7 +17,8 @@ from tests.tiny import configure, run_folder
 from toolkit import compress, decompress
 from toolkit.chunks.chained import Coder
 from toolkit.data.images import digits
-from toolkit.runs import CONFIG, WEIGHTS, build, has_exact, identity, load, save, save_exact
+from toolkit.run import CONFIG, WEIGHTS
+from toolkit.runs import build, has_exact, identity, load, save, save_exact
 from toolkit.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the resumed training
