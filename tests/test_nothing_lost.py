@@ -881,9 +881,12 @@ def test_g23_a_link_to_nothing_and_a_folder_are_told_apart(run: Path, tmp_path: 
     refused(lambda: pack(run, file, tmp_path / "x.tkc"), tmp_path, message, capsys)
     (tmp_path / "v.txt").mkdir()
     os.mkfifo(tmp_path / "pipe.txt")
-    for name, what in (("v.txt", "a folder"), ("pipe.txt", "no regular file"), ("w.txt", "not there")):
+    for name, what in (
+        ("v.txt", "v.txt: expected a folder of model2vec"), ("pipe.txt", "pipe.txt, which is no regular file; check"),
+        ("w.txt", "w.txt, which is not there; check"),
+    ):  # fmt: skip
         command = [f"input={tmp_path / name}", f"output={tmp_path / 'v.tkc'}", "lambda=1"]
-        refused(lambda: export_embeddings.main(command), tmp_path, f"{name}, which is {what}; check", capsys)  # noqa: B023
+        refused(lambda: export_embeddings.main(command), tmp_path, what, capsys)  # noqa: B023
 
 
 def test_g24_a_png_keeps_its_name_beside_others_and_either_name_is_found(

@@ -202,7 +202,8 @@ def folder(path: Path) -> tuple[list[str], Tensor, Kept]:
     if missing or not any((path / name).is_file() for name in CONFIGS):
         raise ValueError(
             f"{path}: expected a folder of model2vec or of sentence-transformers' StaticEmbedding, with {MODEL}, "
-            f"{TOKENIZER} and {' or '.join(CONFIGS)}, got one without {', '.join(missing) or 'the last'}"
+            f"{TOKENIZER} and {' or '.join(CONFIGS)}, got one without {', '.join(missing) or 'the last'}; give "
+            "the folder that save_pretrained wrote, or a file of vectors"
         )
     vectors, name, dtype, _ = table(path / inner / MODEL, None)
     beside = {}
