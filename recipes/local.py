@@ -16,7 +16,7 @@ from toolkit.chunks.model import RowModel
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
 from toolkit.nets.exact import STREAM, Conversion, Form, converted
-from toolkit.nets.exact_observation import PIXELS, ExactMixture
+from toolkit.nets.exact_observation import LOCATION, PIXELS, ExactMixture
 from toolkit.nets.observation import Mixture, complete, normalise
 from toolkit.nets.residual import Residual
 
@@ -74,26 +74,38 @@ class Net(nn.Module):
     """A mixture of logistics for each pixel, from the pixels before it in a window and, if `placed`, from where it is.
 
     All layers work on each pixel by itself, so that a decoder computes each once, and a training any pixels of a row.
+    If `guessed`, locations are relative to a linear prediction, which starts as left + above - above left.
     """
 
     places: Tensor | None
+    guess: nn.Module | None
 
     def __init__(
-        self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool
+        self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool, guessed: bool
     ) -> None:
         super().__init__()
         if reach < FLAT or blocks < 1:
             raise ValueError(f"expected reach from {FLAT} and blocks from 1 on, got {reach} and {blocks}; give more")
         self.shape, self.reach = tuple(shape), reach
-        self.own = nn.Conv2d(shape[0] * len(window(reach)), width, 1)
+        inputs = shape[0] * len(window(reach))
+        self.own = nn.Conv2d(inputs, width, 1)
+        self.guess = nn.Conv2d(inputs, shape[0], 1) if guessed else None
         self.places = nn.Parameter(0.02 * torch.randn(shape[1] * shape[2], width)) if placed else None
         self.refine: nn.Module = nn.Sequential(*(Residual(width, 1) for _ in range(blocks)), nn.SiLU())
         self.mixture = Mixture(width, shape[0], components, side=1)
-        # Components start all over the axis.
+        # Components start all over the axis, or around the prediction.
+        spread = 0.2 if guessed else 1.0
         with torch.no_grad():
             self.mixture.head.bias[components : (1 + shape[0]) * components] = torch.linspace(  # type: ignore[index]
-                -1, 1, components
+                -spread, spread, components
             ).repeat(shape[0])
+        if self.guess is not None:
+            self.guess.weight.data.zero_()
+            nn.init.zeros_(self.guess.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
+            near = window(reach)
+            for neighbour, weight in (((0, -1), 1.0), ((-1, 0), 1.0), ((-1, -1), -1.0)):
+                for c in range(shape[0]):
+                    self.guess.weight.data[c, c * len(near) + near.index(neighbour)] = weight
 
     def features(self, before: Tensor, place: Tensor) -> Tensor:
         """Of pixels, from neighbours float [rows, c * neighbours, n, 1], normalised, and places int64 [n]:
@@ -111,25 +123,54 @@ class Net(nn.Module):
         if len(x) > BLOCK and not torch.is_grad_enabled():  # what all pixels' features take is bounded
             return torch.cat([self(part, share) for part in x.split(BLOCK)])
         rows, _, h, w = x.shape
-        all_of = everywhere(h, w, self.reach)
-        chosen = torch.ones(rows, h * w, dtype=torch.bool, device=x.device)
-        weight = torch.ones(rows, h * w, device=x.device)
-        if share < 1:
-            flat = is_flat(x)
-            chosen = ~flat | (torch.rand(flat.shape, device=x.device) < share)
-            weight = torch.where(flat, 1 / share, weight)
-        row, place = chosen.nonzero(as_tuple=True)
+        near = everywhere(h, w, self.reach).near.to(x.device)
         pixels = normalise(x)
-        around = canvas(pixels, self.reach).transpose(0, 1).flatten(1)  # [c, ...]
-        size = around.shape[1] // rows
-        near = (row * size)[:, None] + all_of.near.to(x.device)[place]
-        # All pixels side by side, as one row: [n, c * neighbours] and [n, c], seen as images of n x 1.
-        before = around[:, near].transpose(0, 1).flatten(1).t()[None, ..., None]
-        here = pixels.flatten(2).transpose(1, 2)[row, place].t()[None, ..., None]
-        found = self.features(before, place)
-        with torch.autocast(x.device.type, enabled=False):  # bf16 knows locations to half a level
-            bits = self.mixture.pixel_bits(here, found.float())[0, :, 0]
-        return torch.zeros(rows, device=x.device).index_add(0, row, bits * weight[row, place])
+        around = canvas(pixels, self.reach).transpose(0, 1)  # [c, rows, ...]
+        here = pixels.flatten(2).transpose(1, 2)
+        if share == 1:
+            before = around[:, :, near].movedim(0, 2).reshape(rows * h * w, -1)
+            place = torch.arange(h * w, device=x.device).repeat(rows)
+            return self.bits(before, here.flatten(0, 1), place).view(rows, -1).sum(1)
+        flat = is_flat(x)
+        row, place = (~flat | (torch.rand(flat.shape, device=x.device) < share)).nonzero(as_tuple=True)
+        weight = torch.where(flat[row, place], 1 / share, 1.0)
+        seen = around.flatten(1)[:, (row * around.shape[2])[:, None] + near[place]]
+        bits = self.bits(seen.transpose(0, 1).flatten(1), here[row, place], place)
+        return torch.zeros(rows, device=x.device).index_add(0, row, bits * weight)
+
+    def bits(self, before: Tensor, here: Tensor, place: Tensor) -> Tensor:
+        """Of pixels, float [n, c], given their neighbours [n, c * neighbours] and places int64 [n]: float32 [n]."""
+        if torch.is_grad_enabled():
+            raw, base = self.products(before, place)
+        else:
+            seen = before.t()[None, ..., None]
+            found = self.features(seen, place)
+            with torch.autocast(before.device.type, enabled=False):  # bf16 knows locations to half a level
+                raw = self.mixture.by_pixel(found.float())
+                base = None if self.guess is None else self.guess(seen)[0, ..., 0].t()
+        with torch.autocast(before.device.type, enabled=False):
+            expected = None if base is None else base.t()[None, ..., None]
+            return self.mixture.bits_of(here.t()[None, ..., None], self.mixture.parts(raw, 1, 1), expected)[0, :, 0]
+
+    def products(self, before: Tensor, place: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Outputs of the mixture's layer, float [n, parameters], and the linear prediction, [n, c], of pixels.
+
+        The same numbers as by convolutions, as products of matrices: they train in half the time.
+        """
+
+        def product(layer: nn.Module, x: Tensor) -> Tensor:
+            assert isinstance(layer, nn.Conv2d)
+            return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+        found = product(self.own, before)
+        if self.places is not None:
+            found = found + F.embedding(place, self.places)
+        for block in cast(nn.Sequential, self.refine)[:-1]:
+            assert isinstance(block, Residual)
+            found = found + product(block.last, F.silu(product(block.first, F.silu(found))))
+        with torch.autocast(before.device.type, enabled=False):
+            base = None if self.guess is None else product(self.guess, before)
+            return product(self.mixture.head, F.silu(found.float())), base
 
     def codec(self, valid: Tensor) -> Codec:
         """Codec of int64 levels; valid: bool [rows, c, h, w]."""
@@ -143,7 +184,8 @@ class Net(nn.Module):
         def law(around: Tensor, step: Step) -> Codec:
             before = around.index_select(2, step.near.flatten()).view(rows, c, *step.near.shape)
             before = before.transpose(2, 3).reshape(rows, -1, len(step.place), 1)
-            return self.mixture.codec(self.features(before, step.place), at(valid, step.place))
+            base = None if self.guess is None else self.guess(before)
+            return self.mixture.codec(self.features(before, step.place), at(valid, step.place), base)
 
         def push(message: Message, x: Tensor) -> None:
             around = canvas(normalise(x), self.reach).to(dtype)
@@ -166,6 +208,8 @@ class Net(nn.Module):
         found = copy.deepcopy(self)
         own, form = conversion.layer(self.own, PIXELS)
         found.own = own  # type: ignore[assignment]  # not a Conv2d
+        if self.guess is not None:
+            found.guess, _ = conversion.layer(self.guess, PIXELS, LOCATION, LOCATION)
         if self.places is not None:
             places = (self.places.detach().double().cpu() * 2**STREAM).round()
             del found.places  # a parameter
@@ -181,7 +225,8 @@ class Local(RowModel):
 
     shape: (channels, height, width) of the rows; reach: of the window, in pixels up, left and right; width, blocks: of
     the network, residual blocks; components: of the mixture; placed: whether it learns a bias for each place of a row,
-    for rows that show the same kind of thing at the same place; flat_share: of the pixels that equal all nearby before
+    for rows that show the same kind of thing at the same place; guessed: whether locations are relative to a linear
+    prediction, for photographs; flat_share: of the pixels that equal all nearby before
     them, so many are trained on; learning_rate: at its peak; warmup: steps.
     """
 
@@ -189,13 +234,13 @@ class Local(RowModel):
 
     def __init__(
         self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool,
-        flat_share: float, learning_rate: float, warmup: int, weight_decay: float,
+        guessed: bool, flat_share: float, learning_rate: float, warmup: int, weight_decay: float,
     ) -> None:  # fmt: skip
         super().__init__()
         if not 0 < flat_share <= 1:
             raise ValueError(f"expected flat_share above 0 and at most 1, got {flat_share}; give 1 to train on all")
         self.shape = tuple(shape)
-        net = Net(shape, reach, width, blocks, components, placed)
+        net = Net(shape, reach, width, blocks, components, placed, guessed)
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions' fastest
         self.flat_share, self.learning_rate, self.weight_decay = flat_share, learning_rate, weight_decay
 

@@ -12,8 +12,8 @@ from toolkit.chunks.model import Settings
 from toolkit.nets.exact import exactly
 
 SMALL = {
-    "reach": 2, "width": 8, "blocks": 1, "components": 2, "placed": True, "flat_share": 0.25, "learning_rate": 1e-3,
-    "warmup": 1, "weight_decay": 0.0,
+    "reach": 2, "width": 8, "blocks": 1, "components": 2, "placed": True, "guessed": True, "flat_share": 0.25,
+    "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.0,
 }  # fmt: skip
 
 
@@ -32,7 +32,10 @@ def model(shape: tuple[int, ...] = (1, 8, 8), **changes: object) -> Local:
 @pytest.mark.parametrize("exact", [False, True])
 def test_rows_come_back_and_cost_what_the_model_says(shape: tuple[int, ...], placed: bool, exact: bool) -> None:
     channels, height, width = shape
-    module, x = model(shape, placed=placed), images(40, (channels, 8, 8))[:, :, :height, :width].contiguous()
+    module, x = (
+        model(shape, placed=placed, guessed=not placed),
+        images(40, (channels, 8, 8))[:, :, :height, :width].contiguous(),
+    )
     coder = Coder(module, head, Settings(16, 8, 0))
     if exact:
         coder = Coder(module.exact(x), exactly(head), Settings(16, 8, 0))
@@ -104,9 +107,29 @@ def test_a_share_of_flat_pixels_stands_for_all_of_them() -> None:
     assert float(parts[:, 1].std()) > 0  # it does draw
 
 
+@pytest.mark.parametrize("guessed", [False, True])
+def test_training_sees_the_rate_that_coding_has(guessed: bool) -> None:
+    module, x = model((3, 8, 8), guessed=guessed), images(5, (3, 8, 8))
+    with torch.no_grad():
+        without = module.net(x)
+    trained = module.net(x)  # by products of matrices
+    assert trained.requires_grad
+    torch.testing.assert_close(trained.detach(), without, rtol=1e-4, atol=1e-3)
+
+
+def test_a_linear_prediction_starts_as_the_plane_through_three_neighbours() -> None:
+    net = Net((2, 8, 8), 3, 8, 1, 2, False, True)
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    plane = torch.stack([3 * rows + 2 * columns, 10 - rows + columns])  # channels that differ
+    near = torch.stack([plane[:, 5 + i, 4 + j] for i, j in window(3) if 4 + j < 8], 1)
+    assert near.shape == (2, 24)
+    assert net.guess is not None
+    torch.testing.assert_close(net.guess(near.flatten()[None, :, None, None]).flatten(), plane[:, 5, 4])
+
+
 def test_training_lowers_the_rate() -> None:
     torch.manual_seed(0)
-    net, x = Net((1, 8, 8), 2, 16, 1, 3, True), images(64)
+    net, x = Net((1, 8, 8), 2, 16, 1, 3, True, False), images(64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
     rates = []
     for _ in range(60):

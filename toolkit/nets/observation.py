@@ -92,8 +92,11 @@ class Mixture(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """float32 logits [k, rows, h, w], loc and raw log-scale [c, k, ...], coupling [pairs, k, ...]: see `bits`."""
-        raw = self.by_pixel(features)
-        planes = raw.float().t().contiguous().unflatten(1, (len(features), -1, features.shape[3] * self.up))
+        return self.parts(self.by_pixel(features), len(features), features.shape[3] * self.up)
+
+    def parts(self, raw: Tensor, rows: int, width: int) -> list[Tensor]:
+        """The same, of what `by_pixel` says of images of this width."""
+        planes = raw.float().t().contiguous().unflatten(1, (rows, -1, width))
         logits, *parts = planes.split(self.sizes)
         loc, log_scale, coupling = (
             part.unflatten(0, (len(part) // self.components, self.components)) for part in parts
@@ -117,7 +120,11 @@ class Mixture(nn.Module):
 
     def pixel_bits(self, x: Tensor, features: Tensor, base: Tensor | None = None) -> Tensor:
         """The same, of each pixel: [rows, h, w]."""
-        logits, loc, log_scale, coupling = self(features)
+        return self.bits_of(x, self(features), base)
+
+    def bits_of(self, x: Tensor, parts: list[Tensor], base: Tensor | None = None) -> Tensor:
+        """The same, given what `forward` returns."""
+        logits, loc, log_scale, coupling = parts
         log_scale = log_scales(log_scale)
         x = x.transpose(0, 1)
         base = torch.zeros_like(x) if base is None else base.float().transpose(0, 1)
