@@ -234,8 +234,8 @@ class Local(RowModel):
 
     def __init__(
         self, shape: Sequence[int], reach: int, width: int, blocks: int, components: int, placed: bool,
-        guessed: bool, flat_share: float, learning_rate: float, warmup: int, weight_decay: float,
-    ) -> None:  # fmt: skip
+        flat_share: float, learning_rate: float, warmup: int, weight_decay: float, guessed: bool = False,
+    ) -> None:  # fmt: skip  # guessed: runs of before do not name it
         super().__init__()
         if not 0 < flat_share <= 1:
             raise ValueError(f"expected flat_share above 0 and at most 1, got {flat_share}; give 1 to train on all")
