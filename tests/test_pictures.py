@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from toolkit.heads.pictures import coded
 from toolkit.images import picture_archive
 from toolkit.images.files import read_image
 from toolkit.images.picture_archive import ordered
-from toolkit.photographs import codec
+from toolkit.photographs import codec, colours, experts
 from toolkit.runs import load, save
 from toolkit.train import train
 from toolkit.training.evaluation import RoundTripError
@@ -430,6 +431,43 @@ def test_an_interrupted_compress_leaves_nothing(
     monkeypatch.setattr(Photographs, "encode", third)
     assert pack(run, five, tmp_path / "x.tkc") == 130
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("processors", [1, 4])
+@pytest.mark.parametrize("few_colours", [False, True])
+@pytest.mark.parametrize("decoding", [False, True])
+def test_ctrl_c_ends_the_coding_of_a_large_picture_at_once(
+    decoding: bool, few_colours: bool, processors: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(codec, "MOST_PIXELS", 8000)  # of a tile: two at a time, if there are as many processors
+    monkeypatch.setattr(colours, "STRIP", 64 * 8)
+    picture = np.zeros((640, 64, 3), np.uint8) if few_colours else noise(640, 64, 3)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    work = partial(pack, run, tmp_path / "a.png", tmp_path / "a.tkc")
+    if decoding:
+        assert work() == 0
+        (tmp_path / "a.png").unlink()
+        work = partial(unpack, run, tmp_path / "a.tkc", tmp_path / "b")
+    there, calls = os.listdir(tmp_path), [0]
+
+    def slow(loop: Callable[..., Any], *given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 5:
+            os.kill(os.getpid(), signal.SIGINT)  # which the main thread meets while it waits
+        if calls[0] >= 5:
+            time.sleep(0.05)
+        return loop(*given)
+
+    monkeypatch.setattr(colours, "_rows", partial(slow, colours._rows))
+    monkeypatch.setattr(experts, "loop", partial(slow, experts.loop))
+    assert work() == 130
+    assert 5 <= calls[0] < 40  # of 80 or 126
+    for thread in threading.enumerate():
+        if "ThreadPool" in thread.name:
+            thread.join(5)
+            assert not thread.is_alive()
+    assert sorted(os.listdir(tmp_path)) == sorted([*there, "b.partial"] if decoding else there)
 
 
 # Several at a time

@@ -11,13 +11,14 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from toolkit.coding.threads import result, threads
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer, digest
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item, item_of
 from toolkit.images.files import described as described_item
@@ -195,16 +196,12 @@ def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, 
     A task comes with the number of values that it holds in memory. It waits until those before it, whose results have
     not been taken, hold less than MOST_AHEAD with it.
     """
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[tuple[int, Future[T]]] = deque()
-        try:
-            for values, task in tasks:
-                while ahead and (len(ahead) == threads or values + sum(held for held, _ in ahead) > MOST_AHEAD):
-                    yield ahead.popleft()[1].result()
-                ahead.append((values, pool.submit(task)))
-            while ahead:
-                yield ahead.popleft()[1].result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+    count = os.cpu_count() or 1
+    ahead: deque[tuple[int, Future[T]]] = deque()
+    with threads(count) as submit:
+        for values, task in tasks:
+            while ahead and (len(ahead) == count or values + sum(held for held, _ in ahead) > MOST_AHEAD):
+                yield result(ahead.popleft()[1])
+            ahead.append((values, submit(task)))
+        while ahead:
+            yield result(ahead.popleft()[1])

@@ -7,12 +7,12 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from toolkit.coding import binary
+from toolkit.coding.threads import check, together
 from toolkit.photographs import colours, experts
 from toolkit.photographs.experts import PAD, Learned, Work
 
@@ -156,6 +156,7 @@ class _Planes:
         role, height = i % ROLES, self.tile.height
         parts, quick = (0,) * (len(work.base) // 8), () if effort else (0,)
         for first in range(0, height, ROWS):
+            check()
             last = min(first + ROWS, height)
             if role:
                 needed = min(last + AHEAD, height)
@@ -195,8 +196,7 @@ class _Planes:
                     self.changed.notify_all()
                 raise
 
-        with ThreadPoolExecutor(self.count) as pool:
-            return list(pool.map(one, range(self.count)))
+        return together(self.count, one, range(self.count))
 
 
 def encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
@@ -293,8 +293,7 @@ def each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
     threads = min(len(every), (os.cpu_count() or 1) // 2)
     if threads < 2:
         return [one(i, tile) for i, tile in enumerate(every)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(one, range(len(every)), every))
+    return together(threads, one, range(len(every)), every)
 
 
 def _sample(picture: np.ndarray) -> np.ndarray:

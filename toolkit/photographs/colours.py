@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from toolkit.coding import binary, mixing
 from toolkit.coding.compiled import inline, jit
 from toolkit.coding.mixing import EVEN, INPUTS, hashed
+from toolkit.coding.threads import check
 
 PAD = 8  # pixels left and right of a row; three rows lie above the first
+STRIP = 1 << 16  # pixels that are coded in one go: in less than a second
 MOST = 9 << 27  # pixels with these: 2^30, and an eighth more
 NEAR = 16  # neighbours: W, N, NW, NE, WW, NN, NWW, NEE, NNE, NNW, WWW, NNN, and further ones
 ORDERS = 8  # contexts that remember colours
@@ -285,16 +287,17 @@ def _look(m, i, stride):
 
 
 @jit
-def _run(m, h, w, c):
-    """Code all pixels, or decode them; the number of bytes."""
-    binary.start(m.coder, m.data, m.decoding)
+def _rows(m, first, last, h, w, c):
+    """Code rows, or decode them: all of a picture's, one after another. After the last, the number of bytes."""
+    if first == 0:
+        binary.start(m.coder, m.data, m.decoding)
     pixels, near, index, colours, scores = m.pixels, m.near, m.index, m.colours, m.scores
     stride, slots = w + 2 * PAD, len(m.slots) // 4
     shift = np.uint64(64)
     while slots > 1:
         slots >>= 1
         shift -= np.uint64(1)
-    for row in range(h):
+    for row in range(first, last):
         start = (row + 3) * stride + PAD
         for j in range(PAD):
             pixels[start - 1 - j] = pixels[start - stride]
@@ -381,7 +384,7 @@ def _run(m, h, w, c):
                     length = 0
                     missed += 1
                     pointer = pointer if missed < 4 else 0
-    return 0 if m.decoding else binary.finish(m.coder, m.data)
+    return 0 if m.decoding or last < h else binary.finish(m.coder, m.data)
 
 
 def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c: int, decoding: bool) -> int:
@@ -406,7 +409,10 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
         np.zeros(ORDERS, np.uint64),
         *numbers[2:],
     )
-    count = int(_run(model, h, w, c))
+    count, rows = 0, max(1, STRIP // w)
+    for first in range(0, h, rows):
+        check()
+        count = int(_rows(model, first, min(first + rows, h), h, w, c))
     return -1 if model.coder[binary.FULL] else count
 
 
