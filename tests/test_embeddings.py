@@ -15,7 +15,7 @@ from toolkit.container import ContainerError, Reader, Writer
 from toolkit.embeddings import file as vector_file
 from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
-from toolkit.embeddings.vocabulary import FRONT
+from toolkit.embeddings.vocabulary import FRONT, Spelt, _pack_front_coded
 
 
 def posterior(words: int = 1500, d: int = 12, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
@@ -23,7 +23,8 @@ def posterior(words: int = 1500, d: int = 12, seed: int = 0) -> tuple[list[str],
     rng = torch.Generator().manual_seed(seed)
     sigma = 0.02 * (torch.arange(words) + 1.0).pow(0.4)[:, None] * torch.exp(0.2 * torch.randn(words, d, generator=rng))
     vectors = torch.randn(words, d, generator=rng) * torch.linspace(1.5, 0.2, d)
-    names = [f"wörd{i % 7}{'a' * (i % 5)}{i}" for i in range(words)]
+    syllables = ["ba", "kö", "ti", "ner", "ol", "sta", "u", "mi"]
+    names = ["".join(syllables[int(x)] for x in f"{i * 7919 % 104729:o}") for i in range(words)]
     return names, vectors, sigma
 
 
@@ -256,8 +257,9 @@ def test_a_sound_container_with_damaged_contents_is_refused(
         ({"dimensions": 60_000, "words": 10**4}, "expected at most 16384 values a byte"),
         ({"words": 10**6}, "expected a vocabulary and groups of 1000000 rows in all"),
         ({"dimensions": 1 << 50}, "expected a header with counts"),
-        ({"version": 9}, "expected word vectors of version 1, 2 or 3, got 9; update the toolkit"),
-        ({"version": 2}, "expected a vocabulary of 1500 words"),
+        ({"version": 9}, "expected word vectors of version 1, 3 or 4, got 9; update the toolkit"),
+        ({"version": 1}, "expected a vocabulary of 1500 words"),
+        ({"version": 2}, "expected word vectors of version 1, 3 or 4, got 2; update the toolkit"),
     ],
 )
 def test_sizes_that_no_file_has_are_refused_before_memory_is_taken(
@@ -294,8 +296,43 @@ def test_a_word_that_stands_twice_in_a_file_is_refused(
 ) -> None:
     words = ["twice", "twice", *posterior()[0][2:]]
     embeddings.write(tmp_path / "v.tkc", words, file[1])
+    with embeddings.open(tmp_path / "v.tkc") as opened:
+        for use in (lambda: opened.words, lambda: opened.rows, lambda: opened["twice"], lambda: "twice" in opened):
+            with pytest.raises(
+                ContainerError, match=r"v\.tkc: expected a vocabulary of 1500 words, got words of block 0"
+            ):
+                use()
+    payload = _pack_front_coded([word.encode() for word in words])
+    embeddings.write(tmp_path / "v.tkc", words, file[1], first=(payload, 1))
     with pytest.raises(ContainerError, match="expected words that differ, got 1499 different ones of 1500"):
         embeddings.open(tmp_path / "v.tkc")
+
+
+def test_words_of_another_checksum_are_refused_when_they_are_read(
+    file: tuple[Path, embeddings.Quantised, dict], tmp_path: Path
+) -> None:
+    """A file that is sound but for them opens and gives the words that it has."""
+    with Reader(file[0]) as reader, Writer(tmp_path / "v.tkc", reader.header) as writer:
+        for i, chunk in enumerate(reader.chunks):
+            writer.write(reader.read(i), chunk.rows, chunk.rows_crc ^ (i == 0))
+    words = posterior()[0]
+    with embeddings.open(tmp_path / "v.tkc") as opened:
+        np.testing.assert_array_equal(opened[words[3]], file[1].vectors()[3].numpy())
+        with pytest.raises(ContainerError, match="expected a vocabulary with the stored checksum, got another"):
+            _ = opened.words
+    with pytest.raises(ContainerError, match="expected a vocabulary with the stored checksum, got another"):
+        embeddings.load(tmp_path / "v.tkc")
+
+
+def test_single_words_and_vectors_are_read_without_all_words(
+    file: tuple[Path, embeddings.Quantised, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embeddings.open(file[0]) as opened:
+        monkeypatch.setattr(Spelt, "words", None)
+        words = posterior()[0]
+        assert words[5] in opened and "nowhere" not in opened and 5 not in opened and len(opened) == 1500
+        assert torch.equal(opened.vectors(), file[1].vectors())
+        np.testing.assert_array_equal(opened[words[5]], file[1].vectors()[5].numpy())
 
 
 def test_more_dimensions_than_a_reader_takes_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

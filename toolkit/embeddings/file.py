@@ -6,12 +6,14 @@ docs/format.md, section "Word vectors", is the specification.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import lzma
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -108,11 +110,13 @@ def first_chunk(words: Sequence[str], kept: Kept | None) -> tuple[bytes, int]:
 class Embeddings:
     """An open file: `embeddings["word"]` decodes one word and, at most, the few before it on its stack.
 
-    Use `toolkit.embeddings.open`; a context manager. `words`: list of str in the order of rows. `kept`: tokenizer and
-    more, of static sentence embeddings.
+    Use `toolkit.embeddings.open`; a context manager. `kept`: tokenizer and more, of static sentence embeddings. Words
+    are decoded when they are first needed: for `[word]` and `in` a block of them, for all else the whole. What raises
+    DamagedFile where anything is not as it was written.
     """
 
     kept: Kept | None = None
+    _spelt: word_list.Spelt | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._reader = Reader(path)
@@ -131,7 +135,7 @@ class Embeddings:
             )
         version = header.get("version", 1)
         if type(version) is not int or version not in (*word_list.VERSIONS, STATIC):
-            known = f"{', '.join(map(str, word_list.VERSIONS))} or {STATIC}"
+            known = "{}, {} or {}".format(*sorted((*word_list.VERSIONS, STATIC)))
             raise UnknownVersion(
                 f"{self._reader.path}: expected word vectors of version {known}, got {version!r}; update the toolkit"
             )
@@ -153,22 +157,55 @@ class Embeddings:
             raise self._damaged(f"the rows of a stack in each of {len(rows) - 1} groups", str(lane_rows)[:60])
         self._lane_rows: list[int] = lane_rows
         self._groups: dict[int, _Group] = {}
-        try:
-            if version == STATIC:
-                self.kept = tables.unpack(self._reader.read(0), header)
-                self.words = tables.names_of_rows(self.kept, header["words"])
+        with self._vocabulary():
+            payload = self._reader.read(0)
+            if version == word_list.SPELT:
+                self._spelt = word_list.Spelt(payload, header["words"])
+            elif version == STATIC:
+                self.kept = tables.unpack(payload, header)
+                self.words = self._checked(tables.names_of_rows(self.kept, header["words"]))
             else:
-                self.words = word_list.unpack(self._reader.read(0), header["words"], version)
+                self.words = self._checked(word_list.unpack_front_coded(payload, header["words"]))
+
+    @functools.cached_property
+    def words(self) -> list[str]:
+        """All words, in the order of the rows."""
+        with self._vocabulary():
+            assert self._spelt is not None
+            return self._checked(self._spelt.words())
+
+    @functools.cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of each word."""
+        return dict(zip(self.words, range(len(self.words)), strict=True))
+
+    def _row(self, word: object) -> int:
+        """The row of a word, or -1."""
+        if not isinstance(word, str):
+            return -1
+        if self._spelt is None or "rows" in self.__dict__:
+            return self.rows.get(word, -1)
+        with self._vocabulary():
+            return self._spelt.row(word)
+
+    def _checked(self, words: list[str]) -> list[str]:
+        if word_list.checksum(words) != self._reader.chunks[0].rows_crc:
+            raise self._damaged("a vocabulary with the stored checksum", "another")
+        different = len(words) if self._spelt is not None else len(set(words))  # sorted words were compared
+        if different != len(words) or "" in words:
+            raise self._damaged("words that differ", f"{different} different ones of {len(words)}")
+        return words
+
+    @contextmanager
+    def _vocabulary(self) -> Iterator[None]:
+        """What is wrong with a vocabulary, as an error that names the file."""
+        try:
+            yield
         # OSError: bz2's way to say damaged
         except (OSError, ValueError, EOFError, struct.error, lzma.LZMAError) as error:
             if isinstance(error, DamagedFile):
                 raise
-            raise self._damaged(f"a vocabulary of {header['words']} words", str(error)) from error
-        if word_list.checksum(self.words) != self._reader.chunks[0].rows_crc:
-            raise self._damaged("a vocabulary with the stored checksum", "another")
-        self.rows = dict(zip(self.words, range(len(self.words)), strict=True))  # of each word
-        if len(self.rows) != len(self.words) or "" in self.rows:
-            raise self._damaged("words that differ", f"{len(self.rows)} different ones of {len(self.words)}")
+            raise self._damaged(f"a vocabulary of {self._reader.header['words']} words", str(error)) from error
 
     def __enter__(self) -> Embeddings:
         return self
@@ -181,25 +218,25 @@ class Embeddings:
         self._reader.__exit__()
 
     def __len__(self) -> int:
-        return len(self.words)
+        return self._first[-1]
 
     def __contains__(self, word: object) -> bool:
-        return word in self.rows
+        return self._row(word) >= 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
 
     def __getitem__(self, word: str) -> np.ndarray[Any, Any]:
         """The vector of a word, float32 [d]. Raises KeyError for a word that the file does not have."""
-        if word not in self.rows:
+        row = self._row(word)
+        if row < 0:
             raise KeyError(f"expected a word of the vocabulary, got {word!r}; ask with `in` first")
-        row = self.rows[word]
         number = bisect.bisect_right(self._first, row) - 1
         return self._group(number).row(row - self._first[number])
 
     def vectors(self) -> Tensor:
         """All vectors, float32 [words, d], checked against the file's checksums."""
-        found = torch.empty(len(self.words), self.dimensions)
+        found = torch.empty(len(self), self.dimensions)
         for number, (first, last) in enumerate(itertools.pairwise(self._first)):
             self._decode(number, found[first:last])
         return found
@@ -278,10 +315,9 @@ class _Group:
         values, lanes = self.lane_rows * len(self.coded), -(-rows // self.lane_rows)
         if self.lane_rows > 1 and values > MOST_LANE_VALUES:
             raise ValueError(f"stacks of {values} values")
-        self.body = payload[end:]
-        self.where = wire.index(self.body)
-        if len(self.where.size) != lanes:
-            raise ValueError(f"{len(self.where.size)} lanes instead of {lanes}")
+        self._stacks = wire.unpack(payload[end:])
+        if len(self._stacks.size) != lanes:
+            raise ValueError(f"{len(self._stacks.size)} lanes instead of {lanes}")
         self._tables = ready(self.book.freqs, vbq.CODE_BITS)
         self._context = self.book.context[self.coded].int().repeat(self.lane_rows)
         check_numbers("numbers of tables", self._context, len(self.book.freqs))
@@ -293,11 +329,11 @@ class _Group:
     def decode(self, vectors: Tensor, damaged: Callable[[str, str], DamagedFile]) -> None:
         """Decode all rows into float32 [rows, d]."""
         vectors.copy_(self._fixed)
-        k, lanes = len(self.coded), len(self.where.size)
+        k, lanes = len(self.coded), len(self._stacks.size)
         whole = k == vectors.shape[1]
         for first in range(0, lanes, step := _together(self.lane_rows * k)):
             last = min(first + step, lanes)
-            message = Message.of(wire.unpack(self.body, first, last, self.where), first=0)
+            message = self._message(first, last)
             rows = min(last * self.lane_rows, self.rows) - first * self.lane_rows
             codec = self._tables.codec(*_arranged(self._context, rows, last - first, self.lane_rows, k))
             symbols = codec.pop(message)[: rows * k]
@@ -310,11 +346,15 @@ class _Group:
             else:
                 part[:, self.coded] = values
 
+    def _message(self, first: int, last: int) -> Message:
+        """Some lanes, which are changed as they are popped."""
+        return Message.of(wire.Stacks(*(x[first:last].copy() for x in self._stacks)), first=0)
+
     def row(self, row: int) -> np.ndarray[Any, Any]:
         """Decode one row, float32 [d], and those before it on its lane."""
         lane, place = divmod(row, self.lane_rows)
         k = len(self.coded)
-        message = Message.of(wire.unpack(self.body, lane, lane + 1, self.where), first=0)
+        message = self._message(lane, lane + 1)
         # Without the checks of `Tables.codec`: the constructor has made them for the whole group.
         coded = slice(0, (place + 1) * k)
         symbols = kernels.pop(message, self._law.at(coded), self._whole[coded])

@@ -1,4 +1,4 @@
-"""The letters of words in alphabetical order, and the order that they stand in, by `binary`'s coder.
+"""The letters of words in alphabetical order, by `binary`'s coder.
 
 A letter's decisions are those of a Huffman code. Each has a probability that is mixed, in the domain of logits, from
 counters that saw the one to four letters before; the letters that a word shares with the word before it are told at
@@ -51,16 +51,29 @@ class Model(NamedTuple):
     rates: Array
 
 
-def model(decoding: bool, data: Array, text: Array, lengths: NDArray[np.uint8]) -> tuple[Model, int]:
-    """A model that knows nothing yet, and the bits of its hashed tables; lengths: uint8 [2, 256] of the codes."""
+class Codes(NamedTuple):
+    """Two prefix codes: of letters, and of how many are shared."""
+
+    codes: NDArray[np.int64]  # [2, 256]
+    lengths: NDArray[np.int64]  # [2, 256]
+    trees: NDArray[np.int64]  # [2, 256, 2]
+
+
+def codes(lengths: NDArray[np.uint8]) -> Codes:
+    """The codes of uint8 [2, 256] lengths; ValueError as of `canonical`."""
+    found, trees = zip(*map(canonical, lengths), strict=True)
+    return Codes(np.stack(found), lengths.astype(np.int64), np.stack(trees))
+
+
+def model(decoding: bool, data: Array, text: Array, codes: Codes, words: int) -> tuple[Model, int, int]:
+    """What `code_words` takes: a model that knows nothing yet, so many words, and the bits of its hashed tables."""
     bits = min(max(len(text).bit_length() - 1, 8), 20)
-    codes, trees = zip(*map(canonical, lengths), strict=True)
     counters = np.full(_HASHED + 3 * (1 << bits), EVEN, np.uint32)
     weights = np.full(_PLACES * _SETS * ORDERS, _FIRST_WEIGHT, np.int32)
     return Model(
-        decoding, np.zeros(binary.SIZE, np.int64), data, text, np.stack(codes), lengths.astype(np.int64),
-        np.stack(trees), counters, weights, np.zeros(ORDERS, np.int64), np.zeros(ORDERS, np.int64), *mixing.tables(),
-    ), bits  # fmt: skip
+        decoding, np.zeros(binary.SIZE, np.int64), data, text, *codes,
+        counters, weights, np.zeros(ORDERS, np.int64), np.zeros(ORDERS, np.int64), *mixing.tables(),
+    ), words, bits  # fmt: skip
 
 
 def canonical(lengths: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -185,37 +198,6 @@ def code_words(m, words, bits):
     if begin != size:
         return -1
     return binary.finish(m.coder, m.data)
-
-
-@jit
-def code_order(state, data, decoding, leaves, half, tree, place):
-    """Code which run each word is of, or decode it; returns the bytes: int64.
-
-    tree: int64 [2 half], how many words are left below each node of a binary tree, whose leaves, from `half` on, are
-    runs; place: int64 [runs], the row of the next word of each; leaves: int64 [words], the run of each word or, when it
-    was decoded, its row.
-    """
-    binary.start(state, data, decoding)
-    depth = np.int64(0)
-    while half >> depth > 1:
-        depth += 1
-    for word in range(len(leaves)):
-        run = leaves[word]
-        node = np.int64(1)
-        for level in range(depth):
-            tree[node] -= 1
-            left, right = tree[2 * node], tree[2 * node + 1]
-            bit = np.int64(1) if left == 0 else np.int64(0)
-            if left > 0 and right > 0:
-                bit = binary.code(
-                    state, data, run >> (depth - 1 - level) & 1, right * 65536 // (left + right), decoding
-                )
-            node = 2 * node + bit
-        tree[node] -= 1
-        if decoding:
-            leaves[word] = place[node - half]
-            place[node - half] += 1
-    return binary.finish(state, data)
 
 
 @jit

@@ -1,14 +1,17 @@
 """The words of a file of word vectors: sorted and spelt, then the order that they stand in.
 
-docs/format.md, section "Word vectors", is the specification. Version 1, front coding and then bzip2, is what old files
-have, and the few vocabularies whose order has a rule that is not alphabetical: numbers that count up, say.
+docs/format.md, section "Word vectors", is the specification. Version 1, front coding and then bzip2, is for the few
+vocabularies whose order has a rule that is not alphabetical: numbers that count up, say.
 """
 
 from __future__ import annotations
 
+import bisect
 import bz2
+import functools
 import heapq
 import itertools
+import operator
 import struct
 import zlib
 from collections.abc import Sequence
@@ -19,21 +22,20 @@ from numpy.typing import NDArray
 
 from toolkit.coding import binary
 from toolkit.container import inflate
-from toolkit.embeddings import spelling
+from toolkit.embeddings import ordering, spelling
 
-VERSIONS = (1, 2)  # the smaller is written
+FRONT_CODED, SPELT = VERSIONS = (1, 4)  # the smaller is written; no release wrote version 2
 FRONT = struct.Struct("<II")  # version 1: bytes of all words with their ends; bytes of the stored prefix lengths
-HEAD = struct.Struct("<II")  # version 2: bytes of the stored head; runs of words
+HEAD = struct.Struct("<III")  # version 4: bytes of the stored head; runs of words; bytes of the blocks' first words
 WORDS_A_BYTE, WORDS_FREE, LETTERS = 1 << 11, 1 << 20, 64  # of the vocabulary; always so many; bytes of each, on average
-BLOCK = 1 << 17  # words at most that are spelt one after the other: blocks are decoded side by side
-LONG = 32  # words of a run that is worth an entry of its own
+BLOCK = 1 << 14  # words at most that are spelt one after the other: what a first look-up waits for
 
 
 def pack(words: Sequence[str]) -> tuple[bytes, int]:
     """Words in any order -> bytes, and the version of the format."""
     encoded = [word.encode() for word in words]
     old, new = _pack_front_coded(encoded), _pack_spelt(encoded)
-    return (new, 2) if len(new) <= len(old) else (old, 1)
+    return (new, SPELT) if len(new) <= len(old) else (old, FRONT_CODED)
 
 
 def _pack_spelt(words: Sequence[bytes]) -> bytes:
@@ -45,52 +47,90 @@ def _pack_spelt(words: Sequence[bytes]) -> bytes:
     lengths = np.stack(
         [_huffman(np.sum([np.bincount(text, minlength=256) for text in texts], 0)), _huffman(_shared(parts))]
     )
+    codes = spelling.codes(lengths)
     with ThreadPoolExecutor() as pool:
-        spelt = list(pool.map(lambda text, part: _spell(text, len(part), lengths), texts, parts))
-    runs = _runs(order)
+        spelt = list(pool.map(lambda text, part: _spell(text, len(part), codes), texts, parts))
+    runs = ordering.runs(order)
     sizes = np.array([[len(text), len(data)] for text, data in zip(texts, spelt, strict=True)], "<u4")
-    head = zlib.compress(lengths.tobytes() + sizes.tobytes() + runs.astype("<u4").tobytes(), 9)
-    return HEAD.pack(len(head), len(runs)) + head + b"".join(spelt) + _encode_order(order, runs)
+    first = b"".join(part[0] + b"\n" for part in parts)
+    head = zlib.compress(lengths.tobytes() + sizes.tobytes() + runs.astype("<u4").tobytes() + first, 9)
+    return HEAD.pack(len(head), len(runs), len(first)) + head + b"".join(spelt) + ordering.encode(order, runs)
 
 
-def unpack(payload: bytes, count: int, version: int) -> list[str]:
-    """The words that `pack` wrote, so many. Raises ValueError, struct.error, EOFError or OSError for other bytes."""
-    if version == 1:
-        return _unpack_front_coded(payload, count)
-    check_size(count, 0, len(payload))
-    stored, n = HEAD.unpack_from(payload)
-    bounds = _blocks(count)
-    if not 0 < n <= count:
-        raise ValueError(f"{n} runs of {count} words")
-    body = memoryview(payload)[HEAD.size + stored :]
-    head = inflate(payload[HEAD.size : HEAD.size + stored], 512 + 8 * (len(bounds) - 1) + 4 * n)
-    lengths = np.frombuffer(head, np.uint8, 512).reshape(2, 256)
-    sizes = np.frombuffer(head, "<u4", 2 * (len(bounds) - 1), 512).reshape(-1, 2).astype(np.int64)
-    runs = np.frombuffer(head, "<u4", n, 512 + sizes.size * 4).astype(np.int64)
-    check_size(count, int(sizes[:, 0].sum()), len(payload))
-    if lengths[spelling.LENGTHS, spelling.SHARED + 1 :].any():
-        raise ValueError(f"words that share more than {spelling.SHARED} letters")
-    coded = [0, *itertools.accumulate(sizes[:, 1].tolist())]
-    if coded[-1] > len(body) or (runs >> 1).sum() != count or (runs < 2).any():
-        raise ValueError(f"{coded[-1]} bytes of {len(body)} and {(runs >> 1).sum()} words in runs")
-    text = np.empty(int(sizes[:, 0].sum()), np.uint8)
-    places = [0, *itertools.accumulate(sizes[:, 0].tolist())]
+class Spelt:
+    """The words that `pack` wrote as version 4, decoded when they are needed; blocks where words are sought are kept.
 
-    def decode(i: int) -> None:
-        data = np.frombuffer(body[coded[i] : coded[i + 1]], np.uint8).copy()
-        model, bits = spelling.model(True, data, text[places[i] : places[i + 1]], lengths)
-        if spelling.code_words(model, bounds[i + 1] - bounds[i], bits) < 0:
+    Raises ValueError or struct.error for other bytes.
+    """
+
+    def __init__(self, payload: bytes, count: int) -> None:
+        check_size(count, 0, len(payload))
+        stored, n, first = HEAD.unpack_from(payload)
+        self._bounds = _blocks(count)
+        blocks = len(self._bounds) - 1
+        if not 0 < n <= count or not blocks <= first <= 1 << 30:
+            raise ValueError(f"{n} runs and {first} bytes of {blocks} first words, of {count} words")
+        body = memoryview(payload)[HEAD.size + stored :]
+        head = inflate(payload[HEAD.size : HEAD.size + stored], 512 + 8 * blocks + 4 * n + first)
+        lengths = np.frombuffer(head, np.uint8, 512).reshape(2, 256)
+        sizes = np.frombuffer(head, "<u4", 2 * blocks, 512).reshape(-1, 2).astype(np.int64)
+        runs = np.frombuffer(head, "<u4", n, 512 + sizes.size * 4).astype(np.int64)
+        *self._first, end = head[len(head) - first :].split(b"\n")  # word of each block
+        check_size(count, int(sizes[:, 0].sum()), len(payload))
+        if lengths[spelling.LENGTHS, spelling.SHARED + 1 :].any():
+            raise ValueError(f"words that share more than {spelling.SHARED} letters")
+        coded = [0, *itertools.accumulate(sizes[:, 1].tolist())]
+        if coded[-1] > len(body) or (runs >> 1).sum() != count or (runs < 2).any():
+            raise ValueError(f"{coded[-1]} bytes of {len(body)} and {(runs >> 1).sum()} words in runs")
+        if len(self._first) != blocks or end or sorted({*self._first, b""}) != [b"", *self._first]:
+            raise ValueError("first words of blocks that are not in alphabetical order")
+        self._codes, self._sizes, self._runs = spelling.codes(lengths), sizes[:, 0].tolist(), runs
+        self._coded = [body[i:j] for i, j in itertools.pairwise(coded)]
+        self._ordered = body[coded[-1] :]
+        self._blocks: dict[int, list[bytes]] = {}
+
+    def row(self, word: str) -> int:
+        """The row of a word, or -1: decodes the block that it is in, if it is anywhere."""
+        try:
+            letters = word.encode()
+        except UnicodeEncodeError:
+            return -1
+        i = bisect.bisect_right(self._first, letters) - 1
+        if i < 0:
+            return -1
+        if i not in self._blocks:
+            self._blocks[i] = self._block(i)[1]
+        words = self._blocks[i]
+        at = bisect.bisect_left(words, letters)
+        found = at < len(words) and words[at] == letters
+        return ordering.row(self._order, self._bounds[i] + at) if found else -1
+
+    def words(self) -> list[str]:
+        """All words, in the order of the rows."""
+        with ThreadPoolExecutor() as pool:
+            text = np.concatenate(list(pool.map(lambda i: self._block(i)[0], range(len(self._first)))))
+        found, starts = np.empty_like(text), np.zeros(self._bounds[-1] + 1, np.int64)
+        spelling.arrange(text, ordering.rows(self._order), starts, found)
+        words = found[:-1].tobytes().decode().split("\n")  # all at once, which is several times as fast
+        if len(words) != self._bounds[-1]:
+            raise ValueError(f"{len(words)} words instead of {self._bounds[-1]}")
+        return words
+
+    @functools.cached_property
+    def _order(self) -> ordering.Order:
+        return ordering.decode(self._ordered, self._runs)
+
+    def _block(self, i: int) -> tuple[NDArray[np.uint8], list[bytes]]:
+        """The letters of a block, with their ends, and its words."""
+        count, text = self._bounds[i + 1] - self._bounds[i], np.empty(self._sizes[i], np.uint8)
+        data = np.frombuffer(self._coded[i], np.uint8).copy()
+        if spelling.code_words(*spelling.model(True, data, text, self._codes, count)) < 0:
             raise ValueError(f"words of block {i} that do not end where they should")
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(decode, range(len(sizes))))
-    rows = _decode_order(np.frombuffer(body[coded[-1] :], np.uint8).copy(), count, runs)
-    found, starts = np.empty_like(text), np.zeros(count + 1, np.int64)
-    spelling.arrange(text, rows, starts, found)
-    words = found[:-1].tobytes().decode().split("\n")  # all at once, which is several times as fast
-    if len(words) != count:
-        raise ValueError(f"{len(words)} words instead of {count}")
-    return words
+        words = text.tobytes().split(b"\n")[:-1]
+        after = [*words[1:], *self._first[i + 1 : i + 2]]
+        if len(words) != count or words[0] != self._first[i] or not all(map(operator.lt, words, after)):
+            raise ValueError(f"words of block {i} that are not in alphabetical order")
+        return text, words
 
 
 def _blocks(count: int) -> list[int]:
@@ -99,12 +139,12 @@ def _blocks(count: int) -> list[int]:
     return [count * i // n for i in range(n + 1)]
 
 
-def _spell(text: NDArray[np.uint8], words: int, lengths: NDArray[np.uint8]) -> bytes:
+def _spell(text: NDArray[np.uint8], words: int, codes: spelling.Codes) -> bytes:
     room = 2 * len(text) + 64
     while True:
         data = np.zeros(room, np.uint8)
-        model, bits = spelling.model(False, data, text.copy(), lengths)
-        size = int(spelling.code_words(model, words, bits))
+        model, *sizes = spelling.model(False, data, text.copy(), codes, words)
+        size = int(spelling.code_words(model, *sizes))
         if size < 0:
             raise ValueError("expected words without line feeds, got another")
         if not model.coder[binary.FULL]:
@@ -135,60 +175,6 @@ def _huffman(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     return lengths
 
 
-def _runs(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Runs of rows that stand in alphabetical order: twice their length, and one if they are worth an entry.
-
-    order: int64 [words], the row of each word of the alphabet. The rows of a run without that one are runs of one word.
-    """
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    ends = [*(np.flatnonzero(np.diff(rank) < 0) + 1).tolist(), len(order)]
-    found: list[list[int]] = []  # length, whether sorted
-    for begin, end in itertools.pairwise([0, *ends]):
-        is_sorted = end - begin >= LONG
-        if is_sorted or not found or found[-1][1]:
-            found.append([end - begin, is_sorted])
-        else:
-            found[-1][0] += end - begin
-    return np.array([2 * length + is_sorted for length, is_sorted in found], np.int64)
-
-
-def _leaves(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many rows each leaf of the order's tree has."""
-    return np.concatenate([[run >> 1] if run & 1 else np.ones(run >> 1, np.int64) for run in runs.tolist()])
-
-
-def _tree(leaves: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-    """Half the size of a tree, and how many words are below each node, of which 1 is the root: int64 [size]."""
-    half = 1 << (len(leaves) - 1).bit_length()
-    tree = np.zeros(2 * half, np.int64)
-    tree[half : half + len(leaves)] = leaves
-    n = half
-    while n > 1:
-        tree[n // 2 : n] = tree[n : 2 * n].reshape(-1, 2).sum(1)
-        n //= 2
-    return half, tree
-
-
-def _encode_order(order: NDArray[np.int64], runs: NDArray[np.int64]) -> bytes:
-    leaves = _leaves(runs)
-    run_of = np.repeat(np.arange(len(leaves)), leaves)[order]
-    half, tree = _tree(leaves)
-    data = np.zeros(4 * len(order) + 64, np.uint8)  # of fewer than 2^32 words
-    state = np.zeros(binary.SIZE, np.int64)
-    size = spelling.code_order(state, data, False, run_of, half, tree, np.zeros(1, np.int64))
-    return data[:size].tobytes()
-
-
-def _decode_order(data: NDArray[np.uint8], count: int, runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The row of each word of the alphabet, int64 [count], whatever the data."""
-    leaves = _leaves(runs)
-    half, tree = _tree(leaves)
-    rows, place = np.zeros(count, np.int64), np.cumsum(leaves) - leaves
-    spelling.code_order(np.zeros(binary.SIZE, np.int64), data, True, rows, half, tree, place)
-    return rows
-
-
 def _common(a: bytes, b: bytes) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
@@ -201,7 +187,8 @@ def _pack_front_coded(words: Sequence[bytes]) -> bytes:
     return FRONT.pack(len(rest), len(prefixes)) + prefixes + bz2.compress(rest)
 
 
-def _unpack_front_coded(payload: bytes, count: int) -> list[str]:
+def unpack_front_coded(payload: bytes, count: int) -> list[str]:
+    """The words of version 1. Raises ValueError, struct.error, EOFError or OSError for other bytes."""
     size, prefixes = FRONT.unpack_from(payload)
     at = FRONT.size + prefixes
     check_size(count, size, len(payload))
