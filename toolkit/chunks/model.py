@@ -174,8 +174,11 @@ class NetworkClock:
 
 
 def choose_lanes(symbols: int) -> int:
-    """Stacks for so many coded symbols, a power of two: a GPU wants many; each costs one to three bytes."""
-    return min(max(1 << max(symbols >> 12, 1).bit_length() - 1, FIRST_LANES), MOST_LANES)
+    """Stacks for so many coded symbols, a power of two: a GPU wants many; each costs one to three bytes.
+
+    One for 16,384 to 32,768 symbols, so that lanes take less than a thousandth even where a symbol has one bit.
+    """
+    return min(max(1 << max(symbols >> 14, 1).bit_length() - 1, FIRST_LANES), MOST_LANES)
 
 
 def fingerprint(module: Model, settings: dict[str, Any]) -> str:
