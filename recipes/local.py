@@ -74,7 +74,7 @@ class Net(nn.Module):
     """A mixture of logistics for each pixel, from the pixels before it in a window and, if `placed`, from where it is.
 
     All layers work on each pixel by itself, so that a decoder computes each once, and a training any pixels of a row.
-    If `guessed`, locations are relative to a linear prediction, which starts as left + above - above left.
+    If `guessed`, locations are relative to a linear prediction, which starts as the mean of left and above.
     """
 
     places: Tensor | None
@@ -103,9 +103,9 @@ class Net(nn.Module):
             self.guess.weight.data.zero_()
             nn.init.zeros_(self.guess.bias)  # type: ignore[arg-type]  # Optional in the stubs; present here
             near = window(reach)
-            for neighbour, weight in (((0, -1), 1.0), ((-1, 0), 1.0), ((-1, -1), -1.0)):
-                for c in range(shape[0]):
-                    self.guess.weight.data[c, c * len(near) + near.index(neighbour)] = weight
+            for c in range(shape[0]):
+                for neighbour in ((0, -1), (-1, 0)):
+                    self.guess.weight.data[c, c * len(near) + near.index(neighbour)] = 0.5
 
     def features(self, before: Tensor, place: Tensor) -> Tensor:
         """Of pixels, from neighbours float [rows, c * neighbours, n, 1], normalised, and places int64 [n]:
