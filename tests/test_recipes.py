@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 
 from tests.tiny import configure, run_folder
-from toolkit import compress, decompress
+from toolkit import compress, decompress, runs
 from toolkit.chunks.chained import Coder
 from toolkit.data.images import digits
 from toolkit.run import CONFIG, WEIGHTS
@@ -34,6 +34,39 @@ def test_a_recipe_needs_no_other_argument(name: str) -> None:
         cfg = compose("train", [f"recipe={name}"])
     assert cfg.recipe.name == name
     assert cfg.data._target_.startswith("toolkit.data.")
+
+
+def settings(name: str) -> Iterator[tuple[str, Any]]:
+    """The settings of a recipe's module and head, and their values."""
+    cfg = OmegaConf.to_container(OmegaConf.load(FILES[0].with_name(f"{name}.yaml")))
+    for part in ("module", "head"):
+        values = cfg["recipe"][part]  # type: ignore[index, call-overload]
+        yield from ((f"recipe.{part}.{key}", value) for key, value in values.items() if key != "_target_")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES])
+def test_a_value_of_another_kind_than_a_setting_is_refused_with_an_example(name: str) -> None:
+    number = "[3]", "(a whole|a) number"
+    kinds = {list: ("3", "a list of (whole )?numbers"), int: number, float: number, str: ("[3]", "text")}
+    plain = configure(name, "data=digits")
+    OmegaConf.update(plain, "recipe.module.shape", [3, 8, 8], force_add=True)
+    for key, value in settings(name):
+        if type(value) not in kinds:
+            continue
+        cfg, (bad, expected) = plain.copy(), kinds[type(value)]
+        OmegaConf.update(cfg, key, OmegaConf.create(f"x: {bad}").x, force_add=True)
+        message = f"expected {key} to be {expected}, got {re.escape(bad)}; give for instance {key}="
+        with pytest.raises(ValueError, match=message):
+            runs._instantiate(cfg.recipe[key.split(".")[1]], runs.HEADS)
+
+
+def test_a_setting_that_a_recipe_does_not_have_is_refused_by_name(tmp_path: Path) -> None:
+    cfg = configure("bitswap", "+recipe.module.with=3")
+    with (
+        open_dict(cfg),
+        pytest.raises(ValueError, match=r"BitSwap has, got recipe\.module\.with; did you mean width\?"),
+    ):
+        build(cfg, tmp_path)
 
 
 class Trained(NamedTuple):

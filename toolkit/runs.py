@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
+import inspect
 import io
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -247,6 +250,7 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
     def ours(name: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in packages)
 
+    targets = []
     for node in _nodes(cfg):
         target = node.get("_target_")
         if target is None:
@@ -257,6 +261,9 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
             raise ValueError(f"expected _target_ to name something in {', '.join(packages)}, got {target!r}")
         if not isinstance(found, type) and (not node.get("_partial_") or "." in getattr(found, "__qualname__", ".")):
             raise ValueError(f"expected _target_ to name a class, or a function with _partial_: true, got {target!r}")
+        targets.append((node, found))
+    for node, found in targets:
+        _check_settings(node, found)
     try:
         if not train:
             return instantiate(cfg)
@@ -269,6 +276,54 @@ def _instantiate(cfg: DictConfig, packages: Sequence[str], train: bool = False) 
         # The cause carries the message that our own code wrote; hydra's adds the target and a long chain.
         raise (error.__cause__ or error) from None
     return trainable(plain.func)(*plain.args, **plain.keywords)
+
+
+_KINDS: dict[str, tuple[type | tuple[type, ...], str, str]] = {  # of annotations; what people call them; an example
+    "bool": (bool, "true or false", "true"), "int": (int, "a whole number", "1"), "str": (str, "text", "TEXT"),
+    "float": ((int, float), "a number", "0.5"),
+}  # fmt: skip
+
+
+def _check_settings(node: DictConfig, target: Any) -> None:
+    """Raise ValueError for a setting that a target does not have, or whose value is not what its annotation says."""
+    known = inspect.signature(target).parameters
+    open_ended = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())
+    for key in map(str, node):
+        if key.startswith("_") or (open_ended and key not in known):
+            continue
+        name = node._get_full_key(key)
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            remedy = f"did you mean {close[0]}?" if close else "leave it out"
+            raise ValueError(f"expected a setting that {target.__name__} has, got {name}; {remedy}")
+        said = known[key].annotation
+        kinds = (said if isinstance(said, str) else inspect.formatannotation(said)).split(" | ")
+        wanted = [found for kind in kinds if kind != "None" and (found := _kind(kind))]
+        if node[key] is None or len(wanted) < len([kind for kind in kinds if kind != "None"]):
+            continue
+        if not any(fits(node[key]) for fits, _, _ in wanted):
+            _, expected, example = wanted[0]
+            raise ValueError(f"expected {name} to be {expected}, got {node[key]}; give for instance {name}={example}")
+
+
+def _kind(annotation: str) -> tuple[Callable[[Any], bool], str, str] | None:
+    """Whether a value is of a kind, what people call that, and an example; None for kinds that no one types."""
+    many = re.fullmatch(r"(?:Sequence|list)\[(\w+)\]", annotation)
+    if (found := _KINDS.get(many[1] if many else annotation)) is None:
+        return None
+    types, expected, example = found
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, types) and (types is bool or not isinstance(value, bool))
+
+    if not many:
+        return fits, expected, example
+    said = f"a list of {expected.removeprefix('a ')}s" if expected.startswith("a ") else f"a list of {expected}"
+    return (
+        lambda value: isinstance(value, ListConfig) and all(map(fits, value)),
+        said,
+        f"[{example},{example}]",
+    )
 
 
 def find_recipes() -> None:
