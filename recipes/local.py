@@ -21,6 +21,7 @@ from toolkit.nets.observation import Mixture, complete, normalise
 from toolkit.nets.residual import Residual
 
 FLAT = 2  # reach of the window in which a pixel has to equal all before it to be one that teaches little
+PART = 1024  # pixels, of which a multiple is trained on
 BLOCK = 64  # rows that are looked at together where no gradient is wanted
 
 
@@ -132,8 +133,12 @@ class Net(nn.Module):
             place = torch.arange(h * w, device=x.device).repeat(rows)
             return self.bits(before, here.flatten(0, 1), place).view(rows, -1).sum(1)
         flat = is_flat(x)
-        row, place = (~flat | (torch.rand(flat.shape, device=x.device) < share)).nonzero(as_tuple=True)
-        weight = torch.where(flat[row, place], 1 / share, 1.0)
+        chosen = (~flat | (torch.rand(flat.shape, device=x.device) < share)).flatten().nonzero()[:, 0]
+        weight = torch.where(flat.flatten()[chosen], 1 / share, 1.0)
+        # Whole parts: libraries keep memory and code for each size that they meet.
+        missing = -len(chosen) % PART
+        chosen, weight = F.pad(chosen, (0, missing)), F.pad(weight, (0, missing))
+        row, place = chosen // (h * w), chosen % (h * w)
         seen = around.flatten(1)[:, (row * around.shape[2])[:, None] + near[place]]
         bits = self.bits(seen.transpose(0, 1).flatten(1), here[row, place], place)
         return torch.zeros(rows, device=x.device).index_add(0, row, bits * weight)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recipes.local import Local, Net, head, is_flat, steps, window
+from recipes.local import PART, Local, Net, head, is_flat, steps, window
 from tests.tiny import everything, images
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import Settings
@@ -124,6 +124,18 @@ def test_a_linear_prediction_starts_as_the_mean_of_two_neighbours() -> None:
     assert net.guess is not None
     expected = (x[:, 5, 3] + x[:, 4, 4]) / 2
     torch.testing.assert_close(net.guess(near.flatten()[None, :, None, None]).flatten(), expected)
+
+
+def test_training_meets_few_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, products = set(), Net.products
+    monkeypatch.setattr(
+        Net, "products", lambda net, before, place: (sizes.add(len(before)), products(net, before, place))[1]
+    )
+    module = model()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        module.net(images(40, (1, 8, 8)), 0.25)
+    assert sizes <= {PART, 2 * PART, 3 * PART}
 
 
 def test_training_lowers_the_rate() -> None:
