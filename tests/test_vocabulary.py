@@ -49,6 +49,13 @@ def test_words_come_back_in_their_order(words: list[str]) -> None:
         assert read.row(other) == -1
 
 
+def test_letters_are_shared_as_far_as_words_are_alike_and_no_further() -> None:
+    words = [b"ab", b"abc", b"ab", b"ab" * 200, b"ab" * 200 + b"c", b"b", b"", b"b"]
+    text = np.frombuffer(b"\n".join(words) + b"\n", np.uint8)
+    assert vocabulary._shared(text, len(words), 255).tolist() == [0, 2, 2, 2, 255, 0, 0, 0]
+    assert vocabulary._shared(text, len(words), 31).tolist() == [0, 2, 2, 2, 31, 0, 0, 0]
+
+
 def test_the_smaller_form_is_taken() -> None:
     assert vocabulary.pack([f"{i}" for i in range(3000)])[1] == vocabulary.FRONT_CODED
     assert vocabulary.pack(english(3000))[1] == vocabulary.SPELT

@@ -201,6 +201,24 @@ def code_words(m, words, bits):
 
 
 @jit
+def shared(text, most, found):
+    """How many letters each word shares with the one before, at most so many, and 0 for the first: into uint8 [words].
+
+    text: uint8, words with their ends.
+    """
+    last, begin = np.int64(0), np.int64(0)
+    for word in range(len(found)):
+        n = np.int64(0)
+        while word > 0 and n < most and text[last + n] == text[begin + n] and text[begin + n] != END:
+            n += 1
+        found[word] = n
+        last = begin
+        while text[begin] != END:
+            begin += 1
+        begin += 1
+
+
+@jit
 def arrange(text, rows, starts, found):
     """Put words, with their ends, into the order of rows.
 

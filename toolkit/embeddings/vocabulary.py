@@ -44,9 +44,9 @@ def _pack_spelt(words: Sequence[bytes]) -> bytes:
     ordered = encoded[order].tolist()
     parts = [ordered[first:last] for first, last in itertools.pairwise(_blocks(len(words)))]
     texts = [np.frombuffer(b"\n".join(part) + b"\n", np.uint8) for part in parts]
-    lengths = np.stack(
-        [_huffman(np.sum([np.bincount(text, minlength=256) for text in texts], 0)), _huffman(_shared(parts))]
-    )
+    letters = np.sum([np.bincount(text, minlength=256) for text in texts], 0)
+    common = [_shared(text, len(part), spelling.SHARED) for text, part in zip(texts, parts, strict=True)]
+    lengths = np.stack([_huffman(letters), _huffman(np.bincount(np.concatenate(common), minlength=256))])
     codes = spelling.codes(lengths)
     with ThreadPoolExecutor() as pool:
         spelt = list(pool.map(lambda text, part: _spell(text, len(part), codes), texts, parts))
@@ -152,13 +152,11 @@ def _spell(text: NDArray[np.uint8], words: int, codes: spelling.Codes) -> bytes:
         room *= 4
 
 
-def _shared(parts: Sequence[Sequence[bytes]]) -> NDArray[np.int64]:
-    """How often words share so many letters with the one before: int64 [256]."""
-    counts = np.zeros(256, np.int64)
-    for part in parts:
-        for a, b in itertools.pairwise([b"", *part]):
-            counts[min(_common(a, b), spelling.SHARED)] += 1
-    return counts
+def _shared(text: NDArray[np.uint8], words: int, most: int) -> NDArray[np.uint8]:
+    """How many letters each word shares with the one before it, at most so many: uint8 [words]."""
+    found = np.empty(words, np.uint8)
+    spelling.shared(text, most, found)
+    return found
 
 
 def _huffman(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -175,13 +173,9 @@ def _huffman(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     return lengths
 
 
-def _common(a: bytes, b: bytes) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
 def _pack_front_coded(words: Sequence[bytes]) -> bytes:
     """How many bytes a word shares with the one before it (u8), and the rest of it; bzip2 of each."""
-    shared = bytes(_common(a[:255], b) for a, b in itertools.pairwise([b"", *words]))
+    shared = _shared(np.frombuffer(b"\n".join(words) + b"\n", np.uint8), len(words), 255).tobytes()
     rest = b"\n".join(word[n:] for word, n in zip(words, shared, strict=True))
     prefixes = bz2.compress(shared)
     return FRONT.pack(len(rest), len(prefixes)) + prefixes + bz2.compress(rest)
