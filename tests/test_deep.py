@@ -20,6 +20,7 @@ from tests.test_opacity import png as png_of
 from tests.tiny import picture_run, run_folder
 from toolkit import inspect
 from toolkit.images import baselines
+from toolkit.images import deep as image_files
 from toolkit.images.deep import png
 from toolkit.images.files import describe, read_image, write_image
 from toolkit.photographs import codec, deep
@@ -49,6 +50,23 @@ def scene(channels: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 # Files
+
+
+@pytest.mark.parametrize("channels", MODES)
+def test_a_large_file_is_read_in_little_memory_beside_its_values(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "BLOCK", 1 << 15)
+    values = np.tile(noise(1, 400, channels), (800, 1, 1))
+    (tmp_path / "a.png").write_bytes(png_of(COLOUR[channels], 16, values))
+    read_image(tmp_path / "a.png", every=True)
+    tracemalloc.start()  # knows what NumPy takes, and not Pillow: its picture takes up to 4 bytes a pixel more
+    try:
+        found = read_image(tmp_path / "a.png", every=True)
+        assert tracemalloc.get_traced_memory()[1] < found.nbytes + (1 << 18)
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, values.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("channels", MODES)
@@ -122,9 +140,32 @@ def tiff(path: Path, **options: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "signed": (lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.int16)), "or 16 in a common order"),
-    "32 bits": (lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.uint32)), "or 16 in a common order|unknown"),
-    "floats": (lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.float32)), "or 16 in a common order"),
+    "signed": (lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.int16)), "got signed numbers of 16 bits; do:"),
+    "32 bits": (
+        lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.uint32)),
+        "8 bits a value, or 16, got 32; do:",
+    ),
+    "floats": (
+        lambda path: tifffile.imwrite(path, noise(8, 9).astype(np.float32)),
+        "floating-point numbers of 32 bits",
+    ),
+    "half floats": (
+        lambda path: tifffile.imwrite(path, np.ones((8, 9), np.float16)),
+        "point numbers of 16 bits; do: conv",
+    ),
+    "half floats in a large file": (
+        lambda path: tifffile.imwrite(path, np.ones((8, 9, 3), np.float16), photometric="rgb", bigtiff=True),
+        "expected 8 bits a value, or 16, as whole numbers, got floating-point numbers of 16 bits; do: convert",
+    ),
+    "Lab": (
+        lambda path: tifffile.imwrite(path, np.zeros((8, 9, 3), np.uint8), photometric="cielab"),
+        "got LAB; do: c",
+    ),
+    "Lab of 16 bits": (
+        lambda path: tifffile.imwrite(path, noise(8, 9, 3), photometric="cielab", byteorder=">"),
+        "expected grey, RGB or palette, got LAB; do: convert it to PNG",
+    ),
+    "half a TIFF file": (lambda path: path.write_bytes(b"II*\0" + bytes(9)), "of an unknown kind"),
     "0 is white": (lambda path: tiff(path, photometric="miniswhite"), "or 16 in a common order"),
     "planes apart": (
         lambda path: tifffile.imwrite(path, noise(3, 8, 9), photometric="rgb", planarconfig="separate"),

@@ -11,6 +11,7 @@ import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +56,43 @@ def mode_of(image: Image.Image) -> str:
 def pixels(path: str | Path, image: Image.Image, mode: str) -> np.ndarray:
     """The values of a picture that `mode_of` knows, opened from a path and not yet loaded: uint16 [c, h, w]."""
     key = image.info.get("transparency")
-    if mode[0] == "L" and (key is not None or mode == "L" + DEEP):
-        found = np.array(image).astype(np.uint16)[None]
-    elif mode[0] == "L":  # both bytes of both values, as if they were four channels
+    count = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode.removesuffix(DEEP)]
+    found = np.empty((count, image.height, image.width), np.uint16)
+    values = found[: count - (key is not None)]
+    if len(values) == 1:
+        for rows, strip in _strips(image):
+            values[0, rows] = strip
+    elif len(values) == 2:  # both bytes of both values, as if they were four channels
         _retold(image, "RGBA")
-        found = _joined(np.array(image)[..., ::2], np.array(image)[..., 1::2])
+        for rows, strip in _strips(image):
+            values[:, rows] = (strip[..., ::2].astype(np.uint16) << 8 | strip[..., 1::2]).transpose(2, 0, 1)
     else:
-        with Image.open(path) as again:
-            if image.format == "PPM":
-                _retold(image, "RGB;16B")
-            raw = _raw(image)
-            _retold(again, raw[:-1] + OTHER[raw[-1]])
-            found = _joined(np.array(image), np.array(again))
-    if key is None:
-        return found
-    opaque = (found != np.array(key).reshape(-1, 1, 1)).any(0)
-    return np.concatenate([found, np.where(opaque, 65535, 0).astype(np.uint16)[None]])
+        again = Image.open(path)  # not at the same time, as each is a large picture
+        if image.format == "PPM":
+            _retold(image, "RGB;16B")
+        raw = _raw(image)
+        _retold(again, raw[:-1] + OTHER[raw[-1]])
+        for rows, strip in _strips(again):
+            values[:, rows] = strip.transpose(2, 0, 1)
+        again.close()
+        for rows, strip in _strips(image):
+            values[:, rows] |= strip.transpose(2, 0, 1).astype(np.uint16) << 8
+    if key is not None:
+        other = np.array(key).reshape(-1, 1, 1)
+        for rows in _rows(image):
+            found[-1, rows] = np.where((values[:, rows] != other).any(0), 65535, 0)
+    return found
+
+
+def _rows(image: Image.Image) -> Iterator[slice]:
+    """Some rows of a picture at a time."""
+    count = max(1, BLOCK // (8 * image.width))
+    return (slice(y, min(y + count, image.height)) for y in range(0, image.height, count))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some rows of a picture at a time, and their values [h, w] or [h, w, c]."""
+    return ((rows, np.asarray(image.crop((0, rows.start, image.width, rows.stop)))) for rows in _rows(image))
 
 
 def _raw(image: Any) -> str:
@@ -88,10 +110,6 @@ def _retold(image: Any, raw: str) -> None:
         return tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
 
     image.tile = [changed(tile) for tile in image.tile]
-
-
-def _joined(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray((high.astype(np.uint16) << 8 | low).transpose(2, 0, 1))
 
 
 def png(image: np.ndarray, about: dict[str, Any]) -> bytes:

@@ -165,6 +165,15 @@ def _broken(path: str | Path, error: Exception) -> str:
             "do: copy it again from where it came, or leave it out"
         )
     if isinstance(error, UnidentifiedImageError):
+        # Pillow raises whatever it likes for a broken file, or warns.
+        with suppress(Exception), warnings.catch_warnings(action="ignore"), open(path, "rb") as file:
+            start = file.read(16)
+            if start[:2] in BEGINS["TIFF"]:
+                tags = TiffImagePlugin.ImageFileDirectory_v2(start[: 8 if 42 in start[2:4] else 16])
+                file.seek(tags.next)
+                tags.load(file)
+                if refused := _refused_tiff(tags):
+                    return refused
         return (
             "expected an image that can be read, got a file of an unknown kind, or one whose beginning is damaged; do: "
             "copy it again from where it came, convert it to PNG, or leave it out"
@@ -204,12 +213,32 @@ def _raw_modes(image: Image.Image) -> list[str]:
     return [str(tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0]) for tile in tiles_of_file]
 
 
+def _refused_tiff(tags: Any) -> str:
+    """Why a TIFF file with these tags is refused, "" if they do not tell."""
+    bits, formats = (tags.get(tag, (default,)) for tag, default in (
+        (TiffImagePlugin.BITSPERSAMPLE, 1), (TiffImagePlugin.SAMPLEFORMAT, 1)
+    ))  # fmt: skip
+    meaning, most = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION), max(bits)
+    remedy = "do: convert it to PNG of 8 or 16 bits with an image editor, which rounds, and keep the file beside it"
+    if 3 in formats:
+        return f"expected 8 bits a value, or 16, as whole numbers, got floating-point numbers of {most} bits; {remedy}"
+    if colours := {8: "LAB", 9: "ICC LAB", 10: "ITU LAB", 32844: "LogL", 32845: "LogLuv"}.get(meaning):
+        return f"expected grey, RGB or palette, got {colours}; {remedy}"
+    if 2 in formats and most > 8:
+        return f"expected 8 bits a value, or 16, without a sign, got signed numbers of {most} bits; {remedy}"
+    if most > 16:
+        return f"expected 8 bits a value, or 16, got {most}; {remedy}"
+    return ""
+
+
 def _refusal(image: Image.Image, every: bool) -> str:
     mode = deep.mode_of(image)
     if mode and not every:
         return "expected 8 bits a value, got 16; do: compress it with run=photographs, which keeps them, or convert it"
     if mode:
         return _frames(image)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and (refused := _refused_tiff(image.tag_v2)):
+        return refused
     # Pillow hands 48-bit colour files out as 8-bit RGB without a word; only the raw mode of the decoder tells.
     tiles_of_file, raw_modes = image.tile if isinstance(image, ImageFile.ImageFile) else [], _raw_modes(image)
     more = any(re.match(r"(RGB|RGBA|RGBX|L|LA|I|CMYK);16", raw) for raw in raw_modes)
