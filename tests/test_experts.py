@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 from toolkit.coding import vectors
-from toolkit.photographs import codec
-from toolkit.photographs.codec import decode, encode, initial, learn, tiles
+from toolkit.photographs import codec, experts
+from toolkit.photographs.codec import Tile, decode, encode, initial, learn, tiles
 
 STATE = initial()
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,6 +104,31 @@ def test_planes_of_several_tiles_come_back(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 6)  # three tiles at a time
     assert encode(picture, STATE) == data
     assert np.array_equal(decode(data, picture.shape, STATE), picture)
+
+
+@pytest.mark.parametrize("decoding", [False, True])
+def test_a_plane_waits_for_all_before_it_though_the_nearest_has_one_value_alone(decoding, monkeypatch):
+    grey = pictures((1, 70, 40))["noise"][0].astype(np.int16)
+    planes, tile = np.stack([grey, np.zeros_like(grey), grey // 9]), Tile(0, 0, *grey.shape)
+    monkeypatch.setattr(codec, "together", lambda count, each, *given: list(map(each, *given)))  # one after another
+    data, learned = codec.encoded(planes, tile, codec.learned_of(STATE, 3), 0), codec.learned_of(STATE, 3)
+    monkeypatch.undo()
+    loop = experts.loop
+
+    def slow(parts, quick, work, known, role, *others):
+        if role == 0:
+            time.sleep(0.02)  # others could overtake
+        return loop(parts, quick, work, known, role, *others)
+
+    monkeypatch.setattr(experts, "loop", slow)
+    if not decoding:
+        assert codec.encoded(planes, tile, learned, 0) == data
+        return
+    parts, at = [], 0
+    for _ in planes:
+        part, at = codec.plane_at(memoryview(data), at, -255, 255)
+        parts.append(part)
+    assert np.array_equal(codec.decoded(parts, tile, learned, 0), planes)
 
 
 def test_coding_takes_less_memory_than_the_picture_beside_it(monkeypatch):

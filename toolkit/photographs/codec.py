@@ -161,7 +161,7 @@ class _Planes:
             if role:
                 needed = min(last + AHEAD, height)
                 with self.changed:
-                    self.changed.wait_for(functools.partial(self._ready, i - 1, needed))
+                    self.changed.wait_for(functools.partial(self._ready, i, needed))
                 if self.failed:
                     return
             experts.loop(
@@ -182,7 +182,8 @@ class _Planes:
                 self.changed.notify_all()
 
     def _ready(self, i: int, rows: int) -> bool:
-        return self.failed or self.done[i] >= rows
+        # All planes before: one of a single value is done at once, however far those before it are.
+        return self.failed or min(self.done[i - i % ROLES : i]) >= rows
 
     def run(self, each: Callable[[int], Any]) -> list[Any]:
         """What a function of each plane's number returns, all at the same time. If one fails, no other waits for it."""
