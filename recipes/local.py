@@ -119,7 +119,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor, share: float = 1.0) -> Tensor:
         """uint8 [rows, c, h, w] -> bits, float32 [rows].
 
-        share: of pixels that equal all before them nearby, so many are looked at, for all of them.
+        share: of the pixels that equal all before them nearby, the part that is drawn and coded; its bits are divided
+        by it, so that their mean is that of all pixels.
         """
         if len(x) > BLOCK and not torch.is_grad_enabled():  # what all pixels' features take is bounded
             return torch.cat([self(part, share) for part in x.split(BLOCK)])
@@ -231,8 +232,9 @@ class Local(RowModel):
     shape: (channels, height, width) of the rows; reach: of the window, in pixels up, left and right; width, blocks: of
     the network, residual blocks; components: of the mixture; placed: whether it learns a bias for each place of a row,
     for rows that show the same kind of thing at the same place; guessed: whether locations are relative to a linear
-    prediction, for photographs; flat_share: of the pixels that equal all nearby before
-    them, so many are trained on; learning_rate: at its peak; warmup: steps.
+    prediction, for photographs; flat_share: of the pixels that equal all nearby before them, so many are trained on;
+    learning_rate: at its peak; warmup: steps. Raises ValueError for a share outside of (0, 1], a reach below 2 or no
+    blocks.
     """
 
     part_names = ("x",)

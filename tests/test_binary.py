@@ -36,6 +36,29 @@ def decode(data: bytes, p: np.ndarray) -> np.ndarray:
     return bits
 
 
+def plain(data: bytes, p: np.ndarray) -> list[bool]:
+    """The decoder of docs/format.md on plain integers."""
+    low, high, found, ahead = 0, 2**32 - 1, list[bool](), iter(data)
+    value = int.from_bytes(bytes(next(ahead, 0) for _ in range(4)), "big")
+    for chance in p.clip(1, 65535).tolist():
+        middle = low + (high - low) * chance // 65536
+        found.append(value <= middle)
+        low, high = (low, middle) if found[-1] else (middle + 1, high)
+        while low >> 24 == high >> 24:
+            low, high, value = (256 * n % 2**32 + more for n, more in ((low, 0), (high, 255), (value, next(ahead, 0))))
+    return found
+
+
+def test_a_decoder_made_by_the_description_of_the_format_finds_the_bits() -> None:
+    rng = np.random.default_rng(4)
+    for n in (0, 1, 2, 9, 3000):
+        p = rng.choice([rng.integers(0, 65537, n), rng.integers(0, 30, n), rng.integers(65500, 65537, n)])
+        bits = rng.integers(0, 65536, n) < p
+        data, _ = encode(bits.astype(np.uint8), p)
+        assert plain(data, p) == bits.tolist()
+        assert not data.endswith(b"\0")
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 100, 5000])
 @pytest.mark.parametrize("seed", range(5))
 def test_random_bits_come_back(n: int, seed: int) -> None:

@@ -53,7 +53,7 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
     if not (folder / CONFIG).is_file() or not _weights(folder).is_file():
         return None
     try:
-        found = yaml.safe_load((folder / CONFIG).read_text())["recipe"]
+        found = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["recipe"]
         return found if "coder" in found and "head" in found else None
     except (ValueError, TypeError, KeyError, yaml.YAMLError, RecursionError):
         return None

@@ -1,8 +1,7 @@
 """Probabilities of bits by logistic mixing of adaptive counters, refined by adaptive maps, for `binary`'s coder.
 
 Compiled into the caller's loop, whose cache on disk does not see changes here: touch the caller after them. Integers
-only: the same bytes on every processor. The caller's model is a NamedTuple
-with, beside what it needs itself:
+only: the same bytes on every processor. The caller's model is a NamedTuple with, beside what it needs itself:
 
     decoding                   bool
     coder, data                `binary`'s state and bytes
@@ -31,7 +30,6 @@ SPAN = 3072  # logits in 256ths: -SPAN to SPAN - 1
 STEP = 50  # entries of a map
 INPUTS = 16  # a set of weights: at most 15, and how often it was used
 MOST = 1 << 22  # of a weight, in 65536ths
-MOST = 1 << 22  # a weight, in 65536ths
 BASE, EXTRA, RAMP = 10, 20, 512  # rates of learning of a set of weights, at last and more at first; uses between
 
 

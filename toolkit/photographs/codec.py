@@ -201,7 +201,10 @@ class _Planes:
 
 
 def encoded(planes: np.ndarray, tile: Tile, learned: Sequence[Learned], effort: int) -> bytes:
-    """A tile's planes, each with its bounds and its length in front, and what was learned from them."""
+    """A tile's planes, int16 [planes, height, width], each coded with its bounds and its length in front.
+
+    learned: of each plane; it is what is known after the tile then. Raises ValueError for what does not compress.
+    """
     work = _Planes(tile, len(planes))
     bounds = [(int(plane.min()), int(plane.max())) for plane in planes]
 
@@ -238,7 +241,7 @@ def _constant(work: _Planes, i: int, value: int) -> None:
 def decoded(
     parts: Sequence[tuple[int, int, memoryview]], tile: Tile, learned: Sequence[Learned], effort: int
 ) -> np.ndarray:
-    """int16 [planes, height, width] of a tile."""
+    """The planes of a tile, int16 [planes, height, width], of bounds and bytes as `plane_at` reads them."""
     work = _Planes(tile, len(parts))
 
     def one(i: int) -> None:
