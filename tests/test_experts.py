@@ -189,15 +189,28 @@ def test_channels_come_back_in_every_order(order):
     assert np.array_equal(decode(data, picture.shape, STATE), picture)
 
 
-def test_the_order_of_channels_that_makes_the_smallest_file_is_taken():
+@pytest.mark.parametrize("effort", [1, 2])
+def test_the_order_of_channels_that_makes_the_smallest_file_is_taken(effort, monkeypatch):
+    monkeypatch.setattr(codec, "PATCHED", 1.1)
     rng = np.random.default_rng(2)
-    red = rng.integers(0, 256, (40, 40))
-    blue = (red + rng.integers(0, 3, red.shape)).clip(0, 255)  # as green, but for noise
-    picture = np.stack([red, (red + blue) // 2, blue]).astype(np.uint8)
-    sizes = [len(codec._by_experts(picture, STATE, 1, order)) for order in range(len(codec.ORDERS))]
-    data = encode(picture, STATE, 2)
-    assert data[0] == 16 + 3 * int(np.argmin(sizes)) + 2
+    green = rng.integers(0, 256, (120, 140))
+    picture = np.stack([green // 64 * 64, green, rng.integers(0, 9, green.shape)]).astype(np.uint8)  # steps tell most
+    tried = effort - 1  # with which effort
+    sizes = [len(codec._by_experts(picture, STATE, tried, order)) for order in range(len(codec.ORDERS))]
+    assert min(sizes) < 0.99 * sizes[0]
+    data = encode(picture, STATE, effort)
+    assert data[0] == 16 + 3 * int(np.argmin(sizes)) + effort
     assert np.array_equal(decode(data, picture.shape, STATE), picture)
+
+
+def test_patches_that_tell_the_order_are_few_and_from_all_over_a_picture():
+    picture = np.arange(1000 * 1500, dtype=np.int32).reshape(1, 1000, 1500)
+    patches = codec._patches(picture)
+    assert patches.shape[0::2] == (1, 96) and 0.9 < patches.size * 50 / picture.size <= 1
+    rows, columns = patches[0] // 1500, patches[0] % 1500
+    for places, length in ((rows, 1000), (columns, 1500)):
+        assert (np.bincount(places.ravel() * 4 // length, minlength=4) > 0.1 * places.size).all()
+    assert codec._patches(picture[:, :900, :900]) is codec._patches(picture[:, :31]) is None
 
 
 def test_an_unknown_effort_is_refused():

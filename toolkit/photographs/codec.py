@@ -25,6 +25,9 @@ GREEN = 1
 # Of three channels: which one is coded first; second, less the first; third, less green.
 ORDERS = (1, 0, 2), (1, 2, 0), (0, 1, 2), (2, 1, 0)
 SAMPLE = 16  # rows, of eight times as many, that tell which way of coding is better
+# What tells the best order at effort 1: patches of so many rows and columns, at least and at most so many, a
+# share of the picture; and how much smaller an order must make them than the first.
+PATCH, FEWEST, MOST_PATCHES, PATCHED, CLEARLY = (32, 96), 6, 64, 1 / 50, 0.995
 FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
 FEW = 1 / 32
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
@@ -274,10 +277,36 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
     sample = _sample(picture)
     if _few_colours(sample, state):
         return _by_colours(picture)
-    order = 0
-    if effort == 2 and len(picture) > 2:
-        order = min(range(len(ORDERS)), key=lambda i: len(_by_experts(sample, state, 1, i)))
-    return _by_experts(picture, state, effort, order)
+    return _by_experts(picture, state, effort, _order(picture, sample, state, effort))
+
+
+def _order(picture: np.ndarray, sample: np.ndarray, state: dict[str, np.ndarray], effort: int) -> int:
+    """The order of channels that makes the picture smallest, judged by parts of it that are coded in each.
+
+    Effort 1 tries it on patches, in 3 % of the time: the first order stays unless another one is clearly better, and
+    where there are fewer than FEWEST. Effort 0 has no time for enough patches to choose well.
+    """
+    if effort == 0 or len(picture) < 3:
+        return 0
+    if effort == 2:
+        return min(range(len(ORDERS)), key=lambda i: len(_by_experts(sample, state, 1, i)))
+    patches = _patches(picture)
+    if patches is None:
+        return 0
+    sizes = [len(_by_experts(patches, state, 0, i)) for i in range(len(ORDERS))]
+    best = int(np.argmin(sizes))
+    return best if sizes[best] < CLEARLY * sizes[0] else 0
+
+
+def _patches(picture: np.ndarray) -> np.ndarray | None:
+    """PATCHED of a picture, as patches from all over it, one below the other; None if they are fewer than FEWEST."""
+    (height, width), (rows, columns) = picture.shape[1:], PATCH
+    count = min(int(PATCHED * height * width / (rows * columns)), MOST_PATCHES)
+    if count < FEWEST or height < rows or width < columns:
+        return None
+    ys = [(height - rows) * i // (count - 1) for i in range(count)]
+    xs = [(width - columns) * (i * 34 % 55) // 54 for i in range(count)]  # 34 / 55: as evenly as can be
+    return np.concatenate([picture[:, y : y + rows, x : x + columns] for y, x in zip(ys, xs, strict=True)], 1)
 
 
 def _by_colours(picture: np.ndarray) -> bytes:
