@@ -1,15 +1,18 @@
 """Whole pictures: the model that learns while it codes, its training, its files, and every refusal."""
 
 import gc
+import io
 import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -468,6 +471,26 @@ def test_ctrl_c_ends_the_coding_of_a_large_picture_at_once(
             thread.join(5)
             assert not thread.is_alive()
     assert sorted(os.listdir(tmp_path)) == sorted([*there, "b.partial"] if decoding else there)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "ppm"])
+def test_one_picture_goes_through_pipes(
+    suffix: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    picture, given, out = noise(9, 8, 3), io.BytesIO(), io.BytesIO()
+    Image.fromarray(picture).save(given, {"tif": "tiff"}.get(suffix, suffix), lossless=True)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given.getvalue())))
+    assert pack(run, Path("-"), tmp_path / "a.tkc") == 0
+    assert unpack(run, tmp_path / "a.tkc", tmp_path / "back") == 0
+    assert np.array_equal(pixels(tmp_path / "back/input.png"), picture)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((tmp_path / "a.tkc").read_bytes())))
+    monkeypatch.setattr(sys, "__stdout__", SimpleNamespace(buffer=out))
+    assert unpack(run, Path("-"), Path("-")) == 0
+    assert np.array_equal(np.array(Image.open(out)), picture)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given.getvalue()[:40])))
+    capsys.readouterr()
+    assert pack(run, Path("-"), tmp_path / "b.tkc") == 1
+    assert capsys.readouterr().err.startswith("error: standard input: expected ")
 
 
 # Several at a time

@@ -137,11 +137,14 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
 
 @contextlib.contextmanager
-def streams(values: dict[str, str], suffix: str) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:
+def streams(
+    values: dict[str, str], suffix: str | Callable[[bytes], str]
+) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:
     """Arguments in which "-", standard input or output, is a file: of what was read, and to be written out at the end.
 
-    suffix: of an input "-". An output "-" is a name in a new folder, without suffix; what the command prints goes to
-    standard error then. Also yields what makes text that names these files say what they stand for; errors do.
+    suffix: of an input "-", or what tells it by the first 16 bytes. An output "-" is a name in a new folder, without
+    suffix; what the command prints goes to standard error then. Also yields what makes text that names these files say
+    what they stand for; errors do.
     """
     with contextlib.ExitStack() as stack:
         values, names = dict(values), {"input": "standard input", "output": "standard output"}
@@ -154,8 +157,10 @@ def streams(values: dict[str, str], suffix: str) -> Iterator[tuple[dict[str, str
             return text
 
         if "input" in names:
-            values["input"] = str(folder / f"input{suffix}")
+            start = sys.stdin.buffer.read(16)
+            values["input"] = str(folder / f"input{suffix if isinstance(suffix, str) else suffix(start)}")
             with open(values["input"], "wb") as file:
+                file.write(start)
                 shutil.copyfileobj(sys.stdin.buffer, file)
         if "output" in names:
             values["output"] = str(folder / "output")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from toolkit import cli, zoo
 from toolkit.container import check_new
+from toolkit.images.files import suffix_of
 from toolkit.images.given import given
 from toolkit.images.source import left_out, source
 from toolkit.opened import head_of, load
@@ -22,7 +23,8 @@ error, 2 if the file was written and pictures were left out that nobody asked to
 KNOWN = {
     "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
     f"{zoo.DEFAULT})",
-    "input": "an image, a folder, or, for a model of tiles, an array (.npy, .pt); - for a .npy file on standard input",
+    "input": "an image, a folder, or, for a model of tiles, an array (.npy, .pt); - for an image or a .npy file on "
+    "standard input",
     "output": "the .tkc file to write; - for standard output",
     "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
@@ -47,7 +49,7 @@ LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
-    with cli.streams(values, ".npy") as (found, shown):
+    with cli.streams(values, suffix_of) as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
         folder = zoo.folder_of(found.get("run"))

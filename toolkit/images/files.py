@@ -25,6 +25,9 @@ BEGINS: dict[str, bytes | tuple[bytes, ...]] = {  # of files
     "JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "WebP": b"RIFF", "BMP": b"BM", "TIFF": (b"II", b"MM"), "GIF": b"GIF8",
     "PNM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
 }  # fmt: skip
+SUFFIXES = {
+    "JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "PNM": ".pnm",
+}  # fmt: skip
 GREY = 128  # of what is lost in a picture
 STRIP = 1 << 20  # pixels that go between arrays and image files at a time
 MOST_VALUES = 1 << 30  # in a chunk: what its decoder holds in memory
@@ -121,7 +124,16 @@ def kind_of(path: Path) -> str:
     start = b""
     with suppress(OSError), open(path, "rb") as file:
         start = file.read(4)
+    return _kind(start)
+
+
+def _kind(start: bytes) -> str:
     return next((kind for kind, begin in BEGINS.items() if start.startswith(begin)), "other")
+
+
+def suffix_of(start: bytes) -> str:
+    """The ending of a file that begins so: of an image's kind, or .npy."""
+    return SUFFIXES.get(_kind(start), ".npy")
 
 
 @contextmanager
