@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.coding import binary
 from toolkit.coding.threads import check, together
 from toolkit.photographs import colours, experts
-from toolkit.photographs.experts import PAD, Learned, Work
+from toolkit.photographs.experts import PAD, Learned, Settings, Work
 
 f4 = np.float32
 T = TypeVar("T")
@@ -47,13 +47,14 @@ _OTHER = [
 # For each role: how many features are its own neighbours, those of the plane before, of the one before that.
 _FEW, _MANY = [(16, 0, 0), (14, 10, 0), (10, 7, 7)], [(24, 0, 0), (24, 16, 0), (16, 12, 12)]
 _COUNTS = {0: _FEW, 1: _FEW, 2: _MANY}
-# What three recursive least squares keep of the past at a step (effort 0: rates of least mean squares); rate of the
-# mixture; limit of counters; ridge and steps of local least squares; of two of these: what is kept eight columns on,
-# and a row on; of each, a column on in the row itself; whether all predictors learn at all pixels.
+_ONE = Settings(
+    keep=(0.9998, 0.9995, 0.9995), rate=0.001, limit=120, ridge=1, steps=3, across=(0.06, 0.4), down=(0.7, 0.88),
+    along=(0.7, 0.9), every=0,
+)  # fmt: skip
 SETTINGS = {
-    0: [0.02, 0.02, 0.02, 0.001, 120, 1, 0, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
-    1: [0.9998, 0.9995, 0.9995, 0.001, 120, 1, 3, 0.06, 0.7, 0.4, 0.88, 0.7, 0.9, 0],
-    2: [0.9998, 0.9995, 0.9995, 0.001, 120, 1, 6, 0.2, 0.85, 0.6, 0.94, 0.85, 0.95, 1],
+    0: _ONE._replace(keep=(0.02, 0.02, 0.02), steps=0),
+    1: _ONE,
+    2: _ONE._replace(steps=6, across=(0.2, 0.6), down=(0.85, 0.94), along=(0.85, 0.95), every=1),
 }
 
 
@@ -110,7 +111,7 @@ def _work(
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
         local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
         np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates,
-        zeros(experts.PREDICTORS), experts.LOG.astype(f4), np.array([*bounds, *SETTINGS[effort]], f4),
+        zeros(experts.PREDICTORS), experts.LOG, np.array([*bounds, *SETTINGS[effort].numbers], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
 

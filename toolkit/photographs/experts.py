@@ -53,8 +53,33 @@ ENERGIES = 40
 CELLS = 1024  # contexts of a counter
 BLOCK = 8  # columns that share their sums of products
 LOG2E = 1.4426950408889634
+# Of 1 to 2, for `_log2`. Any C library's float64 logarithms give these float32 numbers: the nearest border between two
+# of them is 30,000 units in the last place of float64 away.
+LOG = np.log2(1 + (np.arange(4096) + 0.5) / 4096).astype(f4)
+# Where these stand in `Work.numbers`: a plane's bounds, then `Settings`.
+LOWEST, HIGHEST, KEEP, RATE, LIMIT, RIDGE, STEPS, ACROSS, DOWN, ALONG, EVERY = 0, 1, 2, 5, 6, 7, 8, 9, 11, 13, 15
 
-LOG = np.log2(1 + (np.arange(4096) + 0.5) / 4096)
+
+class Settings(NamedTuple):
+    """What an effort computes. Files depend on each number."""
+
+    keep: tuple[float, float, float]  # forgetting factors of the recursive least squares; without steps: NLMS's rates
+    rate: float  # of learning the mixture's weights
+    limit: float  # of a counter's number of decisions, after which it forgets
+    ridge: float  # of the local least squares
+    steps: float  # of conjugate gradients at a pixel; 0: no local least squares, and NLMS for the others
+    # Of each local predictor: the share of a sum of products that counts BLOCK columns away; that is left a row further
+    # down; that is left, of a row's own sum, a column further on.
+    across: tuple[float, float]
+    down: tuple[float, float]
+    along: tuple[float, float]
+    every: float  # 1: both predictors of classes learn at each pixel; 0: in turn
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All in the order of the fields."""
+        one = self.rate, self.limit, self.ridge, self.steps
+        return (*self.keep, *one, *self.across, *self.down, *self.along, self.every)
 
 
 class Learned(NamedTuple):
@@ -86,7 +111,7 @@ class Work(NamedTuple):
     left: Array  # float32 [LOCAL, (n + 1) * n] of this row, so far
     local_weights: Array  # float32 [LOCAL * n]
     matrix: Array  # float32 [(n + 1) * n]
-    vectors: Array  # float32 [8, n] to compute with
+    vectors: Array  # float32 [8, n]: 0 to 4 of `solve`, 5 of `learn`, 6 the features, 7 weights of the first predictor
     places: Array  # int64 [COUNTERS]
     means: Array  # float32 [LANES]
     widths: Array  # float32 [LANES]
@@ -96,8 +121,8 @@ class Work(NamedTuple):
     features: Array  # float32 [LANES] of the size of an error
     rates: Array  # float32 [LANES] of learning their weights
     predictions: Array  # float32 [PREDICTORS]
-    log: Array
-    numbers: Array  # float32: lowest, highest, then the settings
+    log: Array  # float32 [4096] see `LOG`
+    numbers: Array  # float32 [16] see `LOWEST`
     state: Array  # int64 of the binary coder
     buffer: Array  # uint8
 
@@ -196,9 +221,9 @@ def _edges(work, row, y, width, stride):
 def _faded_rows(parts, work, blocks):
     """Sums of products before a row: faded downwards, and gathered from both sides."""
     for el in range(LOCAL):
-        sideways(parts, work.sums[el], work.around[el], blocks, work.numbers[9 + 2 * el])
+        sideways(parts, work.sums[el], work.around[el], blocks, work.numbers[ACROSS + el])
         for q in range(blocks):
-            faded(parts, work.sums[el, q], work.numbers[10 + 2 * el])
+            faded(parts, work.sums[el, q], work.numbers[DOWN + el])
         work.left[el, :] = f4(0)
 
 
@@ -243,7 +268,7 @@ def _energy(E, o, stride):
 def _predict(parts, work, base, class1, class2, block):
     """What each predictor says, into `predictions`."""
     n = 8 * len(parts)
-    x, w0, pr, steps = work.vectors[6], work.vectors[7], work.predictions, int(work.numbers[8])
+    x, w0, pr, steps = work.vectors[6], work.vectors[7], work.predictions, int(work.numbers[STEPS])
     for b in range(0, n, 8):
         store(w0, b, load8(work.global_weights, b))
     pr[0] = base + dot(parts, work.global_weights, 0, x)
@@ -256,7 +281,7 @@ def _predict(parts, work, base, class1, class2, block):
         for el in range(LOCAL):
             solve(
                 parts, work.matrix, work.around[el, block], work.left[el], work.local_weights, el * n, w0,
-                work.numbers[7], steps, work.vectors,
+                work.numbers[RIDGE], steps, work.vectors,
             )  # fmt: skip
             pr[GLOBAL + el] = base + dot(parts, work.local_weights, el * n, x)
 
@@ -268,7 +293,7 @@ def _blended(work, y, column, stride):
     pr, c = work.predictions, column
     weighted, weight = f4(0), f4(0)
     for r in range(PREDICTORS):
-        pr[r] = min(max(pr[r], work.numbers[0]), work.numbers[1])
+        pr[r] = min(max(pr[r], work.numbers[LOWEST]), work.numbers[HIGHEST])
         A = work.apart[r]
         e = f4(0.01) + A[here + c - 1] + A[above + c] + A[above + c - 1] + A[above + c + 1]
         e = e + A[here + c - 2] + A[higher + c]
@@ -399,7 +424,7 @@ def _decision(quick, work, learned, sets, node, odds, bit, decoding):
         weighed = weighed + (da + db + dc) * vt
     p = f4(1) / (f4(1) + _power(min(max(total(weighed), f4(-12)), f4(12)) * f4(-LOG2E)))
     bit = code(work.state, work.buffer, bit, min(max(int(p * f4(65536)), 4), 65532), decoding)
-    step = splat((f4(bit) - p) * work.numbers[5])
+    step = splat((f4(bit) - p) * work.numbers[RATE])
     store(wa, i1, va + step * vs)
     store(wb, i2, vb + step * vs)
     store(wc, i3, vc + step * vs)
@@ -409,7 +434,7 @@ def _decision(quick, work, learned, sets, node, odds, bit, decoding):
         store(wc, i3 + LANES, dc + step * vt)
         goal = splat(f4(0.9999) if bit else f4(0.0001))
         store(chances, 0, chance + (goal - chance) / (count + splat(f4(1.6))))
-        store(counts, 0, least(count + splat(f4(1)), splat(work.numbers[6])))
+        store(counts, 0, least(count + splat(f4(1)), splat(work.numbers[LIMIT])))
         for i in range(COUNTERS):
             counters[i, ci[i] + node, 0] = chances[i]
             counters[i, ci[i] + node, 1] = counts[i]
@@ -422,7 +447,7 @@ def _value(quick, work, learned, value, mu, sets, decoding):
 
     Those whose outcome is sure, by the plane's lowest and highest value, are left out.
     """
-    lowest, highest = work.numbers[0], work.numbers[1]
+    lowest, highest = work.numbers[LOWEST], work.numbers[HIGHEST]
     tiny, ones, nothing = splat(f4(1e-7)), splat(f4(1)), splat(f4(0))
     centre, narrow = load(work.means, 0), splat(f4(LOG2E / 0.72)) / load(work.widths, 0)
     floor = np.floor(mu)
@@ -511,16 +536,16 @@ def _sizes_learn(work, learned, value, mu, blend, size, at):
 def _predictors_learn(parts, work, value, base, class1, class2, energy, column):
     """The predictors, after a value: the two of classes at every second pixel in turn, or both at all."""
     x, pr = work.vectors[6], work.predictions
-    keep0, keep1, keep2 = work.numbers[2], work.numbers[3], work.numbers[4]
-    if int(work.numbers[8]) == 0:
+    keep0, keep1, keep2 = work.numbers[KEEP], work.numbers[KEEP + 1], work.numbers[KEEP + 2]
+    if int(work.numbers[STEPS]) == 0:
         follow(parts, work, 0, x, value - pr[0], keep0)
         follow(parts, work, class1, x, value - pr[1], keep1)
         follow(parts, work, class2, x, value - pr[2], keep2)
     else:
-        every, block = work.numbers[15] > f4(0), column // BLOCK
+        every, block = work.numbers[EVERY] > f4(0), column // BLOCK
         noise = (f4(0.5) + energy) * (f4(0.5) + energy)
         for el in range(LOCAL):
-            add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[13 + el])
+            add(parts, work.sums[el, block], work.left[el], x, value - base, f4(1) / noise, work.numbers[ALONG + el])
         if column % BLOCK == BLOCK - 1:
             for el in range(LOCAL):
                 faded(parts, work.left[el], f4(1))
@@ -533,13 +558,14 @@ def _predictors_learn(parts, work, value, base, class1, class2, energy, column):
 
 @jit
 def loop(parts, quick, work, learned, before, first, last, width, stride, decoding, origin):
-    """Code rows of a plane.
+    """Code rows `first` to `last` - 1 of a plane, after those above them; decoding fills `work.pixels`.
 
-    parts: tuple of n / 8 numbers. quick: tuple, empty if counters take part. before: planes that are coded already.
-    origin: where the plane begins in the arrays.
+    parts: tuple of n / 8 numbers. quick: tuple, empty if counters take part. before: planes that it looks at, 0 to 2,
+    decoded to two rows below `last`. width: of a row; stride: with its padding, width + 2 PAD. origin: where the plane
+    begins in the arrays.
     """
     X, E = work.pixels, work.errors
-    lowest, highest, steps = work.numbers[0], work.numbers[1], int(work.numbers[8])
+    lowest, highest, steps = work.numbers[LOWEST], work.numbers[HIGHEST], int(work.numbers[STEPS])
     bias0, bias1 = learned.bias[0], learned.bias[1]
     for y in range(first, last):
         row, now = origin + (y + PAD) * stride + PAD, y % 3 * stride + PAD
