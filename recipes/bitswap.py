@@ -17,12 +17,14 @@ from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
 from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
-from toolkit.nets.exact_observation import PIXELS, observation
+from toolkit.nets.exact_observation import PIXELS, exact_passes, observation
 from toolkit.nets.observation import (
+    GuidedObservation,
     InterlacedObservation,
     LogisticObservation,
     MixtureObservation,
     Observation,
+    Passes,
     complete,
     normalise,
     somewhere,
@@ -32,17 +34,68 @@ from toolkit.nets.residual import residual_stack
 LEAST_SCALE = 0.1  # of latents, as in the paper: bounds the precision that a latent can carry
 SCALE_REACH = 16.0  # raw outputs beyond are clamped on the exact path: scales of e^-9 and 16
 EDGE = 1e-5  # uniform noise is kept this far from 0 and 1, so that its logit is finite
-LIKELIHOODS = ("logistic", "mixture", "interlaced")
+LIKELIHOODS = ("logistic", "mixture", "guided", "interlaced")
+SHARP = -3.0  # raw scales that posteriors start with: 0.34, where priors start with 1
+PIXEL_GAIN = 4.0  # of the first latents in normalised pixels, of which a cell's mean has a deviation of about 0.5
+
+
+def low_frequencies(channels: int, side: int, count: int) -> Tensor:
+    """The first `count` rows of an orthonormal cosine transform of cells, low frequencies first, grey before colour.
+
+    Returns float32 [count, channels * side * side], in the order of PixelUnshuffle; rows beyond the last are zero.
+    """
+    k = torch.arange(side).double()
+    cosines = torch.cos(math.pi * k[:, None] * (k + 0.5) / side) * math.sqrt(2 / side)
+    cosines[0] /= math.sqrt(2)
+    mixes, late = torch.eye(channels, dtype=torch.float64), 0.0
+    if channels == 3:
+        mixes, late = F.normalize(torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]).double()), 2.5
+    order = sorted(
+        (i * i + j * j + late * (c > 0), c, i, j) for c in range(channels) for i in range(side) for j in range(side)
+    )
+    found = torch.zeros(count, channels * side * side)
+    for row, (_, c, i, j) in zip(found, order, strict=False):
+        row.copy_(torch.einsum("c,i,j->cij", mixes[c], cosines[i], cosines[j]).flatten())
+    return found
+
+
+@torch.no_grad()
+def start_as(stack: nn.Sequential, into: Tensor, out: Tensor) -> None:
+    """Make the first outputs of an untrained `residual_stack` a linear map of its inputs, the matrix `out` @ `into`.
+
+    into: float32 [rank, inputs]; out: [outputs, rank]. Each rank takes two channels, as silu(a) - silu(-a) = a and
+    residual blocks start as identities; ranks for which there are no channels are left out.
+    """
+    first, last = stack[0], stack[-1]
+    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
+    middle = first.kernel_size[0] // 2
+    for channel in range(min(2 * len(into), first.out_channels // 2 * 2)):
+        rank, sign = channel // 2, 1 - 2 * (channel % 2)
+        for layer in (first.weight[channel], first.bias[channel], last.weight[:, channel]):  # type: ignore[index]
+            layer.zero_()
+        first.weight[channel, :, middle, middle] = sign * into[rank]
+        last.weight[: len(out), channel, middle, middle] = sign * out[:, rank]
 
 
 class Conditional(nn.Module):
     """A logistic for each latent given a neighbouring layer, from a residual network."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int, down: int, up: int, bounded: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, width: int, blocks: int, down: int, up: int, bounded: bool, gain: float = 1.0
+    ) -> None:
         super().__init__()
         stack = residual_stack(inputs * down**2, width, blocks, 2 * outputs * up**2)
         self.net = nn.Sequential(nn.PixelUnshuffle(down), stack, nn.PixelShuffle(up))
         self.bounded = bounded
+        # A layer starts as a coarser, noisy copy of the one below: latents that say nothing at first never would.
+        if bounded:
+            rows = low_frequencies(inputs, down, min(outputs, inputs * down**2)) * gain / down
+            start_as(stack, rows, torch.eye(len(rows)))
+            with torch.no_grad():
+                cast(nn.Conv2d, stack[-1]).bias[outputs:] = SHARP  # type: ignore[index]
+        else:
+            columns = low_frequencies(outputs, up, min(inputs, outputs * up**2)).T * up
+            start_as(stack, torch.eye(inputs)[: columns.shape[1]], columns)
 
     def forward(self, x: Tensor, reach: float) -> tuple[Tensor, Tensor]:
         """float [rows, inputs, h, w] -> location and scale, float32 [rows, outputs, h', w']; |location| < reach."""
@@ -68,9 +121,17 @@ class Chain(nn.Module):
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int,
         latent_channels: Sequence[int],
-        downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
+        downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        if finer < 0 or shape[1] % 2**finer or shape[2] % 2**finer:
+            raise ValueError(
+                f"expected finer from 0 on and images whose sides are multiples of 2^finer, got finer={finer} and "
+                f"{shape[1]} x {shape[2]}; change recipe.module.finer or data.splits.size"
+            )
+        # What the chain says is every 2^finer-th pixel of every 2^finer-th row; lattices of pixels alone say the rest.
+        self.finer = nn.ModuleList(Passes(width, shape[0], components, refinements) for _ in range(finer))
+        shape = (shape[0], *(side // 2**finer for side in shape[1:]))
         if not len(latent_channels) == len(downscale) == len(blocks) or not 1 <= len(blocks) <= 8:
             raise ValueError(
                 "expected latent_channels, downscale and blocks of one length from 1 to 8, got "
@@ -80,14 +141,17 @@ class Chain(nn.Module):
             raise ValueError(f"expected downscale[0] = 2 (the first latents lie on 2 x 2 pixels), got {downscale[0]}")
         self.stride, self.top_channels = math.prod(downscale), latent_channels[-1]
         if shape[1] % self.stride or shape[2] % self.stride:
+            step, whole = self.stride * 2**finer, " x ".join(str(side * 2**finer) for side in shape[1:])
             raise ValueError(
-                f"expected images whose sides are multiples of {self.stride} (the product of downscale), got "
-                f"{shape[1]} x {shape[2]}; change data.splits.size or downscale"
+                f"expected images whose sides are multiples of {step} (the product of downscale, times 2^finer), got "
+                f"{whole}; change downscale, finer or data.splits.size"
             )
         self.bins, self.bins_per_unit, self.reach = bins, bins_per_unit, bins / bins_per_unit / 2
         sizes = [shape[0], *latent_channels]
         layers = list(zip(sizes, latent_channels, downscale, blocks, strict=False))
-        self.infer = nn.ModuleList(Conditional(a, b, width, n, d, 1, True) for a, b, d, n in layers)
+        self.infer = nn.ModuleList(
+            Conditional(a, b, width, n, d, 1, True, 1.0 if i else PIXEL_GAIN) for i, (a, b, d, n) in enumerate(layers)
+        )
         # generate[i] gives z_i+1 from z_i+2; the observation model gives x from z_1.
         self.generate = nn.ModuleList(Conditional(b, a, width, n, 1, d, False) for a, b, d, n in layers[1:])
         arguments = (shape, latent_channels[0], width, blocks[0])
@@ -95,6 +159,10 @@ class Chain(nn.Module):
             self.observe: nn.Module = LogisticObservation(*arguments)
         elif likelihood == "mixture":
             self.observe = MixtureObservation(*arguments, components)
+        elif likelihood == "guided":
+            self.observe = guided = GuidedObservation(*arguments, components)
+            rows = low_frequencies(shape[0], 2, min(latent_channels[0], 4 * shape[0])) * 2 / PIXEL_GAIN
+            guided.start(rows.T)  # what the latents started from
         elif likelihood == "interlaced":
             self.observe = InterlacedObservation(*arguments, components, levels, refinements)
         else:
@@ -116,7 +184,7 @@ class Chain(nn.Module):
 
     def sample(self, pixels: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Latents z_1 .. z_L drawn from the posterior, and the locations and scales that they were drawn with."""
-        latents: list[Tensor] = []
+        pixels, latents = self.coarsest(pixels), list[Tensor]()
         posteriors = []
         for i in range(len(self.infer)):
             loc, scale = self.posterior(i, latents[-1] if latents else pixels)
@@ -136,7 +204,25 @@ class Chain(nn.Module):
             above = latents[i + 1] if i + 1 < len(latents) else None
             ratio = log_logistic(z, *posteriors[i]) - log_logistic(z, *self.prior(i, above, z))
             ratios.append(ratio.sum((2, 3)) / math.log(2))
-        return self.observation.bits(pixels, latents[0]), ratios
+        bits = self.observation.bits(self.coarsest(pixels), latents[0])
+        for level, passes in enumerate(self.finer):
+            bits = bits + cast(Passes, passes).pass_bits(pixels[:, :, :: 2**level, :: 2**level])
+        return bits, ratios
+
+    def coarsest(self, x: Tensor) -> Tensor:
+        """What latents are of: [rows, c, h, w] -> the pixels that no lattice of `finer` codes."""
+        step = 2 ** len(self.finer)
+        return x[:, :, ::step, ::step]
+
+    def rows_codec(self, coarsest: Callable[[Tensor], Codec], valid: Tensor, level: int = 0) -> Codec:
+        """Codec of rows from that of their coarsest pixels, which is given what is valid there.
+
+        A push codes all other pixels before: the bits from which the first latents are popped.
+        """
+        if level == len(self.finer):
+            return coarsest(valid)
+        passes = cast(Passes, self.finer[level])
+        return passes.pass_codec(lambda half: self.rows_codec(coarsest, half, level + 1), valid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """uint8 [rows, c, h, w] -> `terms` of one sample of the latents."""
@@ -183,12 +269,15 @@ class Chain(nn.Module):
         for i, net in enumerate(self.generate):
             found.generate[i] = conditional(cast(Conditional, net), latents)
         found.observe = observation(self.observe, latents, conversion)
+        for i, passes in enumerate(self.finer):
+            found.finer[i] = exact_passes(cast(Passes, passes), conversion)
         return found
 
     def layers(self, valid: Tensor) -> tuple[Codec, list[Layer]]:
         """The prior of z_L and, for each layer, (likelihood of z_i given z_i+1, posterior of z_i+1 given z_i).
 
-        valid: bool [rows, c, h, w]; a row that is wholly invalid costs nothing in any layer.
+        z_0 are the coarsest pixels; valid: of these, bool [rows, c, h, w]; a row that is wholly invalid costs nothing
+        in any layer.
         """
         rows, _, h, w = valid.shape
         alive = somewhere(valid)
@@ -216,18 +305,19 @@ class Chain(nn.Module):
 class BitSwap(RowModel):
     """The model: minimises the negative ELBO with free bits; `bits` is what its codec costs.
 
-    shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture or interlaced; components:
-    of the mixture; levels, refinements: of interlacing, and residual blocks of each of its passes; latent_channels,
-    downscale, blocks: one number for each latent layer, x's neighbour first; width: of the networks; bins,
-    bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a latent channel and
-    image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight.
+    shape: (channels, height, width) of the rows; likelihood: logistic (the paper's), mixture, guided or interlaced;
+    components: of the mixture; levels, refinements: of interlacing, and residual blocks of each of its passes;
+    latent_channels, downscale, blocks: one number for each latent layer, x's neighbour first; width: of the networks;
+    bins, bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a latent channel
+    and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight; finer: lattices
+    that are coded without latents, each given the coarser ones.
     """
 
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int,
         latent_channels: Sequence[int],
         downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
-        learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int,
+        learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape = tuple(shape)
@@ -243,6 +333,7 @@ class BitSwap(RowModel):
             blocks,
             bins,
             bins_per_unit,
+            finer,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
         self.part_names = ["x", *(f"z{i + 1}" for i in range(len(blocks)))]
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
@@ -259,7 +350,8 @@ class BitSwap(RowModel):
             nll, ratios = self.net(x)
         else:
             centres = [self.net.from_bins(z) for z in latents]
-            posteriors = [self.net.posterior(i, below) for i, below in enumerate([pixels, *centres[:-1]])]
+            below = [self.net.coarsest(pixels), *centres[:-1]]
+            posteriors = [self.net.posterior(i, z) for i, z in enumerate(below)]
             nll, ratios = self.net.terms(pixels, centres, posteriors)
         return torch.stack([nll, *(r.sum(1) for r in ratios)], 1)
 
@@ -279,20 +371,44 @@ class BitSwap(RowModel):
         Not by decoding: that gives the latents' bits back under posteriors, which have no mass where they never draw.
         """
         valid = torch.ones(rows, *self.shape, dtype=torch.bool, device=self.device)
-        prior, layers = self.net.layers(valid)
         noise = self._noise(valid, seed)
-        z = prior.pop(noise)
+        prior, layers = self.net.layers(self.net.coarsest(valid))
+        return self._drawn(layers, prior.pop(noise), valid, noise)
+
+    def _drawn(self, layers: Sequence[Layer], z: Tensor, valid: Tensor, noise: Message) -> Tensor:
+        """Images, uint8, given latents z of the topmost of `layers`."""
         for likelihood, _ in reversed(layers):
             z = likelihood(z).pop(noise)
-        return z.to(torch.uint8)
+        known = Codec(_nothing, lambda message: z)
+        return self.net.rows_codec(lambda half: known, valid).pop(noise).to(torch.uint8)
 
     @torch.inference_mode()
-    def reconstruct(self, x: Tensor, seed: int = 0) -> Tensor:
-        """uint8 [rows, c, h, w] -> images drawn given nothing but the first latent layer of x, uint8."""
+    def views(self, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
+        """Images drawn given nothing but latents of x, uint8 [rows, c, h, w]: z_1 of each, or of the row before it, and
+        with more layers than one those of the upper half."""
         valid = torch.ones(x.shape, dtype=torch.bool, device=x.device)
-        likelihood, posterior = self.net.layers(valid)[1][0]
+        layers, latents = self.net.layers(self.net.coarsest(valid))[1], [self.net.coarsest(x.long())]
         noise = self._noise(valid, seed)
-        return likelihood(posterior(x.long()).pop(noise)).pop(noise).to(torch.uint8)
+        for _, posterior in layers:
+            latents.append(posterior(latents[-1]).pop(noise))
+
+        def drawn(depth: int, z: Tensor) -> Tensor:
+            return self._drawn(layers[:depth], z, valid, noise)
+
+        found = {"through_the_latents": drawn(1, latents[1]), "with_exchanged_latents": drawn(1, latents[1].roll(1, 0))}
+        upper = len(layers) // 2 + 1
+        return found if upper == 1 else {**found, "through_the_upper_layers": drawn(upper, latents[upper])}
+
+    def diagnose(self, rows: Tensor, result: dict[str, float]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """How near images through the latents are to the originals, and through exchanged latents: PSNR in dB."""
+        from toolkit.images.rate_distortion import psnr  # which a coder of rows does without
+
+        rows = rows[:64].to(self.device)
+        views = self.views(rows)
+        return {
+            f"latents/psnr_{name}_db": psnr(rows, views[name])
+            for name in ("through_the_latents", "with_exchanged_latents")
+        }, {}
 
     def _noise(self, valid: Tensor, seed: int) -> Message:
         lanes = 1024
@@ -307,10 +423,18 @@ def head(module: BitSwap, valid: Tensor, scheme: str = "bitswap", trace: list[Te
     """
     if scheme not in ("bitswap", "bbans"):
         raise ValueError(f"expected scheme to be bitswap or bbans, got {scheme!r}")
-    prior, layers = module.net.layers(valid)
-    layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
-    codec = (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
+
+    def coarsest(valid: Tensor) -> Codec:
+        prior, layers = module.net.layers(valid)
+        layers = [(likelihood, _traced(posterior, trace)) for likelihood, posterior in layers]
+        return (bit_swap if scheme == "bitswap" else bb_ans)(prior, layers)
+
+    codec = module.net.rows_codec(coarsest, valid)
     return Codec(lambda message, x: codec.push(message, complete(x, valid)), codec.pop)
+
+
+def _nothing(message: Message, x: Tensor) -> None:
+    """The push of a codec that is only popped."""
 
 
 def _traced(posterior: Callable[[Tensor], Codec], trace: list[Tensor] | None) -> Callable[[Tensor], Codec]:

@@ -196,7 +196,7 @@ def check_ours(command: list[str], monkeypatch: pytest.MonkeyPatch, named: bool)
 
 def check_overrides(overrides: list[str]) -> None:
     """Fail unless the configuration of a training composes with these overrides."""
-    groups = tuple(override for override in overrides if override.partition("=")[0] in ("recipe", "data"))
+    groups = tuple(override for override in overrides if override.partition("=")[0] in ("recipe", "data", "experiment"))
     try:
         cfg = copy.deepcopy(composed(groups))
         for override in OverridesParser.create().parse_overrides([o for o in overrides if o not in groups]):

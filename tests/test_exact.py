@@ -41,6 +41,7 @@ ORDERS = [torch.contiguous_format, torch.channels_last]
 LIKELIHOODS = {
     "logistic": {"likelihood": "logistic"},
     "mixture": {"likelihood": "mixture"},
+    "guided": {"likelihood": "guided", "finer": 1, "downscale": [2, 1]},
     "interlaced": {"levels": 2, "refinements": 1},
 }
 
@@ -96,8 +97,8 @@ def test_no_sum_of_any_layer_can_reach_the_limit(channels: int, name: str) -> No
         weight, bias, most = integers_of(layer)
         total = weight.abs().sum(1) * most + bias.abs()
         assert bool((total < LIMIT).all())
-        # Interpolation, with which guesses start, has weights of few bits; whatever else is there fills the sums.
-        assert float(total.max()) > LIMIT / 8 or not bool(weight.any()), "bits are left unused"
+        # Linear maps that layers start as have weights of few bits; whatever else is there fills the sums.
+        assert float(total.max()) > LIMIT / 8 or len(weight.unique()) < 4, "bits are left unused"
 
 
 def test_an_exact_network_computes_what_the_trained_one_does() -> None:

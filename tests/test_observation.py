@@ -11,6 +11,7 @@ from tests.tiny import bitswap
 from toolkit.coding.message import Message
 from toolkit.nets.observation import (
     LEVELS,
+    GuidedObservation,
     InterlacedObservation,
     LogisticObservation,
     Mixture,
@@ -32,6 +33,8 @@ def observation(kind: str, channels: int) -> Any:
         module: Any = LogisticObservation(shape, LATENTS, 12, 1)
     elif kind == "mixture":
         module = MixtureObservation(shape, LATENTS, 12, 1, 3)
+    elif kind == "guided":
+        module = GuidedObservation(shape, LATENTS, 12, 1, 3)
     else:
         module = InterlacedObservation(shape, LATENTS, 12, 1, 3, 2, 1)
     with torch.no_grad():
@@ -52,7 +55,7 @@ def message(seed: int = 0) -> Message:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind", ["logistic", "mixture", "interlaced"])
+@pytest.mark.parametrize("kind", ["logistic", "mixture", "guided", "interlaced"])
 @torch.inference_mode()
 def test_the_codec_costs_what_the_bits_say(kind: str, channels: int) -> None:
     module, z = observation(kind, channels), latents(24)
@@ -67,7 +70,7 @@ def test_the_codec_costs_what_the_bits_say(kind: str, channels: int) -> None:
     assert torch.equal(module.codec(z, valid).pop(after), x)
 
 
-@pytest.mark.parametrize("kind", ["mixture", "interlaced"])
+@pytest.mark.parametrize("kind", ["mixture", "guided", "interlaced"])
 @torch.inference_mode()
 def test_channels_are_coded_given_the_channels_before(kind: str) -> None:
     """With the channels of other pixels in place of its own, an image costs more: the coupling is in the codec too."""
@@ -93,7 +96,7 @@ def test_channels_are_coded_given_the_channels_before(kind: str) -> None:
     assert cost(shuffled) > 1.2 * cost(x)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "mixture", "interlaced"])
+@pytest.mark.parametrize("kind", ["logistic", "mixture", "guided", "interlaced"])
 @torch.inference_mode()
 def test_places_that_are_not_coded_cost_nothing(kind: str) -> None:
     module, z = observation(kind, 3), latents(4)
@@ -190,7 +193,7 @@ def test_the_logistic_refuses_images_of_other_sizes() -> None:
         module.bits(torch.zeros(1, 1, 12, 12), z)
 
 
-@pytest.mark.parametrize("kind", ["mixture", "interlaced"])
+@pytest.mark.parametrize("kind", ["mixture", "guided", "interlaced"])
 @torch.inference_mode()
 def test_other_models_take_images_of_other_sizes(kind: str) -> None:
     module, z = observation(kind, 1), torch.zeros(2, LATENTS, 2, 6)
@@ -208,4 +211,4 @@ def test_untrained_models_draw_samples_and_reconstructions() -> None:
         module = bitswap((3, 8, 8), seed, likelihood="interlaced")
         assert module.sample(5, seed).shape == (5, 3, 8, 8)
         x = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
-        assert module.reconstruct(x, seed).shape == x.shape
+        assert {view.shape for view in module.views(x, seed).values()} == {x.shape}

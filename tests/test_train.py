@@ -147,9 +147,11 @@ def test_the_best_weights_by_validation_are_kept_not_the_last(tmp_path: Path, mo
 
 
 def test_training_refuses_what_its_parts_refuse(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected likelihood to be one of logistic, mixture, interlaced, got 'gauss'"):
+    with pytest.raises(
+        ValueError, match="expected likelihood to be one of logistic, mixture, guided, interlaced, got 'gauss'"
+    ):
         train(configure("bitswap", "recipe.module.likelihood=gauss"), tmp_path)
-    with pytest.raises(ValueError, match=r"multiples of 16 .* got 8 x 8"):
+    with pytest.raises(ValueError, match=r"multiples of 32 .* got 8 x 8"):
         train(configure("bitswap", "recipe.module.downscale=[2,8]"), tmp_path)
 
 

@@ -30,7 +30,8 @@ SMALL = [
 OWN = {  # what else makes a recipe small
     "bitswap": [
         "recipe.module.width=8", "recipe.module.blocks=[1,1]", "recipe.module.latent_channels=[2,2]",
-        "recipe.module.components=2", "recipe.module.warmup=2",
+        "recipe.module.components=2", "recipe.module.warmup=2", "recipe.module.finer=1",
+        "recipe.module.downscale=[2,1]",
     ],
     "vae_lossless": [
         "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.latents=2", "recipe.module.components=2",

@@ -236,9 +236,9 @@ class IKVAE(RowModel):
         return self._draw(z, seed)
 
     @torch.inference_mode()
-    def reconstruct(self, x: Tensor, seed: int = 0) -> Tensor:
+    def views(self, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
         """uint8 [rows, 1, h, w] -> images drawn given nothing but the posterior means of x, uint8."""
-        return self._draw(self.net.encode(x)[0], seed)
+        return {"through_the_latents": self._draw(self.net.encode(x)[0], seed)}
 
     def _draw(self, z: Tensor, seed: int) -> Tensor:
         shape = (*self.shape, len(z))

@@ -62,9 +62,9 @@ class RowModel(Model):
         """Rows of the model; None: it does not show any."""
         return None
 
-    def reconstruct(self, x: Tensor, seed: int = 0) -> Tensor | None:
-        """Rows drawn given nothing but the latents of x; None: it does not show any."""
-        return None
+    def views(self, x: Tensor, seed: int = 0) -> dict[str, Tensor]:
+        """What rows become that are drawn given nothing but some latents of x, by name of the picture."""
+        return {}
 
     def validation_step(self, x: Tensor, index: int) -> None:
         """Log the bound and its parts, in bits per dimension."""

@@ -15,10 +15,12 @@ from toolkit.nets.observation import (
     HALF,
     LOG_SCALES,
     FirstPhase,
+    GuidedObservation,
     InterlacedObservation,
     LogisticObservation,
     Mixture,
     MixtureObservation,
+    Passes,
     log_scales,
 )
 
@@ -97,24 +99,33 @@ def observation(of: nn.Module, form: Form, conversion: Conversion) -> nn.Module:
     if isinstance(found, FirstPhase):
         found.mixture = ExactMixture(cast(FirstPhase, of).mixture, form, conversion)
     elif isinstance(found, MixtureObservation):
+        if isinstance(found, GuidedObservation):
+            found.guess, _ = conversion.layer(found.guess, form, LOCATION, LOCATION)
         found.net, form = conversion.stack(cast(MixtureObservation, of).net, form)
         found.mixture = ExactMixture(cast(MixtureObservation, of).mixture, form, conversion)
-    elif isinstance(found, InterlacedObservation):
-        _interlaced(found, cast(InterlacedObservation, of), form, conversion)
+    elif isinstance(of, InterlacedObservation):
+        return _interlaced(of, form, conversion)
     else:
         raise TypeError(f"expected an observation model that has an exact form, got {type(of).__name__}; add it here")
     return found
 
 
-def _interlaced(found: InterlacedObservation, of: InterlacedObservation, form: Form, conversion: Conversion) -> None:
-    found.trunk, trunk = conversion.stack(of.trunk, form)
+def exact_passes(of: Passes, conversion: Conversion, trunk: Form | None = None) -> Passes:
+    """The exact form of the passes of a lattice; trunk: of the features that they are given, if there are any."""
+    found = copy.deepcopy(of)
     for g in range(3):
         found.context[g], context = conversion.layer(of.context[g], PIXELS)
         found.guess[g], _ = conversion.layer(of.guess[g], PIXELS, LOCATION, LOCATION)
-        found.refine[g], features = conversion.stack(of.refine[g], trunk.plus(context))
+        found.refine[g], features = conversion.stack(of.refine[g], trunk.plus(context) if trunk else context)
         found.mixture[g] = ExactMixture(cast(Mixture, of.mixture[g]), features, conversion)
-    silu = isinstance(of.below, nn.SiLU)
+    return found
+
+
+def _interlaced(of: InterlacedObservation, form: Form, conversion: Conversion) -> InterlacedObservation:
+    stack, trunk = conversion.stack(cast(nn.Module, of.trunk), form)
+    found = cast(InterlacedObservation, exact_passes(of, conversion, trunk))
+    found.trunk, silu = stack, isinstance(of.below, nn.SiLU)
     found.below = nn.Identity() if silu else copy.deepcopy(of.below)
-    found.first = cast(
-        InterlacedObservation, observation(cast(nn.Module, of.first), trunk._replace(silu=silu), conversion)
-    )
+    first = observation(cast(nn.Module, of.first), trunk._replace(silu=silu), conversion)
+    found.first = cast(InterlacedObservation, first)
+    return found

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -188,7 +188,7 @@ def log_scales(raw: Tensor) -> Tensor:
 
 
 class Observation(Protocol):
-    """What a model needs of an observation model; implemented by the three classes below."""
+    """What a model needs of an observation model; implemented by the classes below."""
 
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
         """-log2 p(x|z): normalised pixels [rows, c, h, w], latents [rows, k, h / 2, w / 2] -> float32 [rows]."""
@@ -255,7 +255,109 @@ class MixtureObservation(nn.Module):
         return self.mixture.codec(self.net(z), valid, precision=precision)
 
 
-class InterlacedObservation(nn.Module):
+class GuidedObservation(MixtureObservation):
+    """A mixture of logistics for each pixel around a guess that is linear in the latents, independent given these."""
+
+    def __init__(self, shape: Sequence[int], latents: int, width: int, blocks: int, components: int) -> None:
+        super().__init__(shape, latents, width, blocks, components)
+        self.guess: nn.Module = nn.Conv2d(latents, 4 * shape[0], 3, padding=1)
+
+    @torch.no_grad()
+    def start(self, matrix: Tensor) -> None:
+        """Start the guess of each cell of 2 x 2 pixels as a linear map of its own latents: [4 channels, latents]."""
+        guess = cast(nn.Conv2d, self.guess)
+        guess.weight.zero_()
+        guess.bias.zero_()  # type: ignore[union-attr]  # has one
+        guess.weight[:, : matrix.shape[1], 1, 1] = matrix
+
+    def bits(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.mixture.bits(x, self.net(z), F.pixel_shuffle(self.guess(z), 2))
+
+    def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
+        return self.mixture.codec(self.net(z), valid, F.pixel_shuffle(self.guess(z), 2), precision)
+
+
+class Passes(nn.Module):
+    """The last three of the four phases of a 2 x 2 lattice, each a mixture of logistics for each pixel given the phases
+    before, and features of their size, float [rows, width, h, w], if there are any.
+
+    trunk: what makes these features of latents; the passes themselves do not call it.
+    """
+
+    def __init__(
+        self, width: int, channels: int, components: int, refinements: int, trunk: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.context = nn.ModuleList(nn.Conv2d(g * channels, width, 5, padding=2) for g in range(1, 4))
+        self.guess = nn.ModuleList(nn.Conv2d(g * channels, channels, 3, padding=1) for g in range(1, 4))
+        self.refine = nn.ModuleList(
+            nn.Sequential(*(Residual(width) for _ in range(refinements)), nn.SiLU()) for _ in range(1, 4)
+        )
+        self.mixture = nn.ModuleList(Mixture(width, channels, components) for _ in range(1, 4))
+        for g, guess in enumerate(self.guess, start=1):
+            _start_as_interpolation(guess, g, channels)
+
+    def forward(self, g: int, features: Tensor | None, known: Sequence[Tensor]) -> tuple[Mixture, Tensor, Tensor]:
+        """Mixture, features and first guess of pass g > 0 from the normalised phases before."""
+        seen = torch.cat(list(known), 1)
+        context = self.context[g - 1](seen)
+        features = self.refine[g - 1](context if features is None else features + context)
+        return cast(Mixture, self.mixture[g - 1]), features, self.guess[g - 1](seen)
+
+    def pass_bits(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """-log2 of the probability of the three phases of normalised pixels given the first: float32 [rows]."""
+        phases, total = [x[:, :, i::2, j::2] for i, j in PHASES], torch.zeros(len(x), device=x.device)
+        for g in range(1, 4):
+            mixture, seen, base = self(g, features, phases[:g])
+            total = total + mixture.bits(phases[g], seen, base)
+        return total
+
+    def pass_codec(
+        self,
+        first: Callable[[Tensor], Codec],
+        valid: Tensor,
+        features: Tensor | None = None,
+        precision: int | None = None,
+    ) -> Codec:
+        """Codec of int64 levels [rows, c, h, w] from that of the first phase, which is given what is valid there.
+
+        A push codes the first phase last.
+        """
+        whole = everywhere(valid)
+        if whole:  # nearly always: nothing to look at again
+            valid = valid.new_ones(()).expand(valid.shape)
+        phases_valid = [valid[:, :, i::2, j::2] if whole else valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]
+        start = first(phases_valid[0])
+
+        def codec(g: int, known: Sequence[Tensor]) -> Codec:
+            mixture, seen, base = self(g, features, known)
+            return mixture.codec(seen, phases_valid[g], base, precision)
+
+        def completed(x: Tensor, g: int) -> Tensor:
+            return x if whole else complete(x, phases_valid[g])
+
+        def push(message: Message, x: Tensor) -> None:
+            phases = [x[:, :, i::2, j::2] for i, j in PHASES]
+            known = [normalise(phase) for phase in phases[:3]]
+            for g in reversed(range(1, 4)):
+                codec(g, known[:g]).push(message, phases[g])
+            start.push(message, phases[0])
+
+        def pop(message: Message) -> Tensor:
+            phases, known = [completed(start.pop(message), 0)], list[Tensor]()
+            for g in range(1, 4):
+                known.append(normalise(phases[-1]))
+                phases.append(completed(codec(g, known).pop(message), g))
+            x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
+            for (i, j), phase in zip(PHASES, phases, strict=True):
+                x[:, :, i::2, j::2] = phase
+            return x
+
+        return Codec(push, pop)
+
+
+class InterlacedObservation(Passes):
     """A mixture of logistics for each pixel in interlaced passes, each given the latents and the passes before.
 
     Every second pixel of every second row first, then the three other phases of the 2 x 2 lattice; the first phase is
@@ -274,22 +376,13 @@ class InterlacedObservation(nn.Module):
         levels: int,
         refinements: int,
     ) -> None:
-        super().__init__()
         channels, height, sides = shape
         if levels < 1 or height % 2**levels or sides % 2**levels:
             raise ValueError(
                 f"expected levels from 1 on and images whose sides are multiples of 2^levels, got levels={levels} and "
                 f"{height} x {sides}; change recipe.module.levels or data.splits.size"
             )
-        self.trunk = residual_stack(latents, width, blocks, width)
-        self.context = nn.ModuleList(nn.Conv2d(g * channels, width, 5, padding=2) for g in range(1, 4))
-        self.guess = nn.ModuleList(nn.Conv2d(g * channels, channels, 3, padding=1) for g in range(1, 4))
-        self.refine = nn.ModuleList(
-            nn.Sequential(*(Residual(width) for _ in range(refinements)), nn.SiLU()) for _ in range(1, 4)
-        )
-        self.mixture = nn.ModuleList(Mixture(width, channels, components) for _ in range(1, 4))
-        for g, guess in enumerate(self.guess, start=1):
-            _start_as_interpolation(guess, g, channels)
+        super().__init__(width, channels, components, refinements, residual_stack(latents, width, blocks, width))
         self.first: Observation
         self.below: nn.Module = nn.PixelUnshuffle(2)
         if levels == 1:
@@ -298,52 +391,15 @@ class InterlacedObservation(nn.Module):
             half = (channels, height // 2, sides // 2)
             self.first = InterlacedObservation(half, 4 * width, width, 1, components, levels - 1, refinements)
 
-    def forward(self, g: int, trunk: Tensor, known: Sequence[Tensor]) -> tuple[Mixture, Tensor, Tensor]:
-        """Mixture, features and first guess of pass g > 0 from the normalised phases before."""
-        seen = torch.cat(list(known), 1)
-        features = self.refine[g - 1](trunk + self.context[g - 1](seen))
-        return cast(Mixture, self.mixture[g - 1]), features, self.guess[g - 1](seen)
-
     def bits(self, x: Tensor, z: Tensor) -> Tensor:
-        trunk, phases = self.trunk(z), [x[:, :, i::2, j::2] for i, j in PHASES]
-        total = self.first.bits(phases[0], self.below(trunk))
-        for g in range(1, 4):
-            mixture, features, base = self(g, trunk, phases[:g])
-            total = total + mixture.bits(phases[g], features, base)
-        return total
+        features = cast(nn.Module, self.trunk)(z)
+        return self.first.bits(x[:, :, ::2, ::2], self.below(features)) + self.pass_bits(x, features)
 
     def codec(self, z: Tensor, valid: Tensor, precision: int | None = None) -> Codec:
-        trunk, whole = self.trunk(z), everywhere(valid)
-        if whole:  # nearly always: nothing to look at again
-            valid = valid.new_ones(()).expand(valid.shape)
-        phases_valid = [valid[:, :, i::2, j::2] if whole else valid[:, :, i::2, j::2].contiguous() for i, j in PHASES]
-        first = self.first.codec(self.below(trunk), phases_valid[0], precision)
-
-        def codec(g: int, known: Sequence[Tensor]) -> Codec:
-            mixture, features, base = self(g, trunk, known)
-            return mixture.codec(features, phases_valid[g], base, precision)
-
-        def completed(x: Tensor, g: int) -> Tensor:
-            return x if whole else complete(x, phases_valid[g])
-
-        def push(message: Message, x: Tensor) -> None:
-            phases = [x[:, :, i::2, j::2] for i, j in PHASES]
-            known = [normalise(phase) for phase in phases[:3]]
-            for g in reversed(range(1, 4)):
-                codec(g, known[:g]).push(message, phases[g])
-            first.push(message, phases[0])
-
-        def pop(message: Message) -> Tensor:
-            phases, known = [completed(first.pop(message), 0)], list[Tensor]()
-            for g in range(1, 4):
-                known.append(normalise(phases[-1]))
-                phases.append(completed(codec(g, known).pop(message), g))
-            x = torch.empty(valid.shape, dtype=torch.int64, device=valid.device)
-            for (i, j), phase in zip(PHASES, phases, strict=True):
-                x[:, :, i::2, j::2] = phase
-            return x
-
-        return Codec(push, pop)
+        features = cast(nn.Module, self.trunk)(z)
+        return self.pass_codec(
+            lambda valid: self.first.codec(self.below(features), valid, precision), valid, features, precision
+        )
 
 
 class FirstPhase(nn.Module):

@@ -38,12 +38,14 @@ class CodecEvaluation(Callback):
         self.rows, self.make_coder, self.file, self.every_n_epochs = rows, make_coder, file, every_n_epochs
         self.baselines, self.stage = baselines, stage
         self.history: list[tuple[int, float, float]] = []  # step, file bits/dim, ELBO bits/dim
+        self.layers: list[tuple[int, list[float]]] = []  # step, bits/dim of each part of the bound
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "layers": self.layers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = [tuple(point) for point in state["history"]]
+        self.layers = [tuple(point) for point in state.get("layers", [])]  # which older checkpoints do not have
 
     def on_validation_epoch_end(self, trainer: Trainer, module: Any) -> None:
         if not _is_time(trainer, self.every_n_epochs):
@@ -52,6 +54,7 @@ class CodecEvaluation(Callback):
         figures, histograms = module.diagnose(self.rows, result)  # what only this recipe can tell
         result |= figures
         self.history.append((trainer.global_step, result["file_bpd"], result["elbo_bpd"]))
+        self.layers.append((trainer.global_step, bound(module, self.rows, 64).tolist()))
         for name, value in result.items():
             module.log(f"{self.stage}/{name}", value, rank_zero_only=True)
         module.log("file_bpd", result["file_bpd"], prog_bar=True, logger=False, rank_zero_only=True)
@@ -67,9 +70,11 @@ class CodecEvaluation(Callback):
         board.add_figure(f"{self.stage}/rate", plots.rate_figure(self.history, self.baselines), step)
         shown = self.rows[:32].to(module.device)
         board.add_image("images/originals", plots.grid(shown), step)
-        for name, rows in (("through_the_latents", module.reconstruct(shown)), ("samples", module.sample(32))):
+        for name, rows in {**module.views(shown), "samples": module.sample(32)}.items():
             if rows is not None:
                 board.add_image(f"images/{name}", plots.grid(rows), step)
+        if len(module.part_names) > 1:
+            board.add_figure("layers/bits", plots.layers_figure(self.layers, module.part_names), step)
 
 
 class Regularly(Callback):
@@ -110,8 +115,7 @@ def evaluate(module: Any, coder: ChunkCoder, rows: Tensor, file: Path) -> dict[s
     module.eval()
     valid = torch.ones(rows.shape, dtype=torch.bool)
     batch = coder.settings.batch
-    with torch.inference_mode():
-        elbo = torch.cat([module.bits(part.to(module.device)) for part in rows.split(batch)]).double().sum().item()
+    elbo = float(bound(module, rows, batch).sum())
     payload, account = coder.encode(rows, valid, trace=True)
     with Writer(file, {"rows": list(rows.shape), **coder.settings._asdict()}) as writer:
         writer.write(payload, len(rows), rows_crc(rows, valid))
@@ -131,14 +135,14 @@ def evaluate(module: Any, coder: ChunkCoder, rows: Tensor, file: Path) -> dict[s
         )
     module.train(training)
     dims = rows.numel()
-    bound = coded_bits(module, rows, account, batch)
+    coded = coded_bits(module, rows, account, batch) / dims
     rounding = "frequencies" if coder.module is module else "frequencies_and_exact_networks"
     return {
         "file_bpd": size / dims,
         "net_bpd": account.net / dims,
-        "elbo_bpd": elbo / dims,
-        "gap/discretisation_bpd": (bound - elbo) / dims,
-        f"gap/{rounding}_bpd": (account.net - bound) / dims,
+        "elbo_bpd": elbo,
+        "gap/discretisation_bpd": coded - elbo,
+        f"gap/{rounding}_bpd": account.net / dims - coded,
         "gap/initial_bits_bpd": account.initial / dims,
         "gap/lanes_bpd": account.lanes / dims,
         "gap/container_bpd": (size - account.file) / dims,
@@ -147,6 +151,13 @@ def evaluate(module: Any, coder: ChunkCoder, rows: Tensor, file: Path) -> dict[s
         "speed/encode_MB_per_s": dims / account.seconds / 1e6,
         "speed/decode_MB_per_s": dims / seconds / 1e6,
     }
+
+
+@torch.inference_mode()
+def bound(module: Any, rows: Tensor, batch: int) -> Tensor:
+    """The bound on the bits of rows, a sample of it, by part: float64 [parts], bits/dim."""
+    found = [module.parts(part.to(module.device)).double().sum(0).cpu() for part in rows.split(batch)]
+    return torch.stack(found).sum(0) / rows.numel()
 
 
 @torch.inference_mode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -39,6 +42,24 @@ def rate_figure(
     axes.set(xlabel="training steps", ylabel="bits per dimension", title="Rate of held-out data")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    return figure
+
+
+def layers_figure(layers: list[tuple[int, list[float]]], names: Sequence[str]) -> Figure:
+    """Bits/dim of each part of the bound over training steps, on top of each other; layers: step and those of parts."""
+    figure = Figure((7, 4.5), layout="constrained")
+    latents, shares = figure.subplots(1, 2)
+    steps = [step for step, _ in layers]
+    parts = np.array([parts for _, parts in layers]).T
+    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
+        if i:
+            latents.plot(steps, part, "o-", color=f"C{i}", label=name)
+    latents.set(xlabel="training steps", ylabel="bits per dimension", title="Latent layers")
+    shares.stackplot(steps, 100 * parts / parts.sum(0), labels=names, colors=[f"C{i}" for i in range(len(names))])
+    shares.set(xlabel="training steps", ylabel="per cent of all bits", title="Shares", ylim=(0, 100))
+    for axes in (latents, shares):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     return figure
 
 
