@@ -148,11 +148,17 @@ class WordEmbeddings(Model):
         noise = data.counts.double().pow(NOISE_POWER).cumsum(0)
         places = (torch.arange(TABLE) + 0.5) / TABLE
         self.table = torch.searchsorted((noise / noise[-1]).float(), places).to(self.device)
-        if not bool(self.net.words.seen.any()):  # else it was loaded from a checkpoint
-            # A window reaches 1 to `window` words to each side, all equally often.
-            self.net.pairs.copy_((data.counts * data.keep).float() * (self.net.window + 1))
+        # A window reaches 1 to `window` words to each side, all equally often.
+        pairs = ((data.counts * data.keep).float() * (self.net.window + 1)).to(self.device)
+        if not bool(self.net.words.seen.any()):  # else they are those of an earlier training
+            self.net.pairs.copy_(pairs)
             for posterior in (self.net.words, self.net.contexts):
                 posterior.start(self.net.pairs, self.temperature)
+        elif not torch.equal(self.net.pairs, pairs):
+            raise ValueError(
+                "expected the text and window of the training whose vectors go on, as each row is a word's, got "
+                "others; give the same, or leave out init="
+            )
 
     def training_step(self, batch: Tokens, index: int) -> None:
         optimizer: Any = self.optimizers()

@@ -35,7 +35,7 @@ class FakeTrainer(SimpleNamespace):
         super().__init__(
             **{
                 "optimizers": [optimizer], "global_step": 0, "world_size": 1, "should_stop": False,
-                "sanity_checking": False, "is_global_zero": True, "current_epoch": 0, "logger": None, **changes,
+                "is_global_zero": True, "current_epoch": 0, "logger": None, **changes,
             }
         )  # fmt: skip
 
@@ -198,7 +198,6 @@ def test_evaluation_leaves_the_module_as_it_was(tmp_path: Path) -> None:
         ({"current_epoch": 0}, False),
         ({"current_epoch": 2}, True),
         ({"current_epoch": 0, "should_stop": True}, True),
-        ({"current_epoch": 2, "sanity_checking": True}, False),
         ({"current_epoch": 2, "is_global_zero": False}, False),
     ],
 )

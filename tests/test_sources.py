@@ -111,8 +111,26 @@ def test_a_folder_that_whole_pictures_cannot_come_from_is_refused_before_trainin
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"b.png: expected an image that can be read"):
         Pictures(str(tmp_path)).setup()
-    with pytest.raises(ValueError, match="expected seed of at least 0, got -1"):
+    with pytest.raises(ValueError, match="expected seed and held_out of at least 0, got -1 and 0"):
         Pictures(seed=-1)
+    (tmp_path / "b.png").unlink()
+    message = r"expected more than 2 pictures in .*, of which 1 validate and 1 test, got 1; add some, or set data"
+    with pytest.raises(ValueError, match=message):
+        Pictures(str(tmp_path), held_out=1).setup()
+
+
+def test_pictures_of_a_folder_that_are_held_out_stay_the_same_ones_and_validate_by_their_middle(tmp_path: Path) -> None:
+    for i in range(7):
+        Image.fromarray(np.full((3, 1100 + i), i, np.uint8)).save(tmp_path / f"{i}.png")
+    data = Pictures(str(tmp_path), held_out=2)
+    data.setup()
+    parts = [[int(part[i].max()) for i in range(len(part))] for part in (data.train, data.validation, data.test)]
+    assert [len(part) for part in parts] == [3, 2, 2] and sorted(i for part in parts for i in part) == [*range(7)]
+    assert sizes(data.validation) == [[1, 3, 1024]] * 2
+    assert sizes(data.test) == [[1, 3, 1100 + i] for i in parts[2]]
+    tested = Pictures(str(tmp_path), seed=5, held_out=2)
+    tested.setup("test")
+    assert sizes(tested.test) == sizes(data.test)
 
 
 def test_digits_are_seventeen_levels_spread_over_the_bytes() -> None:

@@ -18,35 +18,37 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from toolkit import cli
+from toolkit import cli, zoo
 from toolkit.run import WEIGHTS, Run
-from toolkit.runs import CHECKPOINT, PENDING, ROOT, build, load, save_config, save_weights
+from toolkit.runs import CHECKPOINT, PENDING, ROOT, head_of, load, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
 from toolkit.training.lock import held
-from toolkit.training.overrides import check_network, going_on, quoted, resumed
+from toolkit.training.overrides import check_network, going_on, quoted, resumed, value_of
 from toolkit.training.quiet import hush
 from toolkit.training.schedule import take_best
+from toolkit.training.start import begin
 from toolkit.training.trainer import fit, trainer_of
 
 
-def train(cfg: DictConfig, folder: Path, changed: Sequence[str] = ()) -> dict[str, float]:
+def train(cfg: DictConfig, folder: Path, typed: Sequence[str] = ()) -> dict[str, float]:
     """Train a recipe in a folder; returns the final figures.
 
-    changed: overrides of a training that goes on. Raises KeyboardInterrupt(exit status) after Ctrl-C and SIGTERM.
+    typed: overrides that a person gave. Raises KeyboardInterrupt(exit status) after Ctrl-C and SIGTERM.
     """
     seed_everything(cfg.seed, verbose=False)
-    run, data = build(cfg, folder)
+    start = load(zoo.folder_of(str(cfg.init)), "cpu") if cfg.get("init") and not cfg.resume else None
+    run, data = begin(cfg, folder, start, typed)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # of the processes of one training
     with held(folder) if first else contextlib.nullcontext():
-        return _train(run, data, changed)
+        return _train(run, data, typed)
 
 
-def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
+def _train(run: Run, data: Any, typed: Sequence[str]) -> dict[str, float]:
     folder = run.folder
     resume = folder / CHECKPOINT if run.cfg.resume else None
     if resume:
-        check_network(run.module, resume, changed)
-    trainer, best = trainer_of(run, data)
+        check_network(run.module, resume, typed)
+    trainer, best, before = trainer_of(run, data)
     if trainer.is_global_zero:
         values = [*run.module.parameters()] or [*run.module.buffers()]  # of a model that learns without gradients
         size = sum(value.numel() for value in values) / 1e6
@@ -64,7 +66,7 @@ def _train(run: Run, data: Any, changed: Sequence[str]) -> dict[str, float]:
     run.head.finish(run, data)
     (folder / PENDING).unlink(missing_ok=True)
     text, figures = run.head.report(load(folder), data, trainer.global_step)
-    print("\n" + text)
+    print("\n" + "\n\n".join(filter(None, [before.beside(best, str(run.cfg.get("init"))), text])))
     return figures
 
 
@@ -73,20 +75,20 @@ def _new(cfg: DictConfig) -> None:
     run = Path(HydraConfig.get().runtime.output_dir)
     run = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run  # as a person would type it
     try:
-        _run(run, cfg)
+        _run(run, cfg, HydraConfig.get().overrides.task)
     except SystemExit:
         with contextlib.suppress(OSError):  # a folder with files in it stays
             run.rmdir()
         raise
 
 
-def _run(run: Path, cfg: DictConfig | None, changed: Sequence[str] = ()) -> None:
+def _run(run: Path, cfg: DictConfig | None, typed: Sequence[str]) -> None:
     """Train in a folder, or, without a configuration, go on with the training of that folder; say how it ended."""
     began = time.monotonic()
     try:
-        cfg = resumed(run, changed) if cfg is None else cfg
+        cfg = resumed(run, typed) if cfg is None else cfg
         with open_dict(cfg):
-            result = train(cfg, run, changed)
+            result = train(cfg, run, typed)
     except KeyboardInterrupt as error:
         resume = f"go on with: {cli.command_line('train', f'resume={run}')}"
         print("\ninterrupted;", resume if (run / CHECKPOINT).is_file() else "nothing was kept yet", file=sys.stderr)
@@ -95,6 +97,17 @@ def _run(run: Path, cfg: DictConfig | None, changed: Sequence[str] = ()) -> None
         raise SystemExit(f"error: {cli.said(error)}") from error
     if result:  # in the first process only
         print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
+
+
+def _with_recipe(arguments: list[str]) -> list[str]:
+    """Arguments, with the recipe of the model that init= names where they name none."""
+    named = value_of(arguments, "init")
+    if named is None or value_of(arguments, "recipe"):
+        return arguments
+    try:
+        return [f"recipe={head_of(zoo.folder_of(named))[1]}", *arguments]
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {cli.said(error)}") from error
 
 
 @cli.piped
@@ -108,6 +121,7 @@ def main() -> None:
         if (run := going_on(arguments)) is not None:
             _run(run, None, arguments)
         else:
+            sys.argv[1:] = _with_recipe(arguments)
             _new()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())[:500]}; see --help") from None

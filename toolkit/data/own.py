@@ -1,6 +1,5 @@
 """A person's own images as training data: an array file for each part, or a folder of pictures."""
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from toolkit.container import plain
-from toolkit.data.splits import Splits, downsample, grid_crops, hold_out, random_crops, shares
+from toolkit.data.splits import Splits, by_hash, downsample, grid_crops, hold_out, random_crops, shares
 from toolkit.images.arrays import to_images
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
@@ -107,7 +106,7 @@ def folder(
             f"{size * downsample_by} x {size * downsample_by} pixels",
             stacklevel=2,
         )
-    files.sort(key=lambda file: hashlib.sha256(file.relative_to(root).as_posix().encode()).digest())
+    files = by_hash(files, root)
     tenth = max(1, round(len(files) / 10))
     validation, test, train = files[:tenth], files[tenth : 2 * tenth], files[2 * tenth :]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from toolkit.data.embedded import TEST, TRAIN, VALIDATION, whole
-from toolkit.data.splits import downsample
+from toolkit.data.splits import by_hash, downsample
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
 
@@ -35,18 +35,21 @@ class Lazy(Dataset[Tensor]):
 class Pictures(L.LightningDataModule):
     """Photographs to train on, one after another, in a new order each epoch.
 
-    folder: of pictures to train on; None: those of `embedded.TRAIN`. What was a JPEG file comes at half size, which
-    removes its traces. Validation and test are one embedded photograph each, which training never sees.
+    folder: of pictures; None: those of `embedded`. What was a JPEG file comes at half size, which removes its traces.
+    held_out: so many of the folder's pictures validate, and as many test; of those that validate, the middle of a
+    megapixel. Without any, and without a folder, one embedded photograph each does.
 
     After `setup()`: `train`, `validation`, `test`, which are `Lazy`; `shape` (3,), as sizes differ; `name`. Raises
-    FileNotFoundError or ValueError for a folder that is not there, has no pictures, or one that cannot be read.
+    FileNotFoundError or ValueError for a folder that is not there, has too few pictures, or one that cannot be read.
     """
 
-    def __init__(self, folder: str | None = None, seed: int = 0) -> None:
+    def __init__(self, folder: str | None = None, seed: int = 0, held_out: int = 0) -> None:
         super().__init__()
-        if seed < 0:
-            raise ValueError(f"expected seed of at least 0, got {seed}; do: set data.seed")
-        self.folder, self.seed, self.shape = folder, seed, (3,)
+        if min(seed, held_out) < 0:
+            raise ValueError(
+                f"expected seed and held_out of at least 0, got {seed} and {held_out}; do: set data.seed, data.held_out"
+            )
+        self.folder, self.seed, self.held_out, self.shape = folder, seed, held_out, (3,)
         self.name = "photographs" if folder is None else Path(folder).name or "folder"
         self.validation, self.test = (Lazy([functools.partial(whole, photo)]) for photo in (VALIDATION, TEST))
         self.train, self.found = Lazy([functools.partial(whole, photo) for photo in TRAIN]), False
@@ -59,11 +62,22 @@ class Pictures(L.LightningDataModule):
 
         stage: "test" needs none of them.
         """
-        if self.folder is None or self.found or stage == "test":
+        if self.folder is None or self.found or (stage == "test" and not self.held_out):
             return
-        self.train, self.found = Lazy([functools.partial(own, file) for file in find(self.folder)]), True
-        for i in range(len(self.train)):
-            self.train[i]
+        n, files = self.held_out, find(self.folder)
+        if len(files) <= 2 * n:
+            raise ValueError(
+                f"expected more than {2 * n} pictures in {self.folder}, of which {n} validate and {n} test, got "
+                f"{len(files)}; add some, or set data.held_out=0, which takes embedded photographs for these"
+            )
+        if n:
+            files = by_hash(files, Path(self.folder))
+            self.validation = Lazy([functools.partial(middle, file) for file in files[:n]])
+            self.test = Lazy([functools.partial(own, file) for file in files[n : 2 * n]])
+        self.train, self.found = Lazy([functools.partial(own, file) for file in files[2 * n :]]), True
+        for part in (self.test,) if stage == "test" else (self.train, self.validation, self.test):
+            for i in range(len(part)):
+                part[i]
 
     def summary(self) -> str:
         """How much there is, for people."""
@@ -84,3 +98,11 @@ def own(file: Path) -> Tensor:
     with Image.open(file) as image:
         traces = image.format in ("JPEG", "MPO")
     return downsample(pixels, 2) if traces and min(pixels.shape[1:]) > 1 else pixels
+
+
+def middle(file: Path) -> Tensor:
+    """A megapixel at most from the middle of `own`, as validation codes it again and again."""
+    pixels = own(file)
+    h, w = (min(n, 1024) for n in pixels.shape[1:])
+    y, x = ((n - m) // 2 for n, m in zip(pixels.shape[1:], (h, w), strict=True))
+    return pixels[:, y : y + h, x : x + w].contiguous()

@@ -72,7 +72,7 @@ class Pictures:
             # `validation/bpd` is that of the payloads.
             return {f"validation/{name}": value for name, value in found.items() if name != "payload_bpd"}
 
-        return Regularly(look, run.cfg.evaluation.every_n_epochs)
+        return Regularly(look, run.cfg.evaluation.every_n_epochs, baselines=lines)
 
     def finish(self, run: Run, data: Any) -> None:
         from toolkit.runs import save_weights

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,13 +81,14 @@ class CodecEvaluation(Callback):
 class Regularly(Callback):
     """Each n epochs look(module, TensorBoard's writer or None, step), whose figures are logged.
 
-    at_end: also when the training ends.
+    at_end: also when the training ends; baselines: as of `CodecEvaluation`.
     """
 
     def __init__(
-        self, look: Callable[[Any, Any, int], dict[str, float]], every_n_epochs: int, at_end: bool = True
-    ) -> None:
-        self.look, self.every_n_epochs, self.at_end = look, every_n_epochs, at_end
+        self, look: Callable[[Any, Any, int], dict[str, float]], every_n_epochs: int, at_end: bool = True,
+        baselines: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.look, self.every_n_epochs, self.at_end, self.baselines = look, every_n_epochs, at_end, baselines
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if not _is_time(trainer, self.every_n_epochs) or (trainer.should_stop and not self.at_end):
@@ -100,7 +102,7 @@ class Regularly(Callback):
 
 
 def _is_time(trainer: Trainer, every_n_epochs: int) -> bool:
-    if trainer.sanity_checking or not trainer.is_global_zero:
+    if not trainer.is_global_zero:
         return False
     return trainer.should_stop or (trainer.current_epoch + 1) % every_n_epochs == 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.run import CONFIG
 from toolkit.runs import CHECKPOINT, PENDING, no_group, read_config
@@ -42,11 +42,15 @@ def _quoted(argument: str) -> str:
 
 def going_on(arguments: Sequence[str]) -> Path | None:
     """The run that resume= names, if arguments, quoted, do and ask for no help."""
-    if {"--help", "-h"} & {*arguments}:
-        return None
-    named = [argument for argument in arguments if argument.startswith("resume=")]
+    value = None if {"--help", "-h"} & {*arguments} else value_of(arguments, "resume")
+    return None if value is None else Path(value)
+
+
+def value_of(arguments: Sequence[str], key: str) -> str | None:
+    """The value that arguments, quoted, give a key; None: none, or null."""
+    named = [argument for argument in arguments if argument.startswith(f"{key}=")]
     value = OverridesParser.create().parse_override(named[-1]).value() if named else None
-    return None if value is None else Path(str(value))
+    return None if value is None else str(value)
 
 
 def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
@@ -62,10 +66,10 @@ def resumed(run: Path, overrides: Sequence[str]) -> DictConfig:
     for text in overrides:
         override = OverridesParser.create().parse_override(text)
         key, value = str(override.key_or_group), override.value()
-        if key in ("recipe", "data") or override.type != OverrideType.CHANGE or override.is_sweep_override():
+        if key in ("recipe", "data", "init") or override.type != OverrideType.CHANGE or override.is_sweep_override():
             raise ValueError(
-                f"expected only values to change when resuming, got {text}; leave out: recipe and data "
-                f"are those of {run}"
+                f"expected only values to change when resuming, got {text}; leave it out: recipe, data "
+                f"and weights are those of {run}"
             )
         if key not in known and key != "resume":
             close = difflib.get_close_matches(key, known, 1)
@@ -102,11 +106,17 @@ def check_network(module: nn.Module, checkpoint: Path, changed: Sequence[str]) -
         state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     except Exception as error:  # torch, zipfile and pickle raise whatever they like for a broken file
         raise ValueError(f"{checkpoint}: expected a checkpoint, got a broken file; train anew") from error
-    mine = {name: value.shape for name, value in module.state_dict().items()}
-    theirs = {name: value.shape for name, value in state.items()}
-    if mine != theirs:
-        name = next(name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name))
+    if found := differing(module, state):
+        name, mine, theirs = found
         raise ValueError(
             f"expected the network of the run that goes on, got another with {' '.join(changed) or 'these settings'}: "
-            f"{name} is {list(mine.get(name, []))} and was {list(theirs.get(name, []))}; leave it out, or train anew"
+            f"{name} is {mine} and was {theirs}; leave it out, or train anew"
         )
+
+
+def differing(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str, str] | None:
+    """The first weight whose shape is another in a module than in a state: its name and both, or "absent"."""
+    mine = {name: str(list(value.shape)) for name, value in module.state_dict().items()}
+    theirs = {name: str(list(value.shape)) for name, value in state.items()}
+    pairs = {name: (mine.get(name, "absent"), theirs.get(name, "absent")) for name in mine | theirs}
+    return next(((name, *pair) for name, pair in sorted(pairs.items()) if pair[0] != pair[1]), None)

@@ -19,10 +19,11 @@ from toolkit.run import WEIGHTS, Run
 from toolkit.runs import CHECKPOINT, PENDING, save_config
 from toolkit.training.precision import chosen
 from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes
+from toolkit.training.start import Before
 
 
-def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint]:
-    """The Trainer that a run's configuration asks for, and its callback that knows the best weights.
+def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
+    """The Trainer that a run's configuration asks for, and its callbacks that know the best weights and the first.
 
     Compiles the network, and writes the precision that was chosen into the configuration.
     """
@@ -34,22 +35,24 @@ def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint]:
     max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
     schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
     best = ModelCheckpoint(folder / "checkpoints", "best", monitor=run.head.monitor, enable_version_counter=False)
+    watch = run.head.watch(run, data)
+    before = Before(run.head.monitor, getattr(watch, "baselines", {}))
     trainer = Trainer(
         **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
         max_epochs=-1,
         max_steps=max_steps,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if cfg.get("init") and not cfg.resume else 0,
         plugins=Files(),
         logger=TensorBoardLogger(folder, name="", version=""),
         # What makes files stands before the averaging, whose weights it wants: hooks run in this order.
         callbacks=[
-            schedule, run.head.watch(run, data), *([averaging(cfg.ema)] if cfg.ema else []), best,
+            schedule, watch, *([averaging(cfg.ema)] if cfg.ema else []), best, before,
             Begun(functools.partial(_keep, folder, cfg)), Last(folder / CHECKPOINT),
             *([Progress(schedule)] if cfg.trainer.get("enable_progress_bar", True) else []),
         ],
         enable_model_summary=False,
     )  # fmt: skip
-    return trainer, best
+    return trainer, best, before
 
 
 def _keep(folder: Path, cfg: DictConfig) -> None:
