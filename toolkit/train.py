@@ -99,7 +99,7 @@ def _run(run: Path, cfg: DictConfig | None, typed: Sequence[str]) -> None:
         print(f"\n{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
-def _with_recipe(arguments: list[str]) -> list[str]:
+def with_recipe(arguments: list[str]) -> list[str]:
     """Arguments, with the recipe of the model that init= names where they name none."""
     named = value_of(arguments, "init")
     if named is None or value_of(arguments, "recipe"):
@@ -121,7 +121,7 @@ def main() -> None:
         if (run := going_on(arguments)) is not None:
             _run(run, None, arguments)
         else:
-            sys.argv[1:] = _with_recipe(arguments)
+            sys.argv[1:] = with_recipe(arguments)
             _new()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())[:500]}; see --help") from None
