@@ -992,6 +992,7 @@ def test_h30_messages_name_standard_input_and_output(
     for junk in (given[1], b"junk", b""):
         status, _, said = piped(compress.main, junk, monkeypatch, capsys, here, "input=-", "output=x.tkc")
         assert status == 1 and said.startswith("error: standard input: expected a .npy file")
+        assert junk == given[1] or f"got {'something that begins with' if junk else 'nothing'}" in said
     status, out, said = piped(decompress.main, packed, monkeypatch, capsys, here, "input=-", "output=-")
     assert status == 0 and out == given[0] and said.endswith("3 pictures restored to standard output\n")
     status, _, said = piped(decompress.main, packed[:-9], monkeypatch, capsys, here, "input=-", "output=-")

@@ -132,8 +132,16 @@ def _kind(start: bytes) -> str:
 
 
 def suffix_of(start: bytes) -> str:
-    """The ending of a file that begins so: of an image's kind, or .npy."""
-    return SUFFIXES.get(_kind(start), ".npy")
+    """The ending of what standard input holds, by how it begins. Raises ValueError for no image and no .npy file."""
+    if start.startswith(b"\x93NUMPY"):
+        return ".npy"
+    if (kind := _kind(start)) in SUFFIXES:
+        return SUFFIXES[kind]
+    got = f"something that begins with {start!r}" if start else "nothing"
+    raise ValueError(
+        f"standard input: expected a .npy file or an image ({', '.join(SUFFIXES)}), got {got}; do: give one of these, "
+        "or a file or a folder by its name"
+    )
 
 
 @contextmanager
