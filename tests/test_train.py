@@ -87,10 +87,10 @@ def test_help_shows_every_key(tmp_path: Path) -> None:
     shown = command(tmp_path, "--help")
     assert shown.returncode == 0
     for key in (
-        "minutes: 8",
+        "minutes: 2.5",
         "max_steps: -1",
         "resume: null",
-        "likelihood: interlaced",
+        "likelihood: guided",
         "data: array, cifar10, corpus, digits, embedded_text",
     ):
         assert key in shown.stdout, key
