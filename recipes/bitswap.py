@@ -320,7 +320,7 @@ class BitSwap(RowModel):
         learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.any_size = tuple(shape), likelihood != "logistic"  # which learns a scale for each place
         self.net = Chain(
             shape,
             likelihood,

@@ -133,6 +133,8 @@ class LosslessVAE(RowModel):
     the latents' cost gains its weight.
     """
 
+    any_size = True
+
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int, latents: int,
         width: int, blocks: int, learning_rate: float, warmup: int, weight_decay: float, kl_warmup: int,

@@ -187,8 +187,8 @@ def remembering(make_coder: Any) -> row_archive.MakeCoder:
     """The same coders, which decode the same bytes once; see `remember`."""
     known: dict[Any, Any] = {}
 
-    def make(rows: int, settings: Settings | None) -> ChunkCoder:
-        coder = make_coder(rows, settings)
+    def make(rows: int, settings: Settings | None, shape: tuple[int, ...] | None) -> ChunkCoder:
+        coder = make_coder(rows, settings, shape)
         remember(coder, ["decode"], known, coder.settings)
         return coder
 

@@ -75,7 +75,7 @@ def coder(module: Any = None, scheme: str = "bitswap", lanes: int = 16, seed: in
 def configuration(shape: Sequence[int], *overrides: str, **changes: Any) -> DictConfig:
     """The configuration of a run of such a model."""
     with initialize_config_module("configs", version_base="1.3"):
-        cfg = compose("train", ["recipe=bitswap", "data=digits", "coding.batch=16", *overrides])
+        cfg = compose("train", ["recipe=bitswap", "data=digits", "coding.batch=16", "recipe.head.tile=0", *overrides])
     OmegaConf.set_struct(cfg, False)
     cfg.recipe.module = {"_target_": cfg.recipe.module._target_, **BITSWAP, **changes, "shape": list(shape)}
     return cfg

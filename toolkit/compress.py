@@ -30,7 +30,7 @@ KNOWN = {
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "effort": "of a model that learns while it codes: 0 is fast, 2 smallest and slowest (default 1)",
-    "chunk_rows": "tiles coded together: more are smaller, fewer make single pictures quicker to get (default 16384)",
+    "chunk_rows": "tiles coded together: more are smaller, fewer give one picture sooner (default 16384 of small ones)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
     "jpeg": "of a lossless model, JPEG files: skip (default), or pixels: keep their pixels, mostly in more bytes",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class RowModel(Model):
     learning_rate: float  # at its peak
     weight_decay: float = 0.0
     part_names: Sequence[str] = ("x", "z")  # of what `parts` returns
+    any_size = False  # whether its networks, trained on rows of some height and width, take multiples of these, too
     alone = False  # whether each row is coded by itself, for random access: see `toolkit.chunks.separate`
     is_exact = False  # whether the networks that a decoder runs are in exact arithmetic
 
@@ -42,6 +44,17 @@ class RowModel(Model):
     def dims(self) -> int:
         """Values in a row: bits per dimension are bits over this."""
         return math.prod(self.shape)
+
+    def of_shape(self, shape: Sequence[int]) -> Self:
+        """This model, weights shared, of rows of another shape. Raises ValueError for one that it cannot have."""
+        if tuple(shape) == self.shape:
+            return self
+        (channels, *sides), (own, *steps) = shape, self.shape
+        if not self.any_size or channels != own or any(n % step for n, step in zip(sides, steps, strict=True)):
+            raise ValueError(f"expected rows of {list(self.shape)}, got {list(shape)}")
+        found = copy.copy(self)
+        found.shape = tuple(shape)
+        return found
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         """The bound on a row's bits, a sample of it, by part: rows [rows, *shape] -> float32 [rows, parts].

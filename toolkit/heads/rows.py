@@ -6,12 +6,13 @@ import functools
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit import cli
 from toolkit.chunks.chained import Coder
-from toolkit.chunks.model import ChunkCoder, RowCodec, Settings, choose_lanes
+from toolkit.chunks.model import MOST_BATCH, ChunkCoder, RowCodec, RowModel, Settings, choose_lanes
 from toolkit.chunks.separate import AloneCoder
 from toolkit.container import Reader
 from toolkit.heads.given import some
@@ -38,7 +39,8 @@ class Rows:
 
         picture --tiles--> rows, valid --blocks--> codec(model, valid).push --> message --> payload of a chunk --> file
 
-    codec: see `chunks.model.RowCodec`.
+    codec: see `chunks.model.RowCodec`; tile: about the most rows and columns of the tiles that pictures are cut into,
+    where networks take any; 0: those of training rows, as for all other models.
     """
 
     lossless = True
@@ -50,16 +52,40 @@ class Rows:
         "exact": "whether networks are those whose files any machine decodes",
     }
 
-    def __init__(self, codec: RowCodec) -> None:
-        self.codec = codec
+    def __init__(self, codec: RowCodec, tile: int = 0) -> None:
+        if tile < 0:
+            raise ValueError(f"expected recipe.head.tile of at least 0, got {tile}; give a number of pixels")
+        self.codec, self.tile = codec, tile
 
-    def coder(self, run: Run, rows: int, settings: Settings | None = None) -> ChunkCoder:
-        """What codes chunks of so many rows; settings: of the file, when decoding."""
+    def coder(
+        self, run: Run, rows: int, settings: Settings | None = None, shape: Sequence[int] | None = None
+    ) -> ChunkCoder:
+        """What codes chunks of so many rows; settings, shape: of the file, when decoding; shape None: of the model.
+
+        Raises ValueError for a shape that the model cannot have, or more in a network call than of any training row.
+        """
+        module = run.module if shape is None else run.module.of_shape(shape)
+        larger = module.dims / run.module.dims
         settings = settings or Settings(
-            run.cfg.coding.batch, choose_lanes(rows * math.prod(run.module.shape)), run.cfg.coding.seed
+            max(1, int(run.cfg.coding.batch / larger)), choose_lanes(rows * module.dims), run.cfg.coding.seed
         )
+        if settings.batch * larger > MOST_BATCH:
+            raise ValueError(f"expected a batch of at most {int(MOST_BATCH / larger)} such rows, got {settings.batch}")
         codec = exactly(self.codec) if run.exact else self.codec
-        return (AloneCoder if run.module.alone else Coder)(run.module, codec, settings)
+        return (AloneCoder if module.alone else Coder)(module, codec, settings)
+
+    def _shape(self, module: RowModel, source: Source) -> tuple[int, ...]:
+        """Of tiles: as few as cover the largest picture down and across, of about the same size."""
+        channels, *sides = module.shape
+        if not module.any_size or not source.items:
+            return module.shape
+
+        def covering(side: int, largest: int) -> int:
+            parts = -(-largest // max(self.tile, side))
+            return -(-largest // (parts * side)) * side
+
+        height, width = (max(sizes) for sizes in zip(*(item[2:] for item in source.items), strict=True))
+        return channels, covering(sides[0], height), covering(sides[1], width)
 
     def identity(self, run: Run) -> dict[str, Any]:
         return identity(run)
@@ -114,9 +140,10 @@ Next:
         source = some(source, run.folder)
         if "exact" in asked and cli.boolean(asked, "exact") != run.exact:
             run = load(run.folder, str(run.module.device), not run.exact)
+        shape = self._shape(run.module, source)
         size = row_archive.compress(
             source, output, functools.partial(self.coder, run), identity(run),
-            cli.positive(asked, "chunk_rows", CHUNK_ROWS),
+            cli.positive(asked, "chunk_rows", max(1, CHUNK_ROWS * run.module.dims // math.prod(shape))), shape,
         )  # fmt: skip
         text = (
             f"{len(source.items)} pictures, {source.values} values -> {output}: {size} bytes, "

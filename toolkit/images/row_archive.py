@@ -24,19 +24,21 @@ from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
 from toolkit.images.source import Source
 from toolkit.images.tiles import count_tiles, tiles, untile, valid_of
 
-MakeCoder = Callable[[int, Settings | None], ChunkCoder]  # (rows a chunk, settings of the file that is decoded)
+# (rows a chunk, settings of the file that is decoded, shape of its rows)
+MakeCoder = Callable[[int, Settings | None, tuple[int, ...] | None], ChunkCoder]
 
 
 def compress(
     origin: Source, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], chunk_rows: int,
-    progress: bool = True,
+    shape: tuple[int, ...] | None = None, progress: bool = True,
 ) -> int:  # fmt: skip
     """Write the pictures of `origin` to a .tkc file; returns its size in bytes.
 
     identity: what the header says about recipe and model; chunk_rows: rows coded together, which is also what has to be
-    decoded to get at one picture. Raises ValueError for more than a decoder would take.
+    decoded to get at one picture; shape: of rows, None: the model's own. Raises ValueError for more than a decoder
+    would take.
     """
-    shape = make_coder(1, None).module.shape
+    shape = make_coder(1, None, shape).module.shape
     channels, size = shape[0], (shape[1], shape[2])
     counts = [count_tiles(item, channels, size) for item in origin.items]
     chunk_rows = min(chunk_rows, sum(counts))
@@ -45,7 +47,7 @@ def compress(
             f"expected chunk_rows of at most {MOST_VALUES // math.prod(shape)} for rows of {list(shape)}, got "
             f"{chunk_rows}; give a smaller one"
         )
-    coder = make_coder(chunk_rows, None)
+    coder = make_coder(chunk_rows, None, shape)
     header = {
         **identity,
         "kind": "array" if origin.array else "images",
@@ -121,12 +123,10 @@ class RowContents:
         self._reader, self._header = reader, read_header(reader)
         self.items, self.array = self._header.items, self._header.array
         most = max((chunk.rows for chunk in reader.found.values()), default=1)
-        self._coder = make_coder(most, self._header.settings)
-        shape = tuple(self._coder.module.shape)
-        if shape != self._header.shape:
-            raise DamagedFile(
-                f"{reader.path}: expected rows of {list(shape)}, got {list(self._header.shape)}; do not trust the file"
-            )
+        try:
+            self._coder = make_coder(most, self._header.settings, self._header.shape)
+        except ValueError as error:
+            raise DamagedFile(f"{reader.path}: {error}; do not trust the file") from error
         self._first, self._last = 0, 0  # rows that are asked for
         self._chunk: tuple[int, int, Tensor | None] = -1, 0, None  # the last one: its number, first row, rows
 
