@@ -224,6 +224,19 @@ def test_a_broken_codec_is_an_error_that_names_the_file(
     assert (tmp_path / "v.tkc").exists()
 
 
+def test_all_loops_are_loaded_before_speeds_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met, before = set[Any](), set[Any]()
+    loop, rows, timed = experts.loop, colours._rows, picture_archive.compress
+    monkeypatch.setattr(experts, "loop", lambda *given: met.add(given[:2]) or loop(*given))
+    monkeypatch.setattr(colours, "_rows", lambda *given: met.add("few colours") or rows(*given))
+    monkeypatch.setattr(picture_archive, "compress", lambda *given, **more: before.update(met) or timed(*given, **more))
+    monkeypatch.setattr(codec, "PATCH", (8, 8))  # so that even this small one is looked at by effort 0
+    monkeypatch.setattr(codec, "PATCHED", 1)
+    flat = np.zeros((1, 9, 9), np.uint8)
+    coded(Photographs((3,)), [flat, noise(3, 40, 40)], 1, tmp_path / "v.tkc")
+    assert len(met) == 5 and met == before
+
+
 # Files
 
 
