@@ -365,7 +365,8 @@ def test_a_model_that_ships_is_evaluated_without_the_pictures_that_it_was_traine
 ) -> None:
     run, small = picture_run(here / "run"), torch.from_numpy(noise(3, 16, 24))
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("folder: null", "folder: photographs/train"))
+    config = config.replace("folder: null", "folder: photographs/train").replace("held_out: 1", "held_out: 0")
+    (run / "config.yaml").write_text(config)
     filled(ship(run, zoo.DEFAULT, here / "zoo"))
     monkeypatch.setattr(zoo, "FOLDER", here / "zoo")
     monkeypatch.setattr("toolkit.data.pictures.whole", lambda photo: small)
