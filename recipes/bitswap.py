@@ -111,6 +111,17 @@ class Conditional(nn.Module):
         return LEAST_SCALE + (1 - LEAST_SCALE) * scale
 
 
+def _fitting(sides: int, finer: int, layers: int) -> str:
+    """Settings that fit images whose sides are multiples of this, for an error."""
+    twos = (sides & -sides).bit_length() - 1
+    if not twos:
+        return "make them even"
+    finer = min(finer, twos - 1)
+    halved = min(twos - finer, layers)
+    downscale = ",".join(["2"] * halved + ["1"] * (layers - halved))
+    return f"set recipe.module.finer={finer} 'recipe.module.downscale=[{downscale}]'"
+
+
 class Chain(nn.Module):
     """The Markov chain x <- z_1 <- ... <- z_L, and its inference network z_1 | x, z_2 | z_1, ...
 
@@ -127,7 +138,8 @@ class Chain(nn.Module):
         if finer < 0 or shape[1] % 2**finer or shape[2] % 2**finer:
             raise ValueError(
                 f"expected finer from 0 on and images whose sides are multiples of 2^finer, got finer={finer} and "
-                f"{shape[1]} x {shape[2]}; change recipe.module.finer or data.splits.size"
+                f"{shape[1]} x {shape[2]}; {_fitting(math.gcd(*shape[1:]), finer, len(blocks))}, or change "
+                "data.splits.size"
             )
         # What the chain says is every 2^finer-th pixel of every 2^finer-th row; lattices of pixels alone say the rest.
         self.finer = nn.ModuleList(Passes(width, shape[0], components, refinements) for _ in range(finer))
@@ -144,7 +156,7 @@ class Chain(nn.Module):
             step, whole = self.stride * 2**finer, " x ".join(str(side * 2**finer) for side in shape[1:])
             raise ValueError(
                 f"expected images whose sides are multiples of {step} (the product of downscale, times 2^finer), got "
-                f"{whole}; change downscale, finer or data.splits.size"
+                f"{whole}; {_fitting(math.gcd(*shape[1:]) * 2**finer, finer, len(blocks))}, or change data.splits.size"
             )
         self.bins, self.bins_per_unit, self.reach = bins, bins_per_unit, bins / bins_per_unit / 2
         sizes = [shape[0], *latent_channels]

@@ -1,5 +1,6 @@
 """Bit-Swap's hierarchy: how its layers start, and what pictures show of them."""
 
+import re
 from typing import cast
 
 import pytest
@@ -148,10 +149,22 @@ def test_latents_do_not_see_finer_pixels() -> None:
 
 
 def test_sides_that_lattices_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"multiples of 2\^finer, got finer=2 and 6 x 8; change recipe.module.finer"):
+    with pytest.raises(ValueError, match=r"multiples of 2\^finer, got finer=2 and 6 x 8; set recipe.module.finer=0"):
         bitswap((1, 6, 8), finer=2)
-    with pytest.raises(ValueError, match=r"multiples of 8 \(the product of downscale, times 2\^finer\), got 12 x 12"):
+    with pytest.raises(
+        ValueError, match=r"multiples of 8 \(the product of downscale, times 2\^finer\), got 12 x 12; set .*"
+    ):
         bitswap((1, 12, 12), finer=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 24, 32), (1, 6, 8), (1, 8, 8), (3, 44, 48)])
+def test_settings_that_an_error_names_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"set recipe\.module\.finer") as error:
+        bitswap(shape, finer=3)
+    finer, downscale = re.findall(r"finer=(\d+) 'recipe.module.downscale=\[([\d,]+)\]'", str(error.value))[0]
+    bitswap(shape, finer=int(finer), downscale=[int(n) for n in downscale.split(",")], likelihood="mixture")
+    with pytest.raises(ValueError, match="make them even"):
+        bitswap((1, 7, 8), finer=1)
 
 
 @pytest.mark.parametrize(
