@@ -18,10 +18,8 @@ FILES = sorted(path for folder in ("toolkit", "recipes") for path in (ROOT / fol
 
 # Rooms side by side, which are files or folders of toolkit/, or the recipes -> the rooms that each of them may import.
 TABLE: dict[tuple[str, ...], set[str]] = {
-    ("coding", "photographs"): {"coding"},
-    ("container",): set(),
-    ("cli",): set(),
-    ("model",): set(),
+    ("coding", "photographs", "places"): {"coding"},
+    ("container", "cli", "model"): {"places"},
     ("nets",): {"coding"},
     ("chunks",): {"coding", "container", "model"},
     ("images",): {"chunks", "coding", "container", "model"},
@@ -37,7 +35,7 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     # The commands; the zoo is one, which others ask where a model is.
     (
         "train", "compress", "decompress", "export_embeddings", "inspect", "zoo", "evaluate", "make_exact",
-    ): {"chunks", "cli", "container", "embeddings", "images", "opened", "run", "runs", "training", "zoo"},
+    ): {"chunks", "cli", "container", "embeddings", "images", "opened", "places", "run", "runs", "training", "zoo"},
 }  # fmt: skip
 ALLOWED = {room: allowed for row, allowed in TABLE.items() for room in row}
 COMMANDS = [*TABLE][-1]
@@ -45,10 +43,10 @@ COMMANDS = [*TABLE][-1]
 # Rooms that know neither Lightning nor Hydra.
 LIGHTNING_FREE = tuple(
     f"toolkit.{name}"
-    for name in ("coding", "photographs", "nets", "container", "cli", "chunks", "images", "embeddings")
+    for name in ("coding", "photographs", "places", "nets", "container", "cli", "chunks", "images", "embeddings")
 )
 FORBIDDEN = {"lightning", "hydra", "omegaconf"}
-TORCH_FREE = tuple(f"toolkit.{name}" for name in ("photographs", "container", "cli", "zoo", "run"))
+TORCH_FREE = tuple(f"toolkit.{name}" for name in ("photographs", "places", "container", "cli", "zoo", "run"))
 
 
 def module_of(path: Path) -> str:

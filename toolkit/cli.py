@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from toolkit import places
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,10 +40,11 @@ def arguments(
         lines = [f"  {key:{width}}  {line}{' (required)' if key in required else ''}" for key, line in known.items()]
         print(usage, "", *lines, sep="\n")
         raise SystemExit(0)
-    given = {argument.partition("=")[0] for argument in argv if "=" in argument}
+    given = {argument.partition("=")[0] for argument in argv if "=" in argument and not places.is_url(argument)}
     free = iter([key for key in paths if key not in given])
     for i, argument in enumerate(argv):
-        if (argument == "-" or ("=" not in argument and argument[:1] != "-")) and (key := next(free, "")):
+        bare = argument == "-" or places.is_url(argument) or ("=" not in argument and argument[:1] != "-")
+        if bare and (key := next(free, "")):
             argv[i] = f"{key}={argument}"
     found: dict[str, str] = {}
     for argument in argv:
@@ -138,31 +141,49 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
 @contextlib.contextmanager
 def streams(
-    values: dict[str, str], suffix: str | Callable[[bytes], str]
-) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:
-    """Arguments in which "-", standard input or output, is a file: of what was read, and to be written out at the end.
+    values: dict[str, str], suffix: str | Callable[[bytes], str], wanted: Callable[[str], bool] = lambda _: True,
+    in_parts: bool = False,
+) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:  # fmt: skip
+    """Arguments in which standard streams ("-") and URLs are local files: read before, or written out at the end.
 
     suffix: of an input "-", or what tells it by the first 16 bytes. An output "-" is a name in a new folder, without
-    suffix; what the command prints goes to standard error then. Also yields what makes text that names these files say
-    what they stand for; errors do.
+    suffix; what the command prints goes to standard error then. URLs: of run=, input= and pictures= are copied here,
+    of folders only what is wanted by name; an output is copied there when it is complete. in_parts: an input stays a
+    URL, for a reader of parts. Also yields what makes text that names these files say what they stand for; errors do.
     """
     with contextlib.ExitStack() as stack:
-        values, names = dict(values), {"input": "standard input", "output": "standard output"}
-        names = {key: name for key, name in names.items() if values.get(key) == "-"}
-        folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory()))) if names else Path()
+        values = {key: str(places.local(value)) for key, value in values.items()}
+        piped = {key for key in ("input", "output") if values.get(key) == "-"}
+        urls = {
+            key: values[key] for key in ("run", "input", "pictures", "output") if places.is_url(values.get(key, ""))
+        }
+        if in_parts:
+            urls.pop("input", None)
+        folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory()))) if piped or urls else Path()
+        names = {folder / key: f"standard {key}" for key in piped}
 
         def shown(text: str) -> str:
-            for key, name in names.items():
-                text = re.sub(rf"{re.escape(str(folder / key))}(\.\w+)*", name, text)
+            for path, name in names.items():
+                text = re.sub(
+                    rf"{re.escape(str(path))}(\.\w+)*" if path.parent == folder else re.escape(str(path)), name, text
+                )
             return text
 
-        if "input" in names:
+        if "output" in urls:
+            places.check_new(urls["output"], values.get("overwrite") == "true")
+        for key, url in urls.items():
+            path = folder / f"{key}s" / places.name_of(url)
+            path.parent.mkdir()
+            names[path], values[key] = str(places.named(url)), str(path)
+            if key != "output":
+                places.fetch(url, path, _of_run if key == "run" else wanted)
+        if "input" in piped:
             start = sys.stdin.buffer.read(16)
             values["input"] = str(folder / f"input{suffix if isinstance(suffix, str) else suffix(start)}")
             with open(values["input"], "wb") as file:
                 file.write(start)
                 shutil.copyfileobj(sys.stdin.buffer, file)
-        if "output" in names:
+        if "output" in piped:
             values["output"] = str(folder / "output")
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         try:
@@ -171,13 +192,21 @@ def streams(
             if not names or isinstance(error, BrokenPipeError):
                 raise
             # Of an error on a full disk, just the system's: what it says to have kept is gone.
-            full = "output" in names and isinstance(error, OSError) and isinstance(error.__cause__, OSError)
+            gone = "output" in piped or "output" in urls
+            full = gone and isinstance(error, OSError) and isinstance(error.__cause__, OSError)
             raise ValueError(shown(said(error.__cause__ if full and error.__cause__ else error))) from error
-        if "output" in names:
+        if "output" in urls and os.path.lexists(values["output"]):  # else nothing is left of the one picture
+            places.put(Path(values["output"]), urls["output"])
+        if "output" in piped:
             for made in folder.glob("output*"):
                 with open(made, "rb") as result:
                     shutil.copyfileobj(result, sys.__stdout__.buffer)  # type: ignore[union-attr]
             sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
+
+
+def _of_run(name: str) -> bool:
+    """Whether a file of a run's folder is of what codes: neither checkpoints nor TensorBoard's events."""
+    return "/" not in name and Path(name).suffix in (".yaml", ".pt", ".safetensors", ".txt", ".md")
 
 
 def command_line(name: str, *arguments: str) -> str:
@@ -219,4 +248,4 @@ def _terminate(*_: Any) -> None:
 
 
 def _usage_error(expected: str, got: str, remedy: str, usage: str) -> SystemExit:
-    return SystemExit(f"error: expected {expected}, got {got}; {remedy}\n\n{usage}")
+    return SystemExit(places.harmless(f"error: expected {expected}, got {got}; {remedy}\n\n{usage}"))

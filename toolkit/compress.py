@@ -11,7 +11,7 @@ from toolkit import cli, zoo
 from toolkit.container import check_new
 from toolkit.images.files import suffix_of
 from toolkit.images.given import given
-from toolkit.images.source import left_out, source
+from toolkit.images.source import coded, left_out, source
 from toolkit.opened import head_of, load
 
 USAGE = """usage: toolkit compress PICTURES FILE.tkc [run=RUN]
@@ -49,7 +49,7 @@ LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
-    with cli.streams(values, suffix_of) as (found, shown):
+    with cli.streams(values, suffix_of, coded) as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
         folder = zoo.folder_of(found.get("run"))
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             every = map(pictures.picture, range(len(pictures.items)))
             print(baselines.comparison((Path(shown(output)).name, Path(output).stat().st_size, seconds), every))
         lines, status = left_out(pictures, found)
-        print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
+        print(shown("\n".join(lines)), end="\n" * bool(lines), file=sys.stderr)
     return status
 
 

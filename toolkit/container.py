@@ -12,11 +12,14 @@ import secrets
 import shutil
 import socket
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+from toolkit import places
 
 # A byte above 127 and both kinds of line end: a copy in text mode or through a 7-bit channel changes them, as in PNG.
 MAGIC = b"\x89TKC\r\n\x1a\n"
@@ -79,9 +82,17 @@ class Chunk(NamedTuple):
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it becomes `path` at the end, or is deleted on any exception.
 
-    The temporary name keeps the suffix, for libraries that choose a file format by it. A link is followed.
+    The temporary name keeps the suffix, for libraries that choose a file format by it. A link is followed. What is to
+    become a URL lies in a folder for temporary files (TMPDIR), and is copied at the end.
     Raises FileNotFoundError if the folder is missing, ValueError if `path` is there and is not a regular file.
     """
+    path = places.local(path)
+    if places.is_url(path):
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / places.name_of(str(path))
+            yield made
+            places.put(made, str(path))
+        return
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{path}: expected an existing folder, got {target.parent}; make the folder first")
@@ -149,9 +160,13 @@ def check_new(
 
     overwrite: a file that is there may go; suffixes: that the name may have; inputs: files that the output must not be.
     """
-    target = Path(path)
+    path = places.local(path)
+    target = Path(places.named(path))
     if suffixes and target.suffix.lower() not in suffixes:
-        raise ValueError(f"expected output= to end in {' or '.join(suffixes)}, got {path}; give another name")
+        raise ValueError(f"expected output= to end in {' or '.join(suffixes)}, got {target}; give another name")
+    if places.is_url(path):
+        places.check_new(str(path), overwrite)
+        return
     real = Path(os.path.realpath(target))
     if target.is_symlink() and not target.exists():
         raise ValueError(
@@ -182,7 +197,8 @@ class Writer:
     """
 
     def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = places.named(path)  # for people
+        self._target = path
         self.size = 0  # bytes so far; after closing, bytes of the file
         self._start = _encode_header(header)
         self._chunks: list[Chunk] = []
@@ -193,7 +209,7 @@ class Writer:
         if self.size:
             raise ValueError(f"{self.path}: expected a new Writer, got one that was used; make one for each file")
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
+            temporary = stack.enter_context(atomic_path(self._target))
             self._file = stack.enter_context(open(temporary, "xb"))
             self._file.write(self._start)
             self._stack = stack.pop_all()
@@ -236,16 +252,18 @@ class Writer:
 class Reader:
     """Open a .tkc file, check everything but the chunks, and read chunks in any order: a context manager.
 
+    path: local, or a URL, of which header, trailer, index and each chunk that is asked for are one request each.
     salvage: take a file whose index or end is damaged or missing too: `damage` says what is wrong, and the chunks are
     those that are found by their own headers. Raises NotOurFile, UnknownVersion, TruncatedFile or DamagedFile, and
     OSError if the file cannot be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], salvage: bool = False) -> None:
-        self.path = Path(path)
+        self.path = places.named(path)  # for people
         self.damage: ContainerError | None = None  # of the index or the end
+        self.first_bytes: dict[int, bytes] = {}  # of payloads that were read
         with ExitStack() as stack:
-            self._file: BinaryIO = stack.enter_context(open(self.path, "rb"))
+            self._file: BinaryIO = stack.enter_context(places.opened(path))
             self.size = self._file.seek(0, os.SEEK_END)  # bytes of the file
             self.header = self._open_header(0 if salvage else TRAILER_SIZE)
             try:
@@ -277,10 +295,11 @@ class Reader:
             raise IndexError(f"{self.path}: expected a chunk in [0, {len(self.chunks)}), got {i}")
         chunk = self.found[i]
         expected = _chunk_header(i, chunk)
-        header = self._bytes(chunk.offset - len(expected), len(expected))
+        block = self._bytes(chunk.offset - len(expected), len(expected) + chunk.size)
+        header, payload = block[: len(expected)], block[len(expected) :]
         if header != expected:
             raise self._damaged(f"the header of chunk {i}", f"as in the index, {expected.hex()}", header.hex())
-        payload = self._bytes(chunk.offset, chunk.size)
+        self.first_bytes[i] = payload[:1]
         self._check_crc(f"chunk {i}", payload, chunk.crc)
         return payload
 
@@ -307,7 +326,7 @@ class Reader:
     def _find_chunks(self) -> dict[int, Chunk]:
         """Chunks by number, found by the headers that stand before them; of two with one number the first."""
         found: dict[int, Chunk] = {}
-        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        with self._mapped() as data, memoryview(data) as view:
             at = self.header_size
             while (at := data.find(b"CHNK", at)) >= 0:
                 offset = at + CHUNK_HEADER_SIZE
@@ -322,6 +341,19 @@ class Reader:
                     if zlib.crc32(view[offset:end]) == chunk.crc:  # else the next one may begin before this one's end
                         at = end
         return dict(sorted(found.items()))
+
+    @contextmanager
+    def _mapped(self) -> Iterator[mmap.mmap]:
+        """All bytes of the file; those of a URL are copied here first."""
+        with ExitStack() as stack:
+            file: Any = self._file
+            if not hasattr(file, "fileno"):
+                file = stack.enter_context(tempfile.TemporaryFile())
+                self._file.seek(0)
+                while part := self._file.read(1 << 23):
+                    file.write(part)
+                file.flush()
+            yield stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def _open_trailer(self) -> int:  # offset of the index
         trailer = self._bytes(self.size - TRAILER_SIZE, TRAILER_SIZE)

@@ -29,7 +29,7 @@ KNOWN = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
-    with cli.streams(values, ".tkc") as (found, shown):
+    with cli.streams(values, ".tkc", in_parts=True) as (found, shown):
         return _decompress(found, values["output"] == "-", shown)
 
 

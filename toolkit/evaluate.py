@@ -1,11 +1,12 @@
 """python -m toolkit.evaluate run=RUN: rate and speed on held-out data, beside the codecs that people use today."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from toolkit import cli, zoo
+from toolkit import cli, places, zoo
 from toolkit.container import atomic_path
-from toolkit.images.source import Source, left_out, source
+from toolkit.images.source import Source, coded, left_out, source
 from toolkit.runs import head_of, load
 
 USAGE = """usage: toolkit evaluate run=RUN
@@ -30,7 +31,16 @@ KNOWN = {
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    values = cli.arguments(argv, KNOWN, {"run"}, USAGE)
+    given = cli.arguments(argv, KNOWN, {"run"}, USAGE)
+    with cli.streams(given, "", coded) as (values, shown):
+        status = _evaluate(values, shown)
+        if places.is_url(given["run"]):
+            for file in sorted(Path(values["run"]).glob("evaluation.*")):
+                places.put(file, places.join(given["run"], file.name))
+    return status
+
+
+def _evaluate(values: dict[str, str], shown: Callable[[str], str]) -> int:
     folder = zoo.folder_of(values["run"])
     head, name = head_of(folder)
     known = dict(head.measure_options)
@@ -41,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with zoo.place_for(folder) as place:
         run = load(place, values.get("device", "auto"))
         text, figure = run.head.measure(run, pictures, asked)
-        print(text)
+        print(shown(text))
         with atomic_path(place / "evaluation.txt") as path:
             path.write_text(text + "\n")
         with atomic_path(place / "evaluation.png") as path:
             figure.savefig(path, dpi=150)
     lines, status = left_out(pictures, values) if pictures else ([], 0)
-    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
+    print(shown("\n".join(lines)), end="\n" * bool(lines), file=sys.stderr)
     return status
 
 

@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 1 for a file that is damaged or cannot be read."""
     values = cli.arguments(argv, KNOWN, {"input"}, USAGE, flags=["json"], paths=["input"])
     as_json = cli.boolean(values, "json")
-    with cli.streams(values, ".tkc") as (given, named), Reader(given["input"], salvage=True) as reader:
+    with (
+        cli.streams(values, ".tkc", in_parts=True) as (given, named),
+        Reader(given["input"], salvage=True) as reader,
+    ):
         report = inventory(reader)
         report["zoo"] = zoo.by_fingerprint(report["header"].get("recipe"), report["header"].get("model"))
         found = listing.pictures(reader, {chunk["number"]: chunk["intact"] for chunk in report["chunks"]})

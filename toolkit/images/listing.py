@@ -22,8 +22,8 @@ NAME.maxstring = NAME.maxother = 200
 def pictures(reader: Reader, intact: dict[int, bool]) -> list[dict[str, Any]] | None:
     """The pictures of a file, or None for a file of other things, or one whose header is not what `compress` writes.
 
-    intact: of each chunk that was found. What is known of a picture alone: its bytes, how it was coded, whether it is
-    intact; None where several share a chunk.
+    intact: of each chunk that was found and read. What is known of a picture alone: bytes, how it was coded, whether
+    it is intact; None where several share a chunk.
     """
     header = reader.header
     items, kind = header.get("items"), header.get("kind")
@@ -81,11 +81,8 @@ def _is_item(item: Any) -> bool:
 
 
 def _coded(reader: Reader, chunk: int) -> str | None:
-    if chunk not in reader.found or not reader.found[chunk].size:
-        return None
-    with open(reader.path, "rb") as file:
-        file.seek(reader.found[chunk].offset)
-        return CODED.get(file.read(1)[0])
+    first = reader.first_bytes.get(chunk)
+    return CODED.get(first[0]) if first else None
 
 
 def _lambda(level: Any) -> str | None:

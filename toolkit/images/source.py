@@ -17,6 +17,12 @@ ON_BAD = ("error", "skip")
 JPEG = ("skip", "pixels")
 
 
+def coded(name: str) -> bool:
+    """Whether a file of this name may be coded; of others, which are left out, the name is enough."""
+    suffix = Path(name).suffix.lower()
+    return suffix in ARRAYS or suffix in folder.SUFFIXES
+
+
 class Source(NamedTuple):
     """A person's input: what each picture is, before its pixels are read, and how to read picture i."""
 
