@@ -24,21 +24,26 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     ("chunks",): {"coding", "container", "model"},
     ("images",): {"chunks", "coding", "container", "model"},
     ("embeddings",): {"coding", "container", "model"},
-    ("data", "run"): {"container", "images", "model"},
+    ("run",): {"container", "images", "model"},
     ("runs",): {"chunks", "cli", "container", "model", "nets", "run"},
-    ("opened", "training"): {"chunks", "container", "model", "run", "runs"},
+    ("opened", "training", "zoo"): {"chunks", "cli", "container", "model", "run", "runs"},
+    ("archive",): {"cli", "container", "images", "opened", "places", "run", "zoo"},
+    ("data",): {"archive", "container", "images", "model", "places"},
     ("heads",): {
         "chunks", "cli", "container", "data", "embeddings", "images", "model", "nets", "run", "runs",
         "training",
     },
     ("recipes",): {"chunks", "coding", "data", "heads", "images", "model", "nets", "photographs"},
-    # The commands; the zoo is one, which others ask where a model is.
+    # The commands; the zoo is one more, which others ask where a model is.
     (
-        "train", "compress", "decompress", "export_embeddings", "inspect", "zoo", "evaluate", "make_exact",
-    ): {"chunks", "cli", "container", "embeddings", "images", "opened", "places", "run", "runs", "training", "zoo"},
+        "train", "compress", "decompress", "export_embeddings", "inspect", "evaluate", "make_exact",
+    ): {
+        "archive", "chunks", "cli", "container", "embeddings", "images", "opened", "places", "run", "runs", "training",
+        "zoo",
+    },
 }  # fmt: skip
 ALLOWED = {room: allowed for row, allowed in TABLE.items() for room in row}
-COMMANDS = [*TABLE][-1]
+COMMANDS = (*[*TABLE][-1], "zoo")
 
 # Rooms that know neither Lightning nor Hydra.
 LIGHTNING_FREE = tuple(

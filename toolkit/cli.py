@@ -176,7 +176,7 @@ def streams(
             path.parent.mkdir()
             names[path], values[key] = str(places.named(url)), str(path)
             if key != "output":
-                places.fetch(url, path, _of_run if key == "run" else wanted)
+                places.fetch(url, path, places.of_run if key == "run" else wanted)
         if "input" in piped:
             start = sys.stdin.buffer.read(16)
             values["input"] = str(folder / f"input{suffix if isinstance(suffix, str) else suffix(start)}")
@@ -202,11 +202,6 @@ def streams(
                 with open(made, "rb") as result:
                     shutil.copyfileobj(result, sys.__stdout__.buffer)  # type: ignore[union-attr]
             sys.__stdout__.buffer.flush()  # type: ignore[union-attr]
-
-
-def _of_run(name: str) -> bool:
-    """Whether a file of a run's folder is of what codes: neither checkpoints nor TensorBoard's events."""
-    return "/" not in name and Path(name).suffix in (".yaml", ".pt", ".safetensors", ".txt", ".md")
 
 
 def command_line(name: str, *arguments: str) -> str:

@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from toolkit import cli, zoo
+from toolkit import cli
+from toolkit.archive import model_of
 from toolkit.container import Reader
 from toolkit.images.restore import restore
 from toolkit.opened import load
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]) -> int:
     on_damage, overwrite = values.get("on_damage", "error"), cli.boolean(values, "overwrite")
     with Reader(values["input"], salvage=on_damage == "skip") as reader:
-        run = load(_folder(reader, values.get("run")), values.get("device", "auto"), reader.header.get("exact") is True)
+        run = load(
+            model_of(reader, values.get("run")), values.get("device", "auto"), reader.header.get("exact") is True
+        )
         array = reader.header.get("array")
         output = values["output"] + (f".{array.get('format')}" if isinstance(array, dict) else ".png") * piped
         contents = run.head.contents(run, reader)
@@ -52,25 +54,6 @@ def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]
     left = f"; {len(report.lost)} lost, {len(report.partly)} in part" if report.damage else ""
     print(shown(f"{report.restored} picture{'s' * (report.restored != 1)} restored to {output}{left}"))
     return 2 if report.damage else 0
-
-
-def _folder(reader: Reader, given: str | None) -> Path:
-    """The folder of the model that run= names, or of one that ships and wrote the file."""
-    if given is not None:
-        return zoo.folder_of(given)
-    recipe, model = (reader.header.get(key) for key in ("recipe", "model"))
-    if found := zoo.by_fingerprint(recipe, model):
-        return zoo.find(found)
-    if reader.header.get("kind") == "embeddings":
-        raise ValueError(
-            f"{reader.path}: expected a file of pictures, got one of word vectors; use "
-            f"{cli.command_line('export_embeddings', f'input={reader.path}', 'output=vectors.bin')}"
-        )
-    raise ValueError(
-        f"{reader.path}: expected a file of a model that ships ({', '.join(zoo.names()) or 'none do'}), got one of "
-        f"another, of recipe {str(recipe)[:40]!r} and fingerprint {str(model)[:16]!r}; give run=, the folder of the "
-        "model that compressed it"
-    )
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def fetch(url: str, target: Path, wanted: Callable[[str], bool] = lambda _: True
     return target
 
 
+def of_run(name: str) -> bool:
+    """Whether a file of a run's folder is of what codes: neither a checkpoint nor TensorBoard's events."""
+    return "/" not in name and Path(name).suffix in (".yaml", ".pt", ".safetensors", ".txt", ".md")
+
+
 def put(source: Path, url: str) -> None:
     """Copy a local file, or all files of a folder, to a URL.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from toolkit.container import Reader, plain
 from toolkit.images.restore import Contents
 from toolkit.images.source import Source
+from toolkit.images.streaming import Encoder
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -75,6 +76,12 @@ class Head(Protocol):
         """Write a .tkc file of pictures, or None: of the model itself; says what it did.
 
         asked: options that stand in `compress_options`. Raises ValueError for what it cannot code.
+        """
+
+    def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
+        """What codes pictures that come one after another, behind those of a file if there is one.
+
+        asked: as of `compress`. Raises ValueError for what it cannot code, and for a file of another model.
         """
 
     def contents(self, run: Run, reader: Reader) -> Contents:

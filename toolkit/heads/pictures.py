@@ -18,6 +18,7 @@ from toolkit.images.files import item_of
 from toolkit.images.picture_archive import PictureContents, PictureModel, fingerprint
 from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
+from toolkit.images.streaming import Encoder, PictureEncoder
 from toolkit.run import Run
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ Next:
             f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {source.values} values -> {output}: {size} "
             f"bytes, {8 * size / source.values:.4f} bits per dimension"
         )
+
+    def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
+        if before is not None:
+            check_model(before, self.identity(run))
+        return PictureEncoder(run.module, self._asked(asked), self.identity(run), before)
 
     def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, self.identity(run))

@@ -25,6 +25,7 @@ from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
 from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
+from toolkit.images.streaming import Encoder
 from toolkit.run import Run
 from toolkit.runs import save_weights
 
@@ -126,6 +127,11 @@ Next:
         return (
             f"{len(source.items)} pictures, {pixels} pixels -> {output}: {size} bytes, "
             f"{8 * size / pixels:.4f} bits per pixel"
+        )
+
+    def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
+        raise ValueError(
+            "expected a lossless model of pictures, got one of pictures at a chosen rate; use toolkit compress"
         )
 
     def contents(self, run: Run, reader: Reader) -> Contents:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from toolkit import cli
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import MOST_BATCH, ChunkCoder, RowCodec, RowModel, Settings, choose_lanes
@@ -17,9 +19,12 @@ from toolkit.chunks.separate import AloneCoder
 from toolkit.container import Reader
 from toolkit.heads.given import some
 from toolkit.images import baselines, row_archive
+from toolkit.images.files import Item
 from toolkit.images.restore import Contents, check_model
 from toolkit.images.row_archive import RowContents
+from toolkit.images.row_streaming import RowEncoder
 from toolkit.images.source import Source
+from toolkit.images.streaming import Encoder
 from toolkit.nets.exact import exactly
 from toolkit.run import Run
 from toolkit.runs import build_data, has_exact, identity, load, save_exact, save_weights
@@ -155,6 +160,24 @@ Next:
                 f"{cli.command_line('make_exact', f'run={run.folder}')}, and compress again"
             )
         return text
+
+    def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
+        if before is not None and asked:
+            raise ValueError(
+                f"expected no {next(iter(asked))} for a file that goes on, which has its own; leave it out"
+            )
+
+        def shape_of(item: Item) -> tuple[int, ...]:
+            return self._shape(run.module, Source([item], lambda _: np.zeros(0), None))
+
+        def chunk_rows_of(shape: tuple[int, ...]) -> int:
+            return cli.positive(asked, "chunk_rows", max(1, CHUNK_ROWS * run.module.dims // math.prod(shape)))
+
+        make_coder, contents = functools.partial(self.coder, run), None
+        if before is not None:
+            check_model(before, identity(run))
+            contents = RowContents(before, make_coder)
+        return RowEncoder(make_coder, identity(run), shape_of, chunk_rows_of, contents)
 
     def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, identity(run))

@@ -16,6 +16,7 @@ from toolkit.embeddings import baselines, exporting, scores, sources
 from toolkit.embeddings.sources import VOCABULARY, read_counts
 from toolkit.images.restore import Contents
 from toolkit.images.source import Source
+from toolkit.images.streaming import Encoder
 from toolkit.run import Run
 from toolkit.runs import identity, save_weights
 
@@ -106,6 +107,11 @@ Next:
                 + cli.command_line(COMMAND, f"run={run.folder}")
             )
         return exporting.export_vectors(Path(output), vectors_of(run), asked)[1]
+
+    def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
+        raise ValueError(
+            "expected a lossless model of pictures, got one of word vectors; use toolkit export_embeddings"
+        )
 
     def contents(self, run: Run, reader: Reader) -> Contents:
         raise ValueError(

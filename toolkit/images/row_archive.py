@@ -120,11 +120,12 @@ class RowContents:
     unit = "row"
 
     def __init__(self, reader: Reader, make_coder: MakeCoder) -> None:
-        self._reader, self._header = reader, read_header(reader)
+        self.reader, self.header = reader, read_header(reader)
+        self._reader, self._header = self.reader, self.header
         self.items, self.array = self._header.items, self._header.array
         most = max((chunk.rows for chunk in reader.found.values()), default=1)
         try:
-            self._coder = make_coder(most, self._header.settings, self._header.shape)
+            self.coder = self._coder = make_coder(most, self._header.settings, self._header.shape)
         except ValueError as error:
             raise DamagedFile(f"{reader.path}: {error}; do not trust the file") from error
         self._first, self._last = 0, 0  # rows that are asked for
@@ -135,6 +136,11 @@ class RowContents:
         header = self._header
         self._first, self._last = (header.rows(which[0])[0], header.rows(which[-1])[1]) if len(which) else (0, 0)
         chunks = range(self._first // header.chunk_rows, -(-self._last // header.chunk_rows))
+        number, at, rows = self._chunk
+        if rows is not None and number in chunks:  # of what was selected before it may hold a part
+            begin, needed = header.chunk(number)[0], self._needed(number)
+            if not at <= begin + needed.start <= begin + needed.stop <= at + len(rows):
+                self._chunk = -1, 0, None
         return sum(needed.stop - needed.start for needed in map(self._needed, chunks))
 
     def picture(
@@ -155,6 +161,11 @@ class RowContents:
             return None, False
         picture = untile(torch.cat(parts), self.items[i], header.shape[0], header.size)
         return picture.numpy(), sound == last - first
+
+    def chunk_of(self, number: int) -> tuple[Tensor, Tensor]:
+        """All rows of a chunk, and which of their values are coded: uint8 and bool [rows, c, h, w]."""
+        begin, end = self._header.chunk(number)
+        return self._decode(number, slice(0, end - begin), lambda _: None), self._valid(number)
 
     def _needed(self, number: int) -> slice:
         """Rows of a chunk that are decoded, from its first."""
