@@ -35,7 +35,8 @@ LEAST_SCALE = 0.1  # of latents, as in the paper: bounds the precision that a la
 SCALE_REACH = 16.0  # raw outputs beyond are clamped on the exact path: scales of e^-9 and 16
 EDGE = 1e-5  # uniform noise is kept this far from 0 and 1, so that its logit is finite
 LIKELIHOODS = ("logistic", "mixture", "guided", "interlaced")
-SHARP = -3.0  # raw scales that posteriors start with: 0.34, where priors start with 1
+SHARP = 0.34  # scale that the first latents' posterior starts with
+KINSHIP = 0.7  # correlation of a layer with its neighbours at first
 PIXEL_GAIN = 4.0  # of the first latents in normalised pixels, of which a cell's mean has a deviation of about 0.5
 
 
@@ -81,21 +82,23 @@ class Conditional(nn.Module):
     """A logistic for each latent given a neighbouring layer, from a residual network."""
 
     def __init__(
-        self, inputs: int, outputs: int, width: int, blocks: int, down: int, up: int, bounded: bool, gain: float = 1.0
+        self, inputs: int, outputs: int, width: int, blocks: int, down: int, up: int, bounded: bool, first: bool = False
     ) -> None:
         super().__init__()
         stack = residual_stack(inputs * down**2, width, blocks, 2 * outputs * up**2)
         self.net = nn.Sequential(nn.PixelUnshuffle(down), stack, nn.PixelShuffle(up))
         self.bounded = bounded
-        # A layer starts as a coarser, noisy copy of the one below: latents that say nothing at first never would.
+        # A layer starts as a coarser, noisy copy of the one below: latents that say nothing at first never would. Above
+        # the first, prior and posterior add the same noise, which keeps the variance: a layer more costs nothing then.
+        gain, scale = (PIXEL_GAIN, SHARP) if first else (KINSHIP, math.sqrt(1 - KINSHIP**2))
         if bounded:
             rows = low_frequencies(inputs, down, min(outputs, inputs * down**2)) * gain / down
             start_as(stack, rows, torch.eye(len(rows)))
-            with torch.no_grad():
-                cast(nn.Conv2d, stack[-1]).bias[outputs:] = SHARP  # type: ignore[index]
         else:
-            columns = low_frequencies(outputs, up, min(inputs, outputs * up**2)).T * up
+            columns = low_frequencies(outputs, up, min(inputs, outputs * up**2)).T * gain * up
             start_as(stack, torch.eye(inputs)[: columns.shape[1]], columns)
+        with torch.no_grad():
+            cast(nn.Conv2d, stack[-1]).bias[outputs * up**2 :] = self.raw_scale(scale)  # type: ignore[index]
 
     def forward(self, x: Tensor, reach: float) -> tuple[Tensor, Tensor]:
         """float [rows, inputs, h, w] -> location and scale, float32 [rows, outputs, h', w']; |location| < reach."""
@@ -109,6 +112,13 @@ class Conditional(nn.Module):
         # A posterior's scale lies in (0.1, 1), a prior's above 0.1 (the paper's parametrisation).
         scale = torch.sigmoid(raw + 2) if self.bounded else F.softplus(raw + math.log(math.e - 1))
         return LEAST_SCALE + (1 - LEAST_SCALE) * scale
+
+    def raw_scale(self, scale: float) -> float:
+        """What `scale` makes this of."""
+        part = (scale - LEAST_SCALE) / (1 - LEAST_SCALE)
+        if self.bounded:
+            return math.log(part / (1 - part)) - 2
+        return math.log(math.expm1(part) / (math.e - 1))
 
 
 def _fitting(sides: int, finer: int, layers: int) -> str:
@@ -162,7 +172,7 @@ class Chain(nn.Module):
         sizes = [shape[0], *latent_channels]
         layers = list(zip(sizes, latent_channels, downscale, blocks, strict=False))
         self.infer = nn.ModuleList(
-            Conditional(a, b, width, n, d, 1, True, 1.0 if i else PIXEL_GAIN) for i, (a, b, d, n) in enumerate(layers)
+            Conditional(a, b, width, n, d, 1, True, first=i == 0) for i, (a, b, d, n) in enumerate(layers)
         )
         # generate[i] gives z_i+1 from z_i+2; the observation model gives x from z_1.
         self.generate = nn.ModuleList(Conditional(b, a, width, n, 1, d, False) for a, b, d, n in layers[1:])

@@ -6,6 +6,7 @@
 Layers lie on grids that fall to an odd side or to 2; those of one depth share the falls evenly. The net rate is that of
 test rows, coded with the exact networks in one chain; initial bits are of single images, each on a message of its own,
 and so is what an image takes alone, beside its net bits. Overrides, such as recipe.module.width=32, go to the training.
+Models that an earlier call has trained into the same --runs are not trained again: delete the folder to change them.
 """
 
 import argparse
@@ -41,8 +42,11 @@ def falls(side: int, depth: int) -> list[int]:
     return [2 if i * halvings // depth != (i - 1) * halvings // depth else 1 for i in range(depth)]
 
 
-def trained(data: str, depth: int, seed: int, steps: int, folder: Path, overrides: list[str]) -> Run:
-    """A run of so many layers, all else equal."""
+def trained(data: str, depth: int, seed: int, steps: int, folder: Path, overrides: list[str]) -> tuple[Run, float]:
+    """A run of so many layers, all else equal, and its training's seconds of processor time."""
+    seconds = folder / "training_seconds.txt"
+    if seconds.exists():
+        return load(folder, "cpu", True), float(seconds.read_text())
     with initialize_config_module("configs", version_base="1.3"):
         cfg = compose("train", [
             "recipe=bitswap", f"data={data}", f"seed={seed}", f"max_steps={steps}", "minutes=1e6",
@@ -53,8 +57,10 @@ def trained(data: str, depth: int, seed: int, steps: int, folder: Path, override
     shape = build_data(cfg).train.shape[1:]
     module.latent_channels = [module.latent_channels[0]] * depth
     module.downscale, module.blocks = falls(shape[-1] >> module.finer, depth), [1] * depth
+    began = time.process_time()
     train(cfg, folder)
-    return load(folder, "cpu", True)
+    seconds.write_text(str(time.process_time() - began))
+    return load(folder, "cpu", True), float(seconds.read_text())
 
 
 @torch.inference_mode()
@@ -113,9 +119,7 @@ def main() -> None:
         rates, bits = [], []
         for depth in arguments.depths:
             folder = arguments.runs / f"{arguments.data}_{depth}_{seed}"
-            began = time.process_time()
-            run = trained(arguments.data, depth, seed, arguments.steps, folder, arguments.overrides)
-            seconds = time.process_time() - began
+            run, seconds = trained(arguments.data, depth, seed, arguments.steps, folder, arguments.overrides)
             found = measured(run, spread(build_data(run.cfg).test, arguments.rows), arguments.singles)
             rates.append(found["net"])
             bits.append([found[f"{scheme} initial"] for scheme in SCHEMES])
