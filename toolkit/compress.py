@@ -12,6 +12,7 @@ from toolkit.container import check_new
 from toolkit.images.files import suffix_of
 from toolkit.images.given import given
 from toolkit.images.source import coded, left_out, source
+from toolkit.images.verify import OPTION
 from toolkit.opened import head_of, load
 
 USAGE = """usage: toolkit compress PICTURES FILE.tkc [run=RUN]
@@ -34,8 +35,8 @@ KNOWN = {
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
     "jpeg": "of a lossless model, JPEG files: skip (default), or pixels: keep their pixels, mostly in more bytes",
-    "compare": "true: also what lossless WebP, JPEG XL and PNG make of the pictures, and how long each took; of a "
-    "lossless model",
+    "compare": "of a lossless model, true: also what lossless WebP, JPEG XL and PNG make of the pictures",
+    "verify": f"of a lossless model, {OPTION}",
     "on_bad": "error (default), or skip: leave out pictures that cannot be coded, and list them",
     "metadata": "all (default), color (profile, gamma, orientation) or none: what is kept beside the pixels",
     "overwrite": "true: replace a file that is there (default false: an error)",

@@ -14,7 +14,7 @@ import socket
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -193,12 +193,15 @@ def check_new(
 class Writer:
     """Write a .tkc file chunk by chunk: a context manager, and `path` appears only when its block ends cleanly.
 
+    check: called with the path of the whole file before it becomes `path`; if it raises an error, nothing is left.
     Raises ValueError if the header is not a dict of plain JSON values that reads back equal, or is too large.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], header: dict[str, Any], check: Callable[[Path], None] | None = None
+    ) -> None:
         self.path = places.named(path)  # for people
-        self._target = path
+        self._target, self._check, self._temporary = path, check, Path()
         self.size = 0  # bytes so far; after closing, bytes of the file
         self._start = _encode_header(header)
         self._chunks: list[Chunk] = []
@@ -209,8 +212,8 @@ class Writer:
         if self.size:
             raise ValueError(f"{self.path}: expected a new Writer, got one that was used; make one for each file")
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self._target))
-            self._file = stack.enter_context(open(temporary, "xb"))
+            self._temporary = stack.enter_context(atomic_path(self._target))
+            self._file = stack.enter_context(open(self._temporary, "xb"))
             self._file.write(self._start)
             self._stack = stack.pop_all()
         self.size = len(self._start)
@@ -247,6 +250,9 @@ class Writer:
             total = self.size + len(index) + TRAILER_SIZE
             file.write(index + _sealed(TRAILER.pack(self.size, total)) + END)
             self.size = total
+            if self._check:
+                file.flush()
+                self._check(self._temporary)
 
 
 class Reader:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from toolkit import cli
-from toolkit.container import ContainerError, Reader
+from toolkit.container import Reader
 from toolkit.heads.given import some
 from toolkit.images import picture_archive
 from toolkit.images.files import item_of
@@ -19,6 +19,8 @@ from toolkit.images.picture_archive import PictureContents, PictureModel, finger
 from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
 from toolkit.images.streaming import Encoder, PictureEncoder
+from toolkit.images.verify import OPTION as VERIFY
+from toolkit.images.verify import verify
 from toolkit.run import Run
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Pictures:
 
     lossless = every = True
     monitor = "validation/bpd"
-    compress_options: ClassVar = {"effort": "0 is fast, 2 smallest and slowest"}
+    compress_options: ClassVar = {"effort": "0 is fast, 2 smallest and slowest", "verify": VERIFY}
     measure_options: ClassVar = {"pictures": "folder of held-out pictures", "effort": "as of compress"}
 
     def __init__(self, effort: int) -> None:
@@ -109,10 +111,11 @@ Next:
                 "expected pictures for a model of whole ones, got an array; save its images as PNG files, or "
                 "give run=, a trained model of tiles"
             )
-        size = picture_archive.compress(run.module, source, output, effort, self.identity(run))
+        verified = cli.boolean(asked, "verify")
+        size = picture_archive.compress(run.module, source, output, effort, self.identity(run), verified=verified)
         return (
             f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {source.values} values -> {output}: {size} "
-            f"bytes, {8 * size / source.values:.4f} bits per dimension"
+            f"bytes, {8 * size / source.values:.4f} bits per dimension{', verified' * verified}"
         )
 
     def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
@@ -171,15 +174,10 @@ def coded(model: PictureModel, pictures: Sequence[np.ndarray], effort: int, file
     encoded = time.perf_counter()
     hint = f"the file is kept as {file}; this is a bug in the recipe's codec: encoder and decoder disagree"
     with Reader(file) as reader:
-        contents = PictureContents(reader, model)
-        contents.select(range(len(pictures)))
-        for i, picture in enumerate(pictures):
-            try:
-                found, _ = contents.picture(i, None, lambda _: None, lambda _: None)
-            except ContainerError as error:
-                raise RoundTripError(f"round trip failed: {error}; {hint}") from error
-            if found is None or not np.array_equal(found, picture):
-                raise RoundTripError(f"round trip failed: picture {i} decoded to other values; {hint}")
+        try:
+            verify(PictureContents(reader, model), origin, progress=False)
+        except ValueError as error:
+            raise RoundTripError(f"round trip failed: {error}; {hint}") from error
         decoded = time.perf_counter()
         sizes = [chunk.size + reader.overhead / len(pictures) for chunk in reader.chunks]
         payload = reader.size - reader.overhead

@@ -25,6 +25,7 @@ from toolkit.images.row_archive import RowContents
 from toolkit.images.row_streaming import RowEncoder
 from toolkit.images.source import Source
 from toolkit.images.streaming import Encoder
+from toolkit.images.verify import OPTION as VERIFY
 from toolkit.nets.exact import exactly
 from toolkit.run import Run
 from toolkit.runs import build_data, has_exact, identity, load, save_exact, save_weights
@@ -51,7 +52,9 @@ class Rows:
     lossless = True
     every = False
     monitor = "validation/elbo_bpd"
-    compress_options: ClassVar = {"chunk_rows": "rows coded together", "exact": "whether any machine decodes the file"}
+    compress_options: ClassVar = {
+        "chunk_rows": "rows coded together", "exact": "whether any machine decodes the file", "verify": VERIFY,
+    }  # fmt: skip
     measure_options: ClassVar = {
         "rows": "test rows to code",
         "exact": "whether networks are those whose files any machine decodes",
@@ -145,14 +148,15 @@ Next:
         source = some(source, run.folder)
         if "exact" in asked and cli.boolean(asked, "exact") != run.exact:
             run = load(run.folder, str(run.module.device), not run.exact)
-        shape = self._shape(run.module, source)
+        shape, verified = self._shape(run.module, source), cli.boolean(asked, "verify")
         size = row_archive.compress(
             source, output, functools.partial(self.coder, run), identity(run),
             cli.positive(asked, "chunk_rows", max(1, CHUNK_ROWS * run.module.dims // math.prod(shape))), shape,
+            verified=verified,
         )  # fmt: skip
         text = (
             f"{len(source.items)} pictures, {source.values} values -> {output}: {size} bytes, "
-            f"{8 * size / source.values:.4f} bits per dimension"
+            f"{8 * size / source.values:.4f} bits per dimension{', verified' * verified}"
         )
         if not run.exact and "exact" not in asked:
             text += (

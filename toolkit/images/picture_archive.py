@@ -23,6 +23,7 @@ from toolkit.container import ContainerError, DamagedFile, Reader, Writer, diges
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item, item_of
 from toolkit.images.files import described as described_item
 from toolkit.images.source import Source
+from toolkit.images.verify import verify
 
 KIND = "pictures"
 MOST_AHEAD = 1 << 27  # values of pictures that are coded at a time, unless it is one alone
@@ -45,11 +46,12 @@ class PictureModel(Protocol):
 
 def compress(
     model: PictureModel, origin: Source, output: str | Path, effort: int, identity: dict[str, Any],
-    progress: bool = True,
+    progress: bool = True, verified: bool = False,
 ) -> int:  # fmt: skip
     """Write pictures to a .tkc file; returns its size in bytes.
 
-    identity: what the header says about recipe and model. Raises ValueError for more than a decoder would take.
+    identity: what the header says about recipe and model; verified: decode and compare all before the file gets its
+    name. Raises ValueError for more than a decoder would take, and for what does not come back.
     """
     items = origin.items
     for item in items:
@@ -66,8 +68,15 @@ def compress(
         except ValueError as error:
             raise ValueError(f"{items[i].name}: {error}") from error
 
+    def check(file: Path) -> None:
+        with Reader(file) as reader:
+            verify(PictureContents(reader, model), origin, progress)
+
     tasks = ((math.prod(shape_of(item)), functools.partial(coded, i)) for i, item in enumerate(items))
-    with Writer(output, header) as writer, tqdm(total=len(items), unit="picture", disable=not progress) as bar:
+    with (
+        Writer(output, header, check if verified else None) as writer,
+        tqdm(total=len(items), unit="picture", disable=not progress) as bar,
+    ):
         for payload, crc in ordered(tasks):
             writer.write(payload, 1, crc)
             bar.update()

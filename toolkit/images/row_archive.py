@@ -23,6 +23,7 @@ from toolkit.images import arrays, files
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
 from toolkit.images.source import Source
 from toolkit.images.tiles import count_tiles, tiles, untile, valid_of
+from toolkit.images.verify import verify
 
 # (rows a chunk, settings of the file that is decoded, shape of its rows)
 MakeCoder = Callable[[int, Settings | None, tuple[int, ...] | None], ChunkCoder]
@@ -30,13 +31,13 @@ MakeCoder = Callable[[int, Settings | None, tuple[int, ...] | None], ChunkCoder]
 
 def compress(
     origin: Source, output: str | Path, make_coder: MakeCoder, identity: dict[str, Any], chunk_rows: int,
-    shape: tuple[int, ...] | None = None, progress: bool = True,
+    shape: tuple[int, ...] | None = None, progress: bool = True, verified: bool = False,
 ) -> int:  # fmt: skip
     """Write the pictures of `origin` to a .tkc file; returns its size in bytes.
 
     identity: what the header says about recipe and model; chunk_rows: rows coded together, which is also what has to be
-    decoded to get at one picture; shape: of rows, None: the model's own. Raises ValueError for more than a decoder
-    would take.
+    decoded to get at one picture; shape: of rows, None: the model's own; verified: decode and compare all before the
+    file gets its name. Raises ValueError for more than a decoder would take, and for what does not come back.
     """
     shape = make_coder(1, None, shape).module.shape
     channels, size = shape[0], (shape[1], shape[2])
@@ -58,7 +59,15 @@ def compress(
         "settings": coder.settings._asdict(),
         **({"array": _described(origin.array)} if origin.array else {"items": [list(item) for item in origin.items]}),
     }
-    with Writer(output, header) as writer, tqdm(total=sum(counts), unit="row", disable=not progress) as bar:
+
+    def check(file: Path) -> None:
+        with Reader(file) as reader:
+            verify(RowContents(reader, make_coder), origin, progress)
+
+    with (
+        Writer(output, header, check if verified else None) as writer,
+        tqdm(total=sum(counts), unit="row", disable=not progress) as bar,
+    ):
         for rows, valid in _chunks(origin, channels, size, chunk_rows):
             payload, _ = coder.encode(rows, valid, progress=bar.update)
             writer.write(payload, len(rows), rows_crc(rows, valid))
