@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from toolkit.coding import vectors
-from toolkit.photographs import codec, experts
+from toolkit.coding.threads import Room, threads
+from toolkit.photographs import codec, deep, experts
 from toolkit.photographs.codec import Tile, decode, encode, initial, learn, tiles
 
 STATE = initial()
@@ -101,7 +103,7 @@ def test_planes_of_several_tiles_come_back(monkeypatch):
     assert sum(tile.height * tile.width for tile in tiles(70, 120)) == 70 * 120 and len(tiles(70, 120)) > 6
     data = encode(picture, STATE)
     assert np.array_equal(decode(data, picture.shape, STATE), picture)
-    monkeypatch.setattr("os.cpu_count", lambda: 6)  # three tiles at a time
+    monkeypatch.setattr(codec, "processors", lambda: 6)  # three tiles at a time
     assert encode(picture, STATE) == data
     assert np.array_equal(decode(data, picture.shape, STATE), picture)
 
@@ -249,3 +251,54 @@ def test_bytes_of_other_machines_and_versions_are_the_same(effort):
     file = GOLDEN / f"photograph_effort{effort}.bin"
     assert encode(_drawn(), STATE, effort) == file.read_bytes()
     assert np.array_equal(decode(file.read_bytes(), (3, 24, 40), STATE), _drawn())
+
+
+@pytest.mark.parametrize("effort", [0, 1, 2])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_a_tile_is_said_to_take_is_what_it_takes(bits, effort, monkeypatch):
+    monkeypatch.setattr(codec, "FEW", -1)
+    monkeypatch.setattr(codec, "FLAT", (2, 2))  # experts alone
+    asked, taken = [], codec.ROOM.taken
+    monkeypatch.setattr(codec.ROOM, "taken", lambda size: asked.append(size) or taken(size))
+    picture = np.random.default_rng(1).integers(0, 1 << bits, (3, 60, 600)).astype(f"u{bits // 8}")
+    deep.encode(picture, STATE, effort)  # loads the loops
+    asked.clear()
+    tracemalloc.start()
+    try:
+        data, before = deep.encode(picture, STATE, effort), len(asked)
+        encoding = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert np.array_equal(deep.decode(data, picture.shape, STATE), picture)
+        decoding = tracemalloc.get_traced_memory()[1] - len(data) - picture.nbytes
+    finally:
+        tracemalloc.stop()
+    assert before == 1 and len(asked) == 2
+    print(bits, effort, asked[0], encoding, decoding)
+    for found in (encoding, decoding):
+        assert 0.5 * asked[0] < found < 1.1 * asked[0]
+
+
+def test_tiles_wait_for_room_however_many_processors_there_are(monkeypatch):
+    monkeypatch.setattr(codec, "processors", lambda: 64)
+    monkeypatch.setattr(codec, "MOST_PIXELS", 100 * 100)
+    tile = codec.memory(Tile(0, 0, 100, 100), 3, 1)
+    monkeypatch.setattr(codec, "ROOM", Room(3 * tile + tile // 2))
+    monkeypatch.setattr(codec, "FEW", -1)
+    monkeypatch.setattr(codec, "FLAT", (2, 2))
+    working, most, lock = 0, 0, threading.Lock()
+
+    def slow(*given):
+        nonlocal working, most
+        with lock:
+            working += 1
+            most = max(most, working)
+        time.sleep(0.01)
+        with lock:
+            working -= 1
+        return b""
+
+    monkeypatch.setattr(codec, "encoded", slow)
+    with threads(4) as submit:  # several pictures at a time, of 24 tiles each
+        found = [submit(codec._by_experts, np.zeros((3, 400, 600), np.uint8), STATE, 1, 0) for _ in range(4)]
+    assert [len(future.result()) for future in found] == [1] * 4
+    assert most == 3

@@ -19,7 +19,8 @@ FILES = sorted(path for folder in ("toolkit", "recipes") for path in (ROOT / fol
 # Rooms side by side, which are files or folders of toolkit/, or the recipes -> the rooms that each of them may import.
 TABLE: dict[tuple[str, ...], set[str]] = {
     ("coding", "photographs", "places"): {"coding"},
-    ("container", "cli", "model"): {"places"},
+    ("container", "model"): {"places"},
+    ("cli",): {"coding", "places"},
     ("nets",): {"coding"},
     ("chunks",): {"coding", "container", "model"},
     ("images",): {"chunks", "coding", "container", "model"},

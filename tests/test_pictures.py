@@ -419,7 +419,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> list[tuple[int, 
 def test_an_interrupted_decompress_goes_on(
     run: Path, five: Path, packed_five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # so that none is decoded that is not needed yet
+    monkeypatch.setattr(picture_archive, "processors", lambda: 1)  # so that none is decoded that is not needed yet
     done = interrupted(monkeypatch, 3)
     assert unpack(run, packed_five, tmp_path / "back") == 130
     assert "error: interrupted; give the same command again" in capsys.readouterr().err
@@ -455,7 +455,8 @@ def test_an_interrupted_compress_leaves_nothing(
 def test_ctrl_c_ends_the_coding_of_a_large_picture_at_once(
     decoding: bool, few_colours: bool, processors: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    for module in (picture_archive, codec):
+        monkeypatch.setattr(module, "processors", lambda: processors)
     monkeypatch.setattr(codec, "MOST_PIXELS", 8000)  # of a tile: two at a time, if there are as many processors
     monkeypatch.setattr(colours, "STRIP", 64 * 8)
     picture = np.zeros((640, 64, 3), np.uint8) if few_colours else noise(640, 64, 3)
@@ -514,7 +515,7 @@ def test_one_picture_goes_through_pipes(
 
 
 def test_results_come_in_their_order_and_few_tasks_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(picture_archive, "processors", lambda: 3)
     held, most, lock = 0, 0, threading.Lock()
 
     def task(i: int) -> int:
@@ -537,7 +538,7 @@ def test_results_come_in_their_order_and_few_tasks_are_held(monkeypatch: pytest.
 
 
 def test_large_tasks_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(picture_archive, "processors", lambda: 8)
     monkeypatch.setattr(picture_archive, "MOST_AHEAD", 10)
     running, most, lock = 0, 0, threading.Lock()
 
@@ -557,7 +558,7 @@ def test_large_tasks_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_error_comes_in_its_place_and_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(picture_archive, "processors", lambda: 2)
     done = []
 
     def task(i: int) -> int:

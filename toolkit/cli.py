@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from toolkit import places
+from toolkit.coding import threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,7 +110,7 @@ def number(values: dict[str, str], key: str) -> float:
 def command(main: Callable[P, int]) -> Callable[P, int]:
     """Wrap a command's main: ValueError, OSError, MemoryError become "error: ..." on stderr and status 1, no traceback.
 
-    Ctrl-C and SIGTERM end it in an orderly way, so that no temporary file stays.
+    Ctrl-C and SIGTERM end it in an orderly way, so that no temporary file stays; at once even while a loop is compiled.
     """
 
     @functools.wraps(main)
@@ -119,22 +120,27 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             sys.stdout.reconfigure(errors="backslashreplace")
         ours = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if ours else None
+        status = 128 + signal.SIGTERM
         try:
-            return main(*args, **kwargs)
+            status = main(*args, **kwargs)
         except BrokenPipeError:
             raise
         except KeyboardInterrupt:
             print("error: interrupted; give the same command again", file=sys.stderr)
-            return 130
+            status = 130
         except (ValueError, OSError) as error:
             print(f"error: {said(error)}", file=sys.stderr)
-            return 1
+            status = 1
         except MemoryError as error:
             print(f"error: not enough memory{f' ({error})' if str(error) else ''}; free some", file=sys.stderr)
-            return 1
+            status = 1
         finally:
             if ours:
                 signal.signal(signal.SIGTERM, before)
+            if threads.going_on() and not args and not kwargs:  # a process of its own, which would wait for them
+                sys.stdout.flush()
+                os._exit(status)  # nothing is half written: all that was opened is closed
+        return status
 
     return wrapped
 

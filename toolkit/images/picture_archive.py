@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from toolkit.coding.threads import result, threads
+from toolkit.coding.threads import processors, result, threads
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer, digest
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item, item_of
 from toolkit.images.files import described as described_item
@@ -205,7 +204,7 @@ def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, 
     A task comes with the number of values that it holds in memory. It waits until those before it, whose results have
     not been taken, hold less than MOST_AHEAD with it.
     """
-    count = os.cpu_count() or 1
+    count = processors()
     ahead: deque[tuple[int, Future[T]]] = deque()
     with threads(count) as submit:
         for values, task in tasks:

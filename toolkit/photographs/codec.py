@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from toolkit.coding import binary
-from toolkit.coding.threads import check, together
+from toolkit.coding.threads import Room, check, processors, together
 from toolkit.photographs import colours, experts
 from toolkit.photographs.experts import PAD, Learned, Settings, Work
 
@@ -31,6 +30,7 @@ PATCH, FEWEST, MOST_PATCHES, PATCHED, CLEARLY = (32, 96), 6, 64, 1 / 50, 0.995
 FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
 FEW = 1 / 32
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
+ROOM = Room(1 << 29)  # bytes that all such parts take that are in work: four of the largest, of three planes
 ROWS, AHEAD = 16, 3  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
 REST = 32  # samples of a mean that are carried over to the next picture
@@ -315,19 +315,33 @@ def _by_colours(picture: np.ndarray) -> bytes:
 
 
 def _by_experts(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, order: int) -> bytes:
-    parts = each(
-        tiles(*picture.shape[1:]),
-        lambda i, tile: encoded(planes_of(part(picture, tile), order), tile, learned_of(state, len(picture)), effort),
-    )
+    def one(i: int, tile: Tile) -> bytes:
+        return encoded(planes_of(part(picture, tile), order), tile, learned_of(state, len(picture)), effort)
+
+    parts = each(tiles(*picture.shape[1:]), len(picture), effort, one)
     return b"".join([bytes([_EXPERTS + 3 * order + effort]), *parts])
 
 
-def each(every: Sequence[Tile], one: Callable[[int, Tile], T]) -> list[T]:
+def each(every: Sequence[Tile], planes: int, effort: int, one: Callable[[int, Tile], T]) -> list[T]:
     """What a function makes of each tile, several at a time: planes of a tile keep two processors busy."""
-    threads = min(len(every), (os.cpu_count() or 1) // 2)
+
+    def within(i: int, tile: Tile) -> T:
+        with ROOM.taken(memory(tile, planes, effort)):
+            return one(i, tile)
+
+    threads = min(len(every), processors() // 2)
     if threads < 2:
-        return [one(i, tile) for i, tile in enumerate(every)]
-    return together(threads, one, range(len(every)), every)
+        return [within(i, tile) for i, tile in enumerate(every)]
+    return together(threads, within, range(len(every)), every)
+
+
+def memory(tile: Tile, planes: int, effort: int) -> int:
+    """Bytes that a tile takes while it is coded, about."""
+    n = max(map(sum, _COUNTS[effort]))
+    products = 2 * experts.LOCAL * -(-tile.width // experts.BLOCK) * (n + 1) * n
+    tables = (1 << 19) + (1 << 20) * (effort > 0) + experts.CLASSES * n * n  # what is learned, counters, inverses
+    size = (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
+    return planes * (16 * size + 4 * (products + tables))
 
 
 def _sample(picture: np.ndarray) -> np.ndarray:
@@ -390,7 +404,7 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         parts = planes[i * channels : (i + 1) * channels]
         part(found, tile)[:] = colours_of(decoded(parts, tile, learned_of(state, channels), effort), order)
 
-    each(every, one)
+    each(every, channels, effort, one)
     return found
 
 

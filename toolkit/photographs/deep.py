@@ -152,11 +152,11 @@ def _planes(picture: np.ndarray, state: Known, effort: int) -> bytes:
             tails += [np.packbits((plane >> bit & 1).astype(bool)).tobytes() for bit in range(k)]
         return b"".join([*heads, codec.encoded(high, tile, codec.learned_of(state, len(planes)), effort), *tails])
 
-    return b"".join([bytes([PLANES + effort]), *codec.each(codec.tiles(*picture.shape[1:]), one)])
+    return b"".join([bytes([PLANES + effort]), *codec.each(codec.tiles(*picture.shape[1:]), len(picture), effort, one)])
 
 
 def _from_planes(data: bytes, shape: tuple[int, int, int], state: Known) -> np.ndarray:
-    found, at, view = np.empty(shape, np.uint16), 1, memoryview(data)
+    found, at, view, effort = np.empty(shape, np.uint16), 1, memoryview(data), data[0] - PLANES
     every, halves, high, low = codec.tiles(*shape[1:]), [], [], []  # of all tiles, before any is decoded
     for tile in every:
         if len(data) < at + shape[0] * _PLANE.size:
@@ -180,7 +180,7 @@ def _from_planes(data: bytes, shape: tuple[int, int, int], state: Known) -> np.n
         raise ValueError("expected the end of a picture, got more; copy the file again")
 
     def one(i: int, tile: Tile) -> None:
-        planes = codec.decoded(high[i], tile, codec.learned_of(state, shape[0]), data[0] - PLANES).astype(np.int32)
+        planes = codec.decoded(high[i], tile, codec.learned_of(state, shape[0]), effort).astype(np.int32)
         size, place = _bytes_for(tile), 0
         for plane, (offset, k) in zip(planes, halves[i], strict=True):
             plane <<= k
@@ -194,7 +194,7 @@ def _from_planes(data: bytes, shape: tuple[int, int, int], state: Known) -> np.n
             raise ValueError("expected values from 0 to 65535, got others; copy the file again")
         codec.part(found, tile)[:] = values
 
-    codec.each(every, one)
+    codec.each(every, shape[0], effort, one)
     return found
 
 
