@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model import Model
-from toolkit.photographs import codec, deep
+from toolkit.photographs import codec
+from toolkit.photographs.coder import Coder
 
 
 class Experts(nn.Module):
@@ -51,12 +52,12 @@ class Photographs(Model):
         return {name: values.cpu().numpy() for name, values in self.state_dict().items()}
 
     def encode(self, picture: np.ndarray, effort: int = 1) -> bytes:
-        """The payload of a picture, uint8 or uint16 [c, h, w]; effort: 0, 1 or 2."""
-        return deep.encode(picture, self.net.state, effort)
+        """See `Coder`."""
+        return Coder(self.arrays).encode(picture, effort)
 
     def decode(self, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-        """The picture of a payload, of the dtype that it had. Raises ValueError if it is damaged."""
-        return deep.decode(data, shape, self.net.state)
+        """See `Coder`."""
+        return Coder(self.arrays).decode(data, shape)
 
     def bits(self, x: Tensor) -> Tensor:
         """Bits of the payloads of pictures: uint8 [rows, c, h, w] -> float64 [rows]."""

@@ -110,12 +110,14 @@ def smaller(file: Path, least: float) -> Image.Image:
 
 
 def main(out: Path, permissive: bool) -> None:
-    """Download, choose, make smaller, write."""
+    """Download, choose, make smaller, write; `out` appears when all is there."""
     if out.exists():
         sys.exit(f"{out} exists: name a folder that does not, nothing is overwritten")
     rows = ["| file | size | of | package | version | author | licence |", "|" + "---|" * 7]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:  # beside it: to be renamed
+        folder = Path(name).resolve()
+        made = folder / "made"
         versions = {package: unpack(package, folder) for package in PACKAGES}
         found = []
         splits = (("train", TRAIN), ("held_out", HELD_OUT))
@@ -129,18 +131,20 @@ def main(out: Path, permissive: bool) -> None:
                     sys.exit(f"{package} {versions[package]} has no {picture}: the list is of Debian 12's packages")
                 found.append((split, package, author, licence, float(least), source))
         for part in ("train", "held_out", "copyright"):
-            (out / part).mkdir(parents=True)
+            (made / part).mkdir(parents=True)
         for package in PACKAGES:
-            shutil.copyfile(folder / package / "usr/share/doc" / package / "copyright", out / "copyright" / package)
+            shutil.copyfile(folder / package / "usr/share/doc" / package / "copyright", made / "copyright" / package)
         for split, package, author, licence, factor, source in found:
             photograph = smaller(source, factor)
             within = source.relative_to(folder / package)
             stem = within.parts[3] if package.startswith("plasma") else source.stem
             target = f"{split}/{package.split('-')[0]}_{stem}.png"
-            photograph.save(out / target)
+            photograph.save(made / target)
             size = f"{photograph.width} x {photograph.height}"
             rows.append(f"| {target} | {size} | {within} | {package} | {versions[package]} | {author} | {licence} |")
-    (out / "SOURCES.md").write_text("# Where these photographs are from\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
+        text = "# Where these photographs are from\n\n" + "\n".join(rows) + "\n"
+        (made / "SOURCES.md").write_text(text, encoding="utf-8")
+        made.rename(out)
     print(f"{len(found)} photographs -> {out}, the source of each in {out / 'SOURCES.md'}")
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from recipes import bitswap, ikvae, vae_lossless
-from tests import test_ikvae, test_vae_lossless, tiny
+from recipes import bitswap, ikvae, local, vae_lossless
+from tests import test_ikvae, test_local, test_vae_lossless, tiny
 from tests.on_gpu import NAMES, histories, law
 from tests.pretend import Pretended, on_device, pretended
 from toolkit.chunks.chained import Coder
@@ -61,7 +61,7 @@ def check(kind: type[Coder], module: Any, head: Any, rows: Tensor, valid: Tensor
     assert again == payload
     assert (counted.net, counted.initial, counted.file) == (account.net, account.initial, account.file)
     traced = [x for block in counted.latents for x in block]
-    assert traced and all(isinstance(x, Pretended) for x in traced)
+    assert len(traced) == sum(map(len, account.latents)) and all(isinstance(x, Pretended) for x in traced)
     decoded = other.decode(payload, valid)
     assert torch.equal(decoded[valid], rows[valid]) and decoded.is_cpu
     if isinstance(other, AloneCoder):
@@ -93,6 +93,14 @@ def test_a_lossless_vae_codes_the_same_bytes(likelihood: str, exact: bool) -> No
     module: Any = test_vae_lossless.model(likelihood=likelihood)
     module = module.exact(rows) if exact else module
     check(Coder, module, exactly(vae_lossless.head) if exact else vae_lossless.head, rows, valid)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_model_of_neighbours_codes_the_same_bytes(exact: bool) -> None:
+    rows, valid = rows_of(3)
+    module: Any = test_local.model((3, 8, 8))
+    module = module.exact(rows) if exact else module
+    check(Coder, module, exactly(local.head) if exact else local.head, rows, valid)
 
 
 @functools.cache
@@ -134,16 +142,16 @@ def test_tables_of_nodes_are_learned_on_the_device() -> None:
         assert torch.equal(other.get_buffer(name).cpu(), value), name
 
 
-@pytest.mark.parametrize("model", ["bitswap", "vae_lossless", "ikvae"])
+@pytest.mark.parametrize("model", ["bitswap", "vae_lossless", "ikvae", "local"])
 def test_models_draw_images_on_the_device(model: str) -> None:
     module: Any = {
         "bitswap": lambda: tiny.bitswap(), "vae_lossless": test_vae_lossless.model,
-        "ikvae": lambda: alone_of("mixture", "gaussian")[0],
+        "ikvae": lambda: alone_of("mixture", "gaussian")[0], "local": lambda: test_local.model(),
     }[model]()  # fmt: skip
     other = on_device(module)
     assert torch.equal(other.sample(3).cpu(), module.sample(3))
     x = tiny.images(3)
-    if model != "vae_lossless":
+    if model not in ("vae_lossless", "local"):
         theirs, ours = other.views(on_device(x)), module.views(x)
         assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name].cpu(), ours[name]) for name in ours)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from toolkit.container import Reader
 
-CODED = {3: "few colours", 4: "few values", 5: "few colours"}  # the first byte of a whole picture's payload
-CODED |= {first + i: f"effort {i % 3}" for first, n in ((0, 3), (6, 3), (9, 3), (16, 12)) for i in range(n)}
+# The first byte of a whole picture's payload.
+CODED = {3: "few colours", 4: "few values", 5: "few colours", 12: "few colours"}
+CODED |= {first + i: f"effort {i % 3}" for first, n in ((9, 3), (16, 12)) for i in range(n)}
 TILE = 1024  # pixels a side of a tile of a lossy picture, which is a chunk
 METADATA = {
     "icc": "ICC profile", "exif": "EXIF", "xmp": "XMP", "gamma": "gamma", "chromaticity": "chromaticities",

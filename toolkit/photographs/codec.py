@@ -19,7 +19,7 @@ f4 = np.float32
 T = TypeVar("T")
 EFFORTS = 0, 1, 2
 # A payload's first byte: these, or from _EXPERTS on, three efforts for each of ORDERS; others are `deep`'s.
-_EARLIER, _COLOURS, _EXPERTS = (0, 1, 2, 6, 7, 8), 3, 16
+_COLOURS, _HALVES, _EXPERTS = 3, 12, 16
 GREEN = 1
 # Of three channels: which one is coded first; second, less the first; third, less green.
 ORDERS = (1, 0, 2), (1, 2, 0), (0, 1, 2), (2, 1, 0)
@@ -29,10 +29,14 @@ SAMPLE = 16  # rows, of eight times as many, that tell which way of coding is be
 PATCH, FEWEST, MOST_PATCHES, PATCHED, CLEARLY = (32, 96), 6, 64, 1 / 50, 0.995
 FLAT = 0.3, 0.9  # share of pixels equal to a neighbour: below, if there are more colours than FEW a pixel, a photograph
 FEW = 1 / 32
+# Of few colours, but more than so many bits a pixel, and of so many pixels: coded as two halves, in two threads. These
+# take some percent more; of what takes fewer bits, halves would take up to 50 % more, and a thread does 5 MB/s.
+BUSY, LARGE = 0.5, 1 << 18
 MOST_PIXELS, MOST_WIDTH = 1 << 21, 8192  # of a part that is coded alone
 ROOM = Room(1 << 29)  # bytes that all such parts take that are in work: four of the largest, of three planes
 ROWS, AHEAD = 16, 3  # rows that are coded at a time; rows that a plane must be ahead of the next
 _PLANE = struct.Struct("<hhI")  # lowest value, highest, bytes
+_SIZE = struct.Struct("<I")  # of the first half
 REST = 32  # samples of a mean that are carried over to the next picture
 ROLES = 3  # brightness, and two differences of colours, each predicted from those before it
 
@@ -276,8 +280,8 @@ def encode(picture: np.ndarray, state: dict[str, np.ndarray], effort: int = 1) -
     if effort not in EFFORTS:
         raise ValueError(f"expected effort to be 0, 1 or 2, got {effort}; give one of these")
     sample = _sample(picture)
-    if _few_colours(sample, state):
-        return _by_colours(picture)
+    if pieces := _few_colours(sample, state, effort):
+        return _by_colours(picture, pieces if picture[0].size >= LARGE else 1)
     return _by_experts(picture, state, effort, _order(picture, sample, state, effort))
 
 
@@ -310,8 +314,13 @@ def _patches(picture: np.ndarray) -> np.ndarray | None:
     return np.concatenate([picture[:, y : y + rows, x : x + columns] for y, x in zip(ys, xs, strict=True)], 1)
 
 
-def _by_colours(picture: np.ndarray) -> bytes:
-    return bytes([_COLOURS]) + colours.encode(picture.transpose(1, 2, 0))
+def _by_colours(picture: np.ndarray, pieces: int = 1) -> bytes:
+    """By `colours`, in one piece or two: the upper rows and the others."""
+    if pieces == 1:
+        return bytes([_COLOURS]) + colours.encode(picture)
+    middle = picture.shape[1] // 2
+    first, second = together(2, colours.encode, (picture[:, :middle], picture[:, middle:]))
+    return bytes([_HALVES]) + _SIZE.pack(len(first)) + first + second
 
 
 def _by_experts(picture: np.ndarray, state: dict[str, np.ndarray], effort: int, order: int) -> bytes:
@@ -351,14 +360,22 @@ def _sample(picture: np.ndarray) -> np.ndarray:
     return np.concatenate([picture[:, y : y + SAMPLE] for y in range(0, picture.shape[1], 8 * SAMPLE)], 1)
 
 
-def _few_colours(rows: np.ndarray, state: dict[str, np.ndarray]) -> bool:
-    """Whether `colours` codes a picture in fewer bytes: seen at once in some rows, or by coding these in both ways."""
+def _few_colours(rows: np.ndarray, state: dict[str, np.ndarray], effort: int) -> int:
+    """Whether `colours` codes a picture in fewer bytes, and then in how many pieces: 0, 1 or 2.
+
+    That is seen at once in some rows of it, or by coding these in both ways.
+    """
     flat = flatness(rows)
     one = sum(channel.astype(np.uint32) << 8 * i for i, channel in enumerate(rows))
     few = len(np.unique(one)) / one.size
     if flat < FLAT[0] and few > FEW:
-        return False
-    return flat > FLAT[1] or len(_by_colours(rows)) < len(_by_experts(rows, state, 1, 0))
+        return 0
+    if flat > FLAT[1]:
+        return 1
+    size = len(_by_colours(rows))
+    if size >= len(_by_experts(rows, state, min(effort, 1), 0)):
+        return 0
+    return 2 if 8 * size > BUSY * one.size else 1
 
 
 def flatness(rows: np.ndarray) -> float:
@@ -381,14 +398,12 @@ def plane_at(data: memoryview, at: int, lowest: int, highest: int) -> tuple[tupl
 def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray]) -> np.ndarray:
     """The picture of a shape that `encode` coded with a state: uint8 [c, h, w]. Raises ValueError for other data."""
     channels, height, width = shape
-    if data and data[0] in _EARLIER:
-        raise ValueError(
-            "expected a picture of this version, got one that an earlier version wrote; decode it with that"
-        )
-    if not data or data[0] not in (_COLOURS, *range(_EXPERTS, _EXPERTS + 3 * len(ORDERS))):
+    if not data or data[0] not in (_COLOURS, _HALVES, *range(_EXPERTS, _EXPERTS + 3 * len(ORDERS))):
         raise ValueError("expected the bytes of a picture, got none or others; copy the file again")
     if data[0] == _COLOURS:
-        return np.ascontiguousarray(colours.decode(data[1:], height, width, channels).transpose(2, 0, 1))
+        return colours.decode(data[1:], shape)
+    if data[0] == _HALVES:
+        return _from_halves(data[1:], shape)
     every, at, view = tiles(height, width), 1, memoryview(data)
     planes = []  # of all parts, before any is decoded
     for i in range(channels * len(every)):
@@ -405,6 +420,21 @@ def decode(data: bytes, shape: tuple[int, int, int], state: dict[str, np.ndarray
         part(found, tile)[:] = colours_of(decoded(parts, tile, learned_of(state, channels), effort), order)
 
     each(every, channels, effort, one)
+    return found
+
+
+def _from_halves(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """What `_by_colours` made of two pieces."""
+    channels, height, width = shape
+    at = _SIZE.size + (_SIZE.unpack_from(data)[0] if len(data) >= _SIZE.size else 0)
+    if not _SIZE.size < at < len(data) or height < 2:
+        raise ValueError("expected two halves of a picture, got others; copy the file again")
+    found, middle = np.empty(shape, np.uint8), height // 2
+
+    def one(half: bytes, rows: np.ndarray) -> None:
+        rows[:] = colours.decode(half, (channels, rows.shape[1], width))
+
+    together(2, one, (data[_SIZE.size : at], data[at:]), (found[:, :middle], found[:, middle:]))
     return found
 
 

@@ -419,17 +419,17 @@ def _code(data: NDArray[np.uint8], pixels: NDArray[np.uint32], h: int, w: int, c
 def encode(picture: NDArray[np.uint8]) -> bytes:
     """The picture in few bytes.
 
-    `picture`: uint8 [h, w, c], 1 to 4 channels. ValueError: another shape or dtype, or as `decode` has it.
+    picture: uint8 [c, h, w], of 1 to 4 channels. Raises ValueError for another shape or dtype, and as `decode` does.
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or not 1 <= picture.shape[2] <= 4:
-        raise ValueError(f"a picture is uint8 [h, w, 1 to 4], not {picture.dtype} {list(picture.shape)}")
-    h, w, c = picture.shape
+    if picture.dtype != np.uint8 or picture.ndim != 3 or not 1 <= len(picture) <= 4:
+        raise ValueError(f"a picture is uint8 [1 to 4, h, w], not {picture.dtype} {list(picture.shape)}")
+    c, h, w = picture.shape
     if h * w == 0:
         return b""
     pixels = _with_border(h, w)
     inner = pixels[3:, PAD : PAD + w]
     for rows, channel in _strips(h, c):
-        inner[rows] |= picture[rows, :, channel].astype(np.uint32) << np.uint32(8 * channel)
+        inner[rows] |= picture[channel, rows].astype(np.uint32) << np.uint32(8 * channel)
     room = 1024 + picture.size
     while True:
         data = np.zeros(room, np.uint8)
@@ -439,18 +439,19 @@ def encode(picture: NDArray[np.uint8]) -> bytes:
         room *= 2
 
 
-def decode(data: bytes, h: int, w: int, c: int) -> NDArray[np.uint8]:
-    """The picture that `encode` made `data` of, or some other one if it did not: uint8 [h, w, c].
+def decode(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The picture of a shape that `encode` made `data` of, or some other one if it did not: uint8 [c, h, w].
 
-    ValueError: a picture so narrow that its border takes too much memory.
+    Raises ValueError for a picture so narrow that its border takes too much memory.
     """
+    c, h, w = shape
     pixels = _with_border(h, w)
     if h * w:
         _code(np.frombuffer(data, np.uint8).copy(), pixels, h, w, c, True)
-    inner, found = pixels[3:, PAD : PAD + w], np.empty((c, h, w), np.uint8)
+    inner, found = pixels[3:, PAD : PAD + w], np.empty(shape, np.uint8)
     for rows, channel in _strips(h, c):
         found[channel, rows] = (inner[rows] >> np.uint32(8 * channel)).astype(np.uint8)
-    return found.transpose(1, 2, 0)
+    return found
 
 
 def _with_border(h: int, w: int) -> NDArray[np.uint32]:

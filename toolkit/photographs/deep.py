@@ -62,10 +62,10 @@ def decode(data: bytes, shape: tuple[int, int, int], state: Known) -> np.ndarray
     if data[0] == COLOURS:
         steps, at = _unpacked(data, 1, shape[0])
         table = np.cumsum(steps, axis=1, dtype=np.uint16)
-        index = colours.decode(data[at:], *shape[1:], _bytes_of(table.shape[1]))
-        numbers = index[..., 0].astype(np.uint16)
-        if index.shape[2] > 1:
-            numbers |= index[..., 1].astype(np.uint16) << 8
+        index = colours.decode(data[at:], (_bytes_of(table.shape[1]), *shape[1:]))
+        numbers = index[0].astype(np.uint16)
+        if len(index) > 1:
+            numbers |= index[1].astype(np.uint16) << 8
         return np.ascontiguousarray(_looked_up(table.T, numbers).transpose(2, 0, 1))
     return _from_planes(data, shape, state)
 
@@ -105,7 +105,7 @@ def _few(picture: np.ndarray) -> bytes:
         return b""
     columns = np.stack([table >> np.uint64(48 - 16 * i) for i in range(len(picture))]).astype(np.int64) & 65535
     parts = [numbers.reshape(one.shape) >> 8 * i & 255 for i in range(_bytes_of(len(table)))]
-    coded = colours.encode(np.ascontiguousarray(np.stack(parts, 2).astype(np.uint8)))
+    coded = colours.encode(np.stack(parts).astype(np.uint8))
     return bytes([COLOURS]) + _packed(np.diff(columns, axis=1, prepend=0)) + coded
 
 
