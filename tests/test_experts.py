@@ -137,7 +137,7 @@ def test_random_pictures_come_back_whatever_their_threads_do(effort, monkeypatch
         found = deep.decode(data, picture.shape, STATE)
         assert found.dtype == picture.dtype and np.array_equal(found, picture), number
         kinds.add(data[0])
-    assert {3, 4, 5, 9 + effort, 16 + effort} <= kinds  # most ways of coding
+    assert 16 + effort in kinds and kinds & {9 + effort, 4} and kinds & {3, 12}  # most ways of coding
 
 
 def test_busy_pictures_of_few_colours_are_coded_in_two_halves(monkeypatch):
@@ -329,17 +329,16 @@ def test_what_a_tile_is_said_to_take_is_what_it_takes(bits, effort, monkeypatch)
     asked.clear()
     tracemalloc.start()
     try:
-        data, before = deep.encode(picture, STATE, effort), len(asked)
+        data = deep.encode(picture, STATE, effort)
         encoding = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         assert np.array_equal(deep.decode(data, picture.shape, STATE), picture)
         decoding = tracemalloc.get_traced_memory()[1] - len(data) - picture.nbytes
     finally:
         tracemalloc.stop()
-    assert before == 1 and len(asked) == 2
-    print(bits, effort, asked[0], encoding, decoding)
+    assert set(asked[-2:]) == {max(asked)}  # of all of it; parts are coded before, to choose the order of channels
     for found in (encoding, decoding):
-        assert 0.5 * asked[0] < found < 1.1 * asked[0]
+        assert 0.6 * asked[-1] < found < 1.1 * asked[-1]
 
 
 def test_tiles_wait_for_room_however_many_processors_there_are(monkeypatch):

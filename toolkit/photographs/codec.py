@@ -348,7 +348,7 @@ def memory(tile: Tile, planes: int, effort: int) -> int:
     """Bytes that a tile takes while it is coded, about."""
     n = max(map(sum, _COUNTS[effort]))
     products = 2 * experts.LOCAL * -(-tile.width // experts.BLOCK) * (n + 1) * n
-    tables = (1 << 19) + (1 << 20) * (effort > 0) + experts.CLASSES * n * n  # what is learned, counters, inverses
+    tables = (1 << 18) + (1 << 20) * (effort > 0) + experts.CLASSES * n * n  # what is learned, counters, inverses
     size = (tile.height + 2 * PAD) * (tile.width + 2 * PAD)
     return planes * (16 * size + 4 * (products + tables))
 
