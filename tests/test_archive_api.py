@@ -213,6 +213,8 @@ def test_what_does_not_go_on_with_an_array_is_refused(
 def test_options_and_files_that_do_not_fit_are_refused(alone: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected no chunk_rows= for a model of"):
         toolkit.Writer(tmp_path / "x.tkc", chunk_rows=3)
+    with pytest.raises(ValueError, match="expected no verify= for a model of"):
+        toolkit.Writer(tmp_path / "x.tkc", verify=True)
     with pytest.raises(ValueError, match=r"expected output= to end in \.tkc"):
         toolkit.Writer(tmp_path / "x.png")
     with pytest.raises(FileNotFoundError):

@@ -122,7 +122,8 @@ class Writer:
                 folder = _folder(stack, run)
                 exact = None if "exact" not in asked else asked["exact"] == "true"
                 model = opened.load(folder, device, exact)
-            known = model.head.compress_options
+            known = dict(model.head.compress_options)
+            known.pop("verify", None)  # pictures are not kept: there is nothing to compare with
             self._encoder: Encoder = model.head.encoder(model, cli.asked(asked, set(), known, model.name), self._before)
             stack.callback(self._encoder.close)
             place = None if places.is_url(path) else Path(path).resolve().parent

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -105,12 +104,12 @@ class PictureEncoder:
     """Whole pictures, each a chunk, as many at a time as there are processors: see `Encoder`."""
 
     def __init__(self, model: PictureModel, effort: int, identity: dict[str, Any], before: Reader | None) -> None:
-        from toolkit.coding.threads import threads
+        from toolkit.coding.threads import processors, threads
 
         self._model, self._effort, self._identity = model, effort, identity
         self._listed, self.kept = Listed(before), len(before.chunks) if before else 0
         self._stack, self._ahead = ExitStack(), deque[Future[Payload]]()
-        self._most = os.cpu_count() or 1
+        self._most = processors()
         self._submit = self._stack.enter_context(threads(self._most))
 
     def picture(self, item: Item, pixels: np.ndarray) -> Iterator[Payload]:
