@@ -168,7 +168,7 @@ def test_rows_that_occur_often_or_weigh_much_are_more_exact() -> None:
         (["input=cut.safetensors", "names=n.txt"], "cut.safetensors: expected a safetensors file, got another or"),
         (["input=none"], "none: expected a folder of model2vec or of sentence-transformers' StaticEmbedding"),
         (["input=model", "order=grouped"], "expected order=kept for tokens, whose tokenizer numbers the rows"),
-        (["input=model", "metric=l1"], "expected metric= to be one of frequency, cosine, got 'l1'"),
+        (["input=model", "metric=l1"], "expected metric= to be one of frequency, ranks, cosine, got 'l1'"),
     ],
 )
 def test_what_is_no_table_with_names_is_refused(

@@ -1,5 +1,6 @@
 """The Bayesian skip-gram: derivatives, posterior, a small training, its file, resuming, and refusals."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from recipes.word_embeddings import Posterior, SkipGram, WordEmbeddings, _fold
 from toolkit import compress, decompress, embeddings, evaluate, export_embeddings
-from toolkit.embeddings.sources import VOCABULARY
+from toolkit.container import Reader
+from toolkit.embeddings.sources import VOCABULARY, sigma_of
 from toolkit.heads.vectors import vectors_of
 from toolkit.runs import load
 from toolkit.train import train
@@ -210,6 +212,25 @@ def test_a_run_is_exported_at_any_size(trained: Trained, tmp_path: Path) -> None
         assert export_embeddings.main([f"run={trained.run}", f"output={output}", goal, "overwrite=true"]) == 0
         sizes.append(output.stat().st_size)
     assert sizes[0] < sizes[1] and 2940 < sizes[2] <= 3000
+
+
+def test_a_metric_takes_the_place_of_the_posterior_of_a_run(trained: Trained, tmp_path: Path) -> None:
+    found = vectors_of(load(trained.run, "cpu"))
+    assert found.sigma is not None and found.counts is not None
+    files = []
+    for metric, rule in ((None, "posterior"), ("frequency", "counts"), ("ranks", "ranks"), ("cosine", "cosine")):
+        output = tmp_path / f"{rule}.tkc"
+        asked = [] if metric is None else [f"metric={metric}"]
+        assert export_embeddings.main([f"run={trained.run}", f"output={output}", "lambda=0.1", *asked]) == 0
+        sigma = found.sigma if metric is None else sigma_of(found, metric)
+        with Reader(output) as reader, embeddings.open(output) as opened:
+            assert reader.header["sigma"] == rule
+            files.append(opened.vectors())
+        assert torch.equal(files[-1], embeddings.quantise(found.vectors, sigma, 0.1).vectors())
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(files, 2))
+    by_rank, by_count = (sigma_of(found, metric)[:, 0] for metric in ("ranks", "frequency"))
+    torch.testing.assert_close(by_rank[5] / by_rank[0], torch.tensor((7.7 / 2.7) ** 0.5))
+    torch.testing.assert_close(by_count[5] / by_count[0], (found.counts[0] / found.counts[5]).sqrt().float())
 
 
 @pytest.mark.training

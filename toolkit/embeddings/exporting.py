@@ -16,7 +16,7 @@ from toolkit.container import atomic_path, check_new, temporary_of
 from toolkit.embeddings import tables
 from toolkit.embeddings.file import Embeddings, first_chunk, load, write
 from toolkit.embeddings.search import about_file, fit, groups, quantise
-from toolkit.embeddings.sources import TABLES, WRITTEN, Vectors, metric_of, save, sigma_of
+from toolkit.embeddings.sources import TABLES, WRITTEN, Vectors, save, with_sigma
 from toolkit.embeddings.tables import Kept
 
 GOALS = ("lambda", "target_size", "bits_per_dim")
@@ -25,8 +25,9 @@ OPTIONS = {
     "target_size": "of the whole file: bytes, or with kB, MB, GB (1000), KiB, MiB, GiB (1024)",
     "bits_per_dim": "of the whole file without its vocabulary",
     "method": "default, or vbq for the published algorithm (default: default)",
-    "metric": "errors count as often as a row occurs (frequency), or in all rows alike (cosine) (default: cosine for "
-    "vectors of one length, else frequency)",
+    "metric": "errors count as often as a row occurs (frequency; ranks: taken to fall as 1 / rank even if counts are "
+    "known), or in all rows alike (cosine) (default: the posterior of a run; cosine for vectors of one length, else "
+    "frequency)",
     "order": "of the words: kept, or grouped: alphabetical among those of similar rank, a smaller file (default: kept)",
 }
 ORDERS = ("kept", "grouped")
@@ -62,31 +63,28 @@ def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple
         raise ValueError(f"expected order= to be one of {', '.join(ORDERS)}, got {order!r}")
     if order == "grouped" and found.kept is not None:
         raise ValueError("expected order=kept for tokens, whose tokenizer numbers the rows, got grouped; leave it out")
-    found = grouped(found, asked.get("metric")) if order == "grouped" else found
-    metric = asked.get("metric")
-    if found.rule == "posterior" and metric is not None:
-        raise ValueError("expected metric= with vectors that have no posterior, got it with run=; leave it out")
-    sigma = found.sigma if found.sigma is not None else sigma_of(found, metric)
-    about = {
-        "sigma": "cosine" if found.rule != "posterior" and (metric or metric_of(found)) == "cosine" else found.rule
-    }
+    if (metric := asked.get("metric")) is not None or found.sigma is None:
+        found = with_sigma(found, metric)
+    found = grouped(found) if order == "grouped" else found
+    assert found.sigma is not None
     sizes = export(
-        output, found.words, found.vectors, sigma, goal, number, asked.get("method", "default"), about, found.kept
-    )
+        output, found.words, found.vectors, found.sigma, goal, number, asked.get("method", "default"),
+        {"sigma": found.rule}, found.kept,
+    )  # fmt: skip
     return sizes, summary(sizes, found.words, found.vectors.shape[1], output)
 
 
-def grouped(found: Vectors, metric: str | None = None) -> Vectors:
+def grouped(found: Vectors) -> Vectors:
     """The same vectors with the words of each group of ranks in alphabetical order, which takes few bytes.
 
     Most of what a vocabulary takes is the order of its words, and rare words of similar rank have none that means much.
     """
     rows = torch.arange(len(found.words)).split(groups(len(found.words)))
     order = torch.cat([torch.tensor(sorted(part.tolist(), key=lambda row: found.words[row].encode())) for part in rows])
-    sigma = found.sigma if found.sigma is not None else sigma_of(found, metric)
+    sigma = found.sigma[order] if found.sigma is not None else None
     counts = found.counts[order] if found.counts is not None else None
     words = [found.words[row] for row in order.tolist()]
-    return found._replace(words=words, vectors=found.vectors[order], sigma=sigma[order], counts=counts)
+    return found._replace(words=words, vectors=found.vectors[order], sigma=sigma, counts=counts)
 
 
 def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:

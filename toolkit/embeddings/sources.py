@@ -23,7 +23,7 @@ VOCABULARY = "vocabulary.txt"  # in a run folder: "word count" on each line, as 
 TEXT, BINARY, GENSIM = (".txt", ".vec"), (".bin",), (".kv", ".model")
 TABLES = (".safetensors", ".npy")
 WRITTEN = (*BINARY, *TEXT, ".kv", *TABLES)
-METRICS = ("frequency", "cosine")
+METRICS = ("frequency", "ranks", "cosine")
 TRUSTED = {  # of pickles: what gensim's vectors are made of; none of these runs what it is given
     ("gensim.models.keyedvectors", "KeyedVectors"), ("gensim.models.keyedvectors", "Word2VecKeyedVectors"),
     ("gensim.models.keyedvectors", "Vocab"), ("gensim.models.keyedvectors", "CompatVocab"),
@@ -66,14 +66,23 @@ def metric_of(found: Vectors) -> str:
     return "cosine" if even and found.kept is None and found.counts is None else "frequency"
 
 
+def with_sigma(found: Vectors, metric: str | None = None) -> Vectors:
+    """The vectors with the sigma of `sigma_of`, whatever they had, and what it is made from as their rule."""
+    metric = metric_of(found) if metric is None else metric
+    counted = metric == "frequency" and found.counts is not None
+    rule = "cosine" if metric == "cosine" else "counts" if counted else "ranks"
+    return found._replace(sigma=sigma_of(found, metric), rule=rule)
+
+
 def sigma_of(found: Vectors, metric: str | None = None) -> Tensor:
-    """Standard deviations for vectors that have none, up to a common factor, float32 [words, d].
+    """Standard deviations by a rule, up to a common factor, float32 [words, d].
 
     frequency: the squared error of a row counts as often as the row occurs, so 1 / sigma^2 is proportional to its
     count, times the square of a token's weight. That is the error of the mean of a text's vectors, where errors of rows
-    are independent; and the information that a text has on a word grows so. Without counts they are taken to fall as 1
-    / rank does (Zipf's law), the first row being the most frequent word. cosine: an error counts in proportion to the
-    length of the vector, and rows alike. Default: `metric_of`. Raises ValueError for another metric.
+    are independent; and the information that a text has on a word grows so. ranks: the same, but counts are taken to
+    fall as 1 / rank does (Zipf's law), the first row being the most frequent word; frequency takes them so where it has
+    none. cosine: an error counts in proportion to the length of the vector, and rows alike. Default: `metric_of`.
+    Raises ValueError for another metric.
     """
     metric = metric_of(found) if metric is None else metric
     if metric not in METRICS:
@@ -83,8 +92,8 @@ def sigma_of(found: Vectors, metric: str | None = None) -> Tensor:
         lengths = found.vectors.double().square().mean(1).sqrt()  # a coordinate's share
         sigma = lengths.clamp(min=max(1e-3 * float(lengths.mean()), 1e-12))
     else:
-        counts = (found.counts if found.counts is not None else 1 / (rows + 2.7)).double()
-        counts = counts.clamp(min=1) if found.counts is not None else counts
+        known = found.counts if metric == "frequency" else None
+        counts = known.double().clamp(min=1) if known is not None else (1 / (rows + 2.7)).double()
         counts = counts * tables.row_weights(found.kept, len(rows)).square()
         sigma = (counts / counts.median()).clamp(min=1e-12).rsqrt() * found.vectors.double().std()
     return sigma.float().clamp(min=1e-12)[:, None].expand_as(found.vectors).contiguous()
