@@ -1,13 +1,19 @@
 """toolkit.export_embeddings: vectors trained elsewhere become a file and come back; what it refuses."""
 
+import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
+from gensim.models.fasttext import load_facebook_vectors
+from gensim.test.utils import datapath
+from gensim.utils import SaveLoad
 
 from tests.test_embeddings import posterior
 from toolkit import embeddings, export_embeddings
+from toolkit.embeddings.sources import FASTTEXT
 
 
 def exported(tmp_path: Path, *arguments: str) -> int:
@@ -41,6 +47,43 @@ def test_vectors_trained_elsewhere_go_to_a_file_and_back(
     )  # fmt: skip
     assert again.index_to_key == words
     np.testing.assert_allclose(again.vectors, loaded.vectors, rtol=1e-5)
+
+
+def as_gensim_reads(path: Path) -> KeyedVectors:
+    if path.suffix in (".kv", ".model"):
+        loaded = SaveLoad.load(str(path))
+        return getattr(loaded, "wv", loaded)
+    if path.read_bytes()[:4] == struct.pack("<i", FASTTEXT):
+        return load_facebook_vectors(str(path))
+    headed = path.suffix == ".bin" or len(path.read_text().splitlines()[0].split()) == 2
+    return KeyedVectors.load_word2vec_format(str(path), binary=path.suffix == ".bin", no_header=not headed)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gensim's own old files
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("lee_fasttext.vec", ".vec"), ("EN.1-10.cbow1_wind5_hs0_neg10_size300_smpl1e-05.txt", ".txt"),
+        ("test_glove.txt", ".txt"), ("word2vec_pre_kv_c", ".txt"), ("euclidean_vectors.bin", ".bin"),
+        ("lee_fasttext_new.bin", ".bin"), ("crime-and-punishment.bin", ".bin"), ("old_keyedvectors_320.dat", ".kv"),
+        ("model-from-gensim-3.8.0.w2v", ".model"), ("word2vec_3.3", ".model"), ("compatible-hash-true.model", ".model"),
+    ],
+)  # fmt: skip
+def test_real_files_of_every_reader_go_to_a_file_and_back(name: str, ending: str, tmp_path: Path) -> None:
+    """Of a fastText model the words alone: what subwords tell of others is not kept."""
+    for part in Path(datapath("")).glob(f"{name}*"):
+        shutil.copy(part, tmp_path / part.name.replace(name, f"v{ending}"))
+    theirs = as_gensim_reads(tmp_path / f"v{ending}")
+    assert exported(tmp_path, f"input={tmp_path}/v{ending}", "lambda=0.0001") == 0
+    loaded = embeddings.load(tmp_path / "out.tkc")
+    assert loaded.index_to_key == theirs.index_to_key
+    scale = float(theirs.vectors.std())
+    assert np.abs(loaded.vectors - theirs.vectors[: len(loaded)]).mean() < 0.05 * scale
+    back = tmp_path / ("back" + ending.replace(".model", ".kv"))
+    assert export_embeddings.main([f"input={tmp_path}/out.tkc", f"output={back}"]) == 0
+    again = as_gensim_reads(back)
+    assert again.index_to_key == theirs.index_to_key
+    np.testing.assert_allclose(again.vectors, loaded.vectors, atol=1e-6 * scale)
 
 
 def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:

@@ -225,16 +225,3 @@ def test_a_header_that_no_folder_made_is_refused(changes: dict[str, object], tmp
             writer.write(reader.read(i), chunk.rows, chunk.rows_crc)
     with pytest.raises(ContainerError, match=r"v\.tkc: expected"):
         embeddings.open(tmp_path / "v.tkc")
-
-
-@pytest.mark.parametrize("name", ["lee_fasttext_new.bin", "crime-and-punishment.bin"])
-def test_fasttext_models_that_gensim_reads_are_read(name: str, tmp_path: Path) -> None:
-    """Words alone: what subwords tell of others is not kept."""
-    from gensim.models.fasttext import load_facebook_vectors
-    from gensim.test.utils import datapath
-
-    theirs = load_facebook_vectors(datapath(name))
-    assert run(f"input={datapath(name)}", f"output={tmp_path}/f.tkc", "lambda=0.0001") == 0
-    loaded = embeddings.load(tmp_path / "f.tkc")
-    assert loaded.index_to_key == theirs.index_to_key
-    np.testing.assert_allclose(loaded.vectors, theirs.vectors, atol=0.1 * theirs.vectors.std() + 0.02)

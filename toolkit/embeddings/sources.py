@@ -27,14 +27,18 @@ METRICS = ("frequency", "ranks", "cosine")
 TRUSTED = {  # of pickles: what gensim's vectors are made of; none of these runs what it is given
     ("gensim.models.keyedvectors", "KeyedVectors"), ("gensim.models.keyedvectors", "Word2VecKeyedVectors"),
     ("gensim.models.keyedvectors", "Vocab"), ("gensim.models.keyedvectors", "CompatVocab"),
+    ("gensim.models.keyedvectors", "EuclideanKeyedVectors"), ("gensim.models.word2vec", "Word2VecVocab"),
+    ("gensim.models.word2vec", "Word2VecTrainables"), ("gensim.models.fasttext", "FastTextVocab"),
+    ("gensim.models.fasttext", "FastTextTrainables"), ("gensim.models.keyedvectors", "FastTextKeyedVectors"),
     ("gensim.models.fasttext", "FastTextKeyedVectors"), ("gensim.models.fasttext", "FastText"),
     ("gensim.models.word2vec", "Word2Vec"), ("gensim.utils", "call_on_class_only"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.random._pickle", "__randomstate_ctor"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.random", "__RandomState_ctor"),
+    ("numpy.random._pickle", "__randomstate_ctor"),
     ("numpy.random._pickle", "__bit_generator_ctor"), ("numpy.random._mt19937", "MT19937"),
     ("builtins", "set"), ("builtins", "slice"), ("builtins", "object"), ("__builtin__", "set"),
     ("__builtin__", "object"), ("collections", "defaultdict"), ("collections", "OrderedDict"), ("builtins", "int"),
-    ("builtins", "hash"),
+    ("__builtin__", "long"), ("builtins", "hash"), ("__builtin__", "hash"),
     ("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor"), ("_codecs", "encode"),
 }  # fmt: skip
 ERRORS = ("strict", "replace", "skip")
@@ -392,6 +396,15 @@ def _with_arrays(made: Any, path: str) -> Any:
     return made
 
 
+def _parts_of(keyed: dict[str, Any]) -> tuple[list[Any], Any, Any]:
+    """Words, vectors and counts, or None, of the attributes of gensim's KeyedVectors."""
+    if "index_to_key" in keyed:
+        return list(keyed["index_to_key"]), keyed["vectors"], keyed.get("expandos", {}).get("count")
+    words, table = list(keyed["index2word"]), keyed["vocab"]  # of gensim before version 4
+    known = np.array([vars(table[word]).get("count", 0) for word in words]) if table else None
+    return words, keyed["vectors"] if "vectors" in keyed else keyed["syn0"], known
+
+
 def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]:
     from gensim.models.fasttext import FastTextKeyedVectors, load_facebook_vectors
 
@@ -405,7 +418,7 @@ def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]
         if isinstance(keyed, FastTextKeyedVectors) and vars(keyed).get("vectors") is None:
             keyed.recalc_char_ngram_buckets()
             keyed.adjust_vectors()
-        words, vectors, known = list(keyed.index_to_key), keyed.vectors, keyed.expandos.get("count")
+        words, vectors, known = _parts_of(vars(keyed))
         if vectors.dtype.kind != "f" or vectors.ndim != 2 or len(vectors) < len(words):
             raise ValueError(f"{vectors.dtype} vectors {list(vectors.shape)} for {len(words)} words")
         if known is not None and (np.shape(known) != (len(words),) or np.min(known) < 1):
