@@ -124,6 +124,22 @@ def test_neighbours_are_those_that_gensim_finds_without_decoding_all_at_once(
             opened.most_similar("nowhere")
 
 
+def test_a_search_decodes_few_rows_and_words_at_a_time_and_keeps_none(
+    file: tuple[Path, embeddings.Quantised, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = embeddings.load(file[0]).most_similar(posterior()[0][700], topn=7)
+    sizes, parts = list[int](), vector_file._Group.parts
+    monkeypatch.setattr(vector_file, "SEARCH_VALUES", 4600)
+    monkeypatch.setattr(Spelt, "words", None)
+    monkeypatch.setattr(
+        vector_file._Group, "parts", lambda *given: (sizes.append(part.numel()) or part for part in parts(*given))
+    )
+    with embeddings.open(file[0]) as opened:
+        ours = opened.most_similar(posterior()[0][700], topn=7)
+        assert [other for other, _ in ours] == [other for other, _ in theirs] and len(opened._groups) == 1
+    assert len(sizes) > 3 and max(sizes) < 6000 and sum(sizes) == 1500 * 12
+
+
 def test_groups_grow_and_hold_every_row() -> None:
     for rows in (1, 511, 512, 1023, 1024, 5000, 48_306, 3_000_000):
         sizes = embeddings.groups(rows)

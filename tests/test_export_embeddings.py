@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,22 @@ def test_the_command_refuses_what_it_cannot_do(
     assert export_embeddings.main([*arguments, *output]) == 1
     assert said in capsys.readouterr().err
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda keyed: keyed.set_vecattr("a", "count", 0), "counts that are none, for 2 words"),
+        (lambda keyed: setattr(keyed, "vectors", np.eye(2, dtype=np.int64)), "int64 vectors [2, 2] for 2 words"),
+        (lambda keyed: setattr(keyed, "vectors", np.ones((1, 2), np.float32)), "float32 vectors [1, 2] for 2 words"),
+    ],
+)
+def test_what_gensim_saved_is_refused_where_it_is_no_vectors(
+    change: Callable[[KeyedVectors], None], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyed = KeyedVectors(2)
+    keyed.add_vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    change(keyed)
+    keyed.save(str(tmp_path / "v.kv"))
+    assert exported(tmp_path, f"input={tmp_path}/v.kv", "lambda=1") == 1
+    assert said in capsys.readouterr().err and not (tmp_path / "out.tkc").exists()

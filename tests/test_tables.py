@@ -195,6 +195,16 @@ def test_what_is_no_table_with_names_is_refused(
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_with_more_tables_than_can_be_kept_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = model_folder(tmp_path / "model", "model2vec") / "model.safetensors"
+    save_file({**load_file(file), "dense": torch.zeros(2, 2)}, file)
+    assert run(f"input={tmp_path}/model", f"output={tmp_path}/m.tkc", "lambda=1") == 1
+    assert "expected embeddings, weights and mapping in model.safetensors, got dense too" in capsys.readouterr().err
+    assert not (tmp_path / "m.tkc").exists()
+
+
 def test_outputs_that_a_file_cannot_become_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embeddings.export(tmp_path / "w.tkc", ["a", "b"], numbers(2), torch.ones(2, 16), "lambda", 1)
     assert run(f"input={tmp_path}/w.tkc", f"output={tmp_path}/folder") == 1

@@ -3,7 +3,8 @@
 import itertools
 import math
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -291,6 +292,12 @@ def test_arguments_out_of_range_are_refused(change: str) -> None:
     name, value = change.split("=")
     with pytest.raises(ValueError, match="expected dimensions, window, negatives, shared_negatives and block"):
         WordEmbeddings((10,), **{**arguments, name: float(value) if "." in value else int(value)})
+
+
+def test_training_on_several_devices_is_refused() -> None:
+    several: Any = SimpleNamespace(trainer=SimpleNamespace(world_size=2))
+    with pytest.raises(ValueError, match=r"expected trainer\.devices=1, got more"):
+        WordEmbeddings.on_fit_start(several)
 
 
 def test_a_vocabulary_that_is_damaged_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 VECTORS = "embeddings"
 STATIC = 3  # version of a file whose first chunk has, instead of words, what names them: a tokenizer, and more
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
-BATCH_VALUES = 1 << 22  # values coded at once, to bound memory
+BATCH_VALUES, SEARCH_VALUES = 1 << 22, 1 << 16  # values coded at once, to bound memory; the same in a search
 BOOK = struct.Struct("<HHI")  # code points, tables, bytes of the stored codebook
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
 MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
@@ -237,23 +237,21 @@ class Embeddings:
     def vectors(self) -> Tensor:
         """All vectors, float32 [words, d], checked against the file's checksums."""
         found = torch.empty(len(self), self.dimensions)
-        for number, (first, last) in enumerate(itertools.pairwise(self._first)):
-            self._decode(number, found[first:last])
+        for first, part in self._parts(BATCH_VALUES):
+            found[first : first + len(part)] = part
         return found
 
     def nearest(self, queries: Tensor, n: int = 10) -> tuple[Tensor, Tensor]:
         """The n rows of the largest cosine with each query, float32 [queries, d], the largest first.
 
-        Returns cosines float32 and rows int64, [queries, n] each, or as many as there are words. Groups of rows are
-        decoded one after the other, so that never more than one of them is in memory.
+        Returns cosines float32 and rows int64, [queries, n] each, or as many as there are words. A few rows are decoded
+        at a time and none kept, so that a search takes little memory.
         """
         unit = torch.nn.functional.normalize(queries, dim=1)
         best, rows = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64)
-        for number, (first, last) in enumerate(itertools.pairwise(self._first)):
-            part = torch.empty(last - first, self.dimensions)
-            self._decode(number, part)
+        for first, part in self._parts(SEARCH_VALUES):
             both = torch.cat([best, unit @ torch.nn.functional.normalize(part, dim=1).T], 1)
-            at = torch.cat([rows, torch.arange(first, last).expand(len(unit), -1)], 1)
+            at = torch.cat([rows, torch.arange(first, first + len(part)).expand(len(unit), -1)], 1)
             best, chosen = both.topk(min(n, both.shape[1]), dim=1)
             rows = at.gather(1, chosen)
         return best, rows
@@ -261,26 +259,43 @@ class Embeddings:
     def most_similar(self, word: str, topn: int = 10) -> list[tuple[str, float]]:
         """The words nearest to a word by cosine, with the cosines, as in gensim. Raises KeyError as `[word]` does."""
         [best], [rows] = self.nearest(torch.from_numpy(self[word])[None], topn + 1)
-        found = [(self.words[row], cosine) for row, cosine in zip(rows.tolist(), best.tolist(), strict=True)]
+        found = zip(self._named(rows.tolist()), best.tolist(), strict=True)
         return [(other, cosine) for other, cosine in found if other != word][:topn]
 
-    def _decode(self, number: int, part: Tensor) -> None:
-        """Decode a group into float32 [rows, d], checked."""
-        self._group(number).decode(part, self._damaged)
-        if _rows_crc(part) != self._reader.chunks[number + 1].rows_crc:
-            raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
+    def _named(self, rows: list[int]) -> list[str]:
+        """The words of some rows."""
+        if self._spelt is None or "words" in self.__dict__:
+            return [self.words[row] for row in rows]
+        with self._vocabulary():
+            return self._spelt.named(rows)
+
+    def _parts(self, values: int) -> Iterator[tuple[int, Tensor]]:
+        """All rows in order, about so many values at a time, float32 [rows, d] each with its first row's number.
+
+        Groups are checked when all of their rows are there.
+        """
+        for number, first in enumerate(self._first[:-1]):
+            checksum, group = 0, self._groups.get(number) or self._read(number)
+            for part in group.parts(values, self._damaged):
+                checksum = _rows_crc(part, checksum)
+                yield first, part
+                first += len(part)
+            if checksum != self._reader.chunks[number + 1].rows_crc:
+                raise self._damaged(f"vectors of chunk {number + 1} with the stored checksum", "another")
 
     def _group(self, number: int) -> _Group:
         if number not in self._groups:
-            rows = self._first[number + 1] - self._first[number]
-            try:
-                payload = self._reader.read(number + 1)
-                self._groups[number] = _Group(payload, self.dimensions, rows, self._lane_rows[number])
-            except (ValueError, struct.error, zlib.error) as error:
-                if isinstance(error, DamagedFile):
-                    raise
-                raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
+            self._groups[number] = self._read(number)
         return self._groups[number]
+
+    def _read(self, number: int) -> _Group:
+        rows = self._first[number + 1] - self._first[number]
+        try:
+            return _Group(self._reader.read(number + 1), self.dimensions, rows, self._lane_rows[number])
+        except (ValueError, struct.error, zlib.error) as error:
+            if isinstance(error, DamagedFile):
+                raise
+            raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
 
     def _damaged(self, expected: str, got: str) -> DamagedFile:
         return DamagedFile(f"{self._reader.path}: expected {expected}, got {got}; copy the file again or export again")
@@ -326,12 +341,10 @@ class _Group:
         # A vector that is right where nothing is coded.
         self._fixed = self.book.points[self.book.freqs.argmax(1)[self.book.context]]
 
-    def decode(self, vectors: Tensor, damaged: Callable[[str, str], DamagedFile]) -> None:
-        """Decode all rows into float32 [rows, d]."""
-        vectors.copy_(self._fixed)
+    def parts(self, values: int, damaged: Callable[[str, str], DamagedFile]) -> Iterator[Tensor]:
+        """Decode all rows, whole lanes of about so many values at a time: float32 [rows, d] each."""
         k, lanes = len(self.coded), len(self._stacks.size)
-        whole = k == vectors.shape[1]
-        for first in range(0, lanes, step := _together(self.lane_rows * k)):
+        for first in range(0, lanes, step := _together(self.lane_rows * k, values)):
             last = min(first + step, lanes)
             message = self._message(first, last)
             rows = min(last * self.lane_rows, self.rows) - first * self.lane_rows
@@ -339,12 +352,11 @@ class _Group:
             symbols = codec.pop(message)[: rows * k]
             if not bool(message.ended().all()):
                 raise damaged("stacks that end where they began", "bits that are left")
-            part = vectors[first * self.lane_rows :][:rows]
-            values = self.book.points.index_select(0, symbols).view(rows, k)
-            if whole:
-                part.copy_(values)
-            else:
-                part[:, self.coded] = values
+            part = self.book.points.index_select(0, symbols).view(rows, k)
+            if k < len(self._fixed):
+                coded, part = part, self._fixed.repeat(rows, 1)
+                part[:, self.coded] = coded
+            yield part
 
     def _message(self, first: int, last: int) -> Message:
         """Some lanes, which are changed as they are popped."""
@@ -372,9 +384,9 @@ def _lane_rows(book: vbq.Codebook, rows: int) -> int:
     return min(rows, max(1, LANE_VALUES // max(1, len(book.coded))))
 
 
-def _together(values: int) -> int:
+def _together(values: int, most: int) -> int:
     """Lanes of so many values each that are coded at once."""
-    return max(BATCH_VALUES // max(values, 1), 1)
+    return max(most // max(values, 1), 1)
 
 
 def _arranged(context: Tensor, rows: int, lanes: int, lane_rows: int, k: int) -> tuple[Tensor, Tensor, Order]:
@@ -394,7 +406,7 @@ def _encode(book: vbq.Codebook, symbols: Tensor) -> bytes:
     lane_rows = _lane_rows(book, rows)
     context = book.context[book.coded].int().repeat(lane_rows)
     parts = []
-    for part in coded.split(lane_rows * _together(lane_rows * k)):
+    for part in coded.split(lane_rows * _together(lane_rows * k, BATCH_VALUES)):
         lanes = -(-len(part) // lane_rows)
         message = Message.empty(lanes, first=0)
         short = lanes * lane_rows * k - part.numel()
@@ -423,5 +435,5 @@ def _unpack_book(stored: bytes, m: int, tables: int, d: int) -> vbq.Codebook:
     return vbq.Codebook(torch.from_numpy(points), torch.from_numpy(context), torch.from_numpy(freqs.copy()))
 
 
-def _rows_crc(vectors: Tensor) -> int:
-    return zlib.crc32(vectors.contiguous().numpy().astype("<f4", copy=False).tobytes())
+def _rows_crc(vectors: Tensor, before: int = 0) -> int:
+    return zlib.crc32(vectors.contiguous().numpy().astype("<f4", copy=False).tobytes(), before)

@@ -105,6 +105,18 @@ class Spelt:
         found = at < len(words) and words[at] == letters
         return ordering.row(self._order, self._bounds[i] + at) if found else -1
 
+    def named(self, rows: Sequence[int]) -> list[str]:
+        """The words of some rows: decodes the blocks that they are in, one after the other."""
+        order = ordering.rows(self._order)
+        places = np.flatnonzero(np.isin(order, rows))
+        found, held = dict[int, str](), (-1, list[bytes]())
+        for place in places.tolist():
+            i = bisect.bisect_right(self._bounds, place) - 1
+            if i != held[0]:
+                held = i, self._blocks.get(i) or self._block(i)[1]
+            found[int(order[place])] = held[1][place - self._bounds[i]].decode()
+        return [found[row] for row in rows]
+
     def words(self) -> list[str]:
         """All words, in the order of the rows."""
         with ThreadPoolExecutor() as pool:
