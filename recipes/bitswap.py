@@ -35,9 +35,11 @@ LEAST_SCALE = 0.1  # of latents, as in the paper: bounds the precision that a la
 SCALE_REACH = 16.0  # raw outputs beyond are clamped on the exact path: scales of e^-9 and 16
 EDGE = 1e-5  # uniform noise is kept this far from 0 and 1, so that its logit is finite
 LIKELIHOODS = ("logistic", "mixture", "guided", "interlaced")
-SHARP = 0.34  # scale that the first latents' posterior starts with
-KINSHIP = 0.7  # correlation of a layer with its neighbours at first
-PIXEL_GAIN = 4.0  # of the first latents in normalised pixels, of which a cell's mean has a deviation of about 0.5
+# Of what latents start with, locations as gains of what they are given. The noise of the first is 0.05 of a normalised
+# pixel, so that they say much: by steps of training they fall silent more easily than they learn to speak.
+PIXEL_GAIN, PIXEL_SCALE = 12.0, 0.34  # posterior of the first latents
+UPPER_GAIN, UPPER_SCALE = 0.5, 0.7  # other posteriors: each layer has half the deviation of the one below
+PRIOR_GAIN, PRIOR_SCALE = 1.6, 1.5  # about these posteriors backwards, so that an upper layer costs little
 
 
 def low_frequencies(channels: int, side: int, count: int) -> Tensor:
@@ -88,13 +90,13 @@ class Conditional(nn.Module):
         stack = residual_stack(inputs * down**2, width, blocks, 2 * outputs * up**2)
         self.net = nn.Sequential(nn.PixelUnshuffle(down), stack, nn.PixelShuffle(up))
         self.bounded = bounded
-        # A layer starts as a coarser, noisy copy of the one below: latents that say nothing at first never would. Above
-        # the first, prior and posterior add the same noise, which keeps the variance: a layer more costs nothing then.
-        gain, scale = (PIXEL_GAIN, SHARP) if first else (KINSHIP, math.sqrt(1 - KINSHIP**2))
+        # A layer starts as a coarser, noisy copy of the one below: latents that say nothing at first never would.
         if bounded:
+            gain, scale = (PIXEL_GAIN, PIXEL_SCALE) if first else (UPPER_GAIN, UPPER_SCALE)
             rows = low_frequencies(inputs, down, min(outputs, inputs * down**2)) * gain / down
             start_as(stack, rows, torch.eye(len(rows)))
         else:
+            gain, scale = PRIOR_GAIN, PRIOR_SCALE
             columns = low_frequencies(outputs, up, min(inputs, outputs * up**2)).T * gain * up
             start_as(stack, torch.eye(inputs)[: columns.shape[1]], columns)
         with torch.no_grad():

@@ -10,7 +10,18 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from torch import Tensor
 
-from recipes.bitswap import KINSHIP, PIXEL_GAIN, SHARP, Conditional, head, low_frequencies, start_as
+from recipes.bitswap import (
+    PIXEL_GAIN,
+    PIXEL_SCALE,
+    PRIOR_GAIN,
+    PRIOR_SCALE,
+    UPPER_GAIN,
+    UPPER_SCALE,
+    Conditional,
+    head,
+    low_frequencies,
+    start_as,
+)
 from tests.tiny import BITSWAP, bitswap, everything, images
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import Settings
@@ -61,29 +72,30 @@ def test_a_stack_starts_as_a_linear_map(inputs: int, outputs: int, rank: int) ->
 def test_layers_start_as_coarser_and_noisy_copies_of_what_is_below() -> None:
     """So that the decoder has a reason to look at latents from the first step on."""
     torch.manual_seed(0)
-    x = smooth(8, 3)
+    x = smooth(8, 3) / 4  # far from where locations are bent
     first, second = Conditional(3, 4, 24, 1, 2, 1, True, first=True), Conditional(4, 4, 24, 1, 2, 1, True)
     prior = Conditional(4, 4, 24, 1, 1, 2, False)
-    z1, sharp = first(x, REACH)
+    z1, noise = first(x, REACH)
     grey = F.avg_pool2d(x.sum(1), 2) * PIXEL_GAIN / 3**0.5
     assert float((z1[:, 0] - grey).std()) < 0.2 * float(grey.std())
-    assert float((sharp - SHARP).abs().max()) < 0.1
+    assert float((noise - PIXEL_SCALE).abs().max()) < 0.1
     z2, noise = second(z1, REACH)
-    back, prior_noise = prior(z2, REACH)
-    assert float((back / KINSHIP**2 - z1)[:, 0].std()) < 0.5 * float(z1[:, 0].std())
-    assert float(prior_noise.mean()) == pytest.approx(
-        float(noise.mean()), abs=0.05
-    )  # so that a layer more costs nothing
-    assert float(noise.mean()) == pytest.approx((1 - KINSHIP**2) ** 0.5, abs=0.1)
+    back, wide = prior(z2, REACH)
+    assert float((z2[:, 0] - UPPER_GAIN * F.avg_pool2d(z1[:, 0], 2)).std()) < 0.2 * float(z2[:, 0].std())
+    assert float((back / (UPPER_GAIN * PRIOR_GAIN) - z1)[:, 0].std()) < 0.5 * float(z1[:, 0].std())
+    assert float(noise.mean()) == pytest.approx(UPPER_SCALE, abs=0.1)
+    assert float(wide.mean()) == pytest.approx(PRIOR_SCALE, abs=0.1)
 
 
 @torch.no_grad()
 def test_the_guess_starts_as_what_the_latents_started_from() -> None:
     torch.manual_seed(0)
-    net, x = bitswap((3, 16, 16), likelihood="guided", latent_channels=[12, 2], width=48).net, smooth(8, 3)
+    net = bitswap((3, 16, 16), likelihood="guided", latent_channels=[12, 2], width=48).net
+    x = smooth(8, 3)
     z, _ = net.posterior(0, x)
     guess = F.pixel_shuffle(cast(GuidedObservation, net.observe).guess(z), 2)
-    assert float((guess - x).std()) < 0.25 * float(x.std())
+    assert float(torch.corrcoef(torch.stack([guess.flatten(), x.flatten()]))[0, 1]) > 0.95
+    assert float(guess.std()) == pytest.approx(float(x.std()), rel=0.25)  # extremes are bent
 
 
 @torch.no_grad()

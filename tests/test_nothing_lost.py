@@ -277,7 +277,7 @@ def test_b5_an_interrupted_training_says_how_to_go_on(sign: signal.Signals, stat
     folder, command = tmp_path / "my run", [sys.executable, "-m", "toolkit.train"]
     small = [
         "recipe=bitswap", "data=digits", "minutes=600", "trainer.enable_progress_bar=false", "recipe.module.width=8",
-        "recipe.module.finer=1", "recipe.module.downscale=[2,1]", "evaluation.rows=16", "trainer.accelerator=cpu",
+        "recipe.module.finer=1", "recipe.module.downscale=[2,1,1]", "evaluation.rows=16", "trainer.accelerator=cpu",
         f"hydra.run.dir={folder}",
     ]  # fmt: skip
     options: dict[str, Any] = {"text": True, "cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
