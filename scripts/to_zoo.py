@@ -1,5 +1,7 @@
 """python scripts/to_zoo.py RUN NAME: a run folder into a model that ships: configuration, safetensors, a card to fill.
 
+`--half` rounds floats to 16 bits, which halves the size of a large network.
+
 What the run does not know stands as "?" in the card; tests/test_zoo.py fails until it is filled.
 """
 
@@ -20,13 +22,14 @@ from toolkit.run import CONFIG, EXACT, SHIPPED, WEIGHTS
 from toolkit.runs import has_exact, head_of, load
 
 
-def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:
-    """Write TOP/NAME of a run; codes_only: without the trained weights, which the exact ones stand for.
+def ship(run: Path, name: str, top: Path, codes_only: bool = False, half: bool = False) -> Path:
+    """Write TOP/NAME of a run; codes_only: without the trained weights, which the exact ones stand for; half: floats of
+    16 bits.
 
     Raises ValueError for a name that is no word, a folder that is there, or a model of more than `zoo.MOST_BYTES`.
     """
-    if not name.isidentifier():
-        raise ValueError(f"expected a name of letters, digits and _, got {name!r}; give one")
+    if not name.replace("-", "_").isidentifier():
+        raise ValueError(f"expected a name of letters, digits, - and _, got {name!r}; give one")
     head_of(run)  # raises for what is no run
     target = top / name
     if target.exists():
@@ -40,7 +43,11 @@ def ship(run: Path, name: str, top: Path, codes_only: bool = False) -> Path:
             loaded = load(run, "cpu", exact)
             file = made / (EXACT if exact else WEIGHTS)
             # As bytes, as its own function makes files that others cannot read.
-            file.with_suffix(SHIPPED).write_bytes(save(_apart(loaded.module.state_dict())))
+            state = _apart(loaded.module.state_dict())
+            if half and not exact:
+                state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+                loaded.module.load_state_dict(state)
+            file.with_suffix(SHIPPED).write_bytes(save(state))
             fingerprints.append(loaded.head.identity(loaded)["model"])
             again = load(made, "cpu", exact)
             assert again.head.identity(again)["model"] == fingerprints[-1]
@@ -79,9 +86,10 @@ def main() -> None:
     parser.add_argument("name", help="of the model")
     parser.add_argument("--to", type=Path, default=zoo.FOLDER, help="folder of models (default: the zoo's)")
     parser.add_argument("--codes-only", action="store_true", help="with exact weights only")
+    parser.add_argument("--half", action="store_true", help="floats of 16 bits")
     asked = parser.parse_args()
     try:
-        target = ship(asked.run, asked.name, asked.to, asked.codes_only)
+        target = ship(asked.run, asked.name, asked.to, asked.codes_only, asked.half)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {cli.said(error)}") from error
     print(f"{target}: {sum(file.stat().st_size for file in target.iterdir())} bytes; fill {target / zoo.CARD}")

@@ -18,10 +18,12 @@ from PIL import Image
 
 from scripts.to_zoo import ship
 from tests.archives import noise, pixels, refused, rewritten
+from tests.test_vae import photo
 from tests.tiny import bitswap, images, picture_run, run_folder
 from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
 from toolkit.container import Reader
 from toolkit.data.embedded import digits
+from toolkit.images.rate_distortion import psnr
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]
@@ -165,7 +167,7 @@ def test_a_run_becomes_a_model_of_the_same_fingerprints_whose_card_has_blanks(tr
 def test_what_cannot_ship_is_refused_and_leaves_nothing(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"expected a name of letters, digits and _, got '../x'"):
+    with pytest.raises(ValueError, match=r"expected a name of letters, digits, - and _, got '../x'"):
         ship(trained, "../x", tmp_path)
     with pytest.raises(FileNotFoundError, match="expected a run folder"):
         ship(tmp_path / "nowhere", "made", tmp_path)
@@ -410,3 +412,33 @@ def test_a_model_may_ship_with_exact_networks_alone(
     assert decompress.main(["x.tkc", "out"]) == 0 and restored(Path("out"))
     with pytest.raises(FileNotFoundError, match=r"lean without model.pt, which ships to code alone; leave out exact=f"):
         runs.load(here / "zoo/lean", "cpu", False)
+
+
+# Pictures at a rate.
+
+
+def test_a_picture_has_the_size_or_quality_that_is_asked_for_without_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = photo(240, 320)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save("a.png")
+    assert compress.main(["a.png", "x.tkc", "bpp=0.6", "device=cpu"]) == 0
+    assert 8 * Path("x.tkc").stat().st_size / picture[0].numel() == pytest.approx(0.6, rel=0.02)
+    assert decompress.main(["x.tkc", "out.png", "device=cpu"]) == 0  # finds its model
+    assert psnr(picture, torch.from_numpy(pixels(Path("out.png"))).permute(2, 0, 1)) > 30
+    assert compress.main(["a.png", "y.tkc", "psnr=36", "device=cpu"]) == 0
+    assert decompress.main(["y.tkc", "good.png", "device=cpu"]) == 0
+    assert psnr(picture, torch.from_numpy(pixels(Path("good.png"))).permute(2, 0, 1)) == pytest.approx(36, abs=0.1)
+
+
+def test_a_file_of_the_model_of_any_rate_decodes_as_it_did(tmp_path: Path) -> None:
+    golden = ROOT / "tests/golden"
+    assert decompress.main([str(golden / "any_rate.tkc"), str(tmp_path / "out"), "device=cpu"]) == 0
+    before, after = (pixels(path).astype(int) for path in (golden / "any_rate.png", tmp_path / "out/a.png"))
+    assert np.abs(before - after).max() <= 1  # floats may differ between machines
+
+
+def test_without_the_lossy_model_a_rate_is_refused(here: Path, capsys: Capture) -> None:
+    message = "this installation ships no model any-rate; give run=NAME of the zoo (other, photographs, small)"
+    refused(lambda: compress.main(["photos", "x.tkc", "bpp=1"]), here, message, capsys)

@@ -23,14 +23,14 @@ RGB, 8 bits a value, any size; a model of whole pictures keeps transparency and 
 error, 2 if the file was written and pictures were left out that nobody asked to leave out."""
 KNOWN = {
     "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
-    f"{zoo.DEFAULT})",
+    f"{zoo.DEFAULT}, or {zoo.LOSSY} with lambda=, bpp= or psnr=)",
     "input": "an image, a folder, or, for a model of tiles, an array (.npy, .pt); - for an image or a .npy file on "
     "standard input",
     "output": "the .tkc file to write; - for standard output",
     "lambda": "of a lossy model: 0.25 keeps most, 1024 least",
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
-    "effort": "of a model that learns while it codes: 0 is fast, 2 smallest and slowest (default 1)",
+    "effort": "0 is fast; 2, or 3 of a lossy model, smallest and slowest (default 1, or 0)",
     "chunk_rows": "tiles coded together: more are smaller, fewer give one picture sooner (default 16384 of small ones)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
@@ -42,6 +42,7 @@ KNOWN = {
     "overwrite": "true: replace a file that is there (default false: an error)",
     "device": "auto, cpu or cuda (default auto)",
 }
+LOSSY = {"lambda", "bpp", "psnr"}
 OWN = {"run", "input", "output", "on_bad", "metadata", "overwrite", "device"}
 LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, where the model is
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.streams(values, suffix_of, coded) as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
-        folder = zoo.folder_of(found.get("run"))
+        folder = zoo.folder_of(found.get("run"), zoo.LOSSY if LOSSY & found.keys() else None)
         head, name = head_of(folder)
         asked = cli.asked(found, OWN, head.compress_options | (LOSSLESS if head.lossless else {}), name)
         jpeg, compare = asked.pop("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")

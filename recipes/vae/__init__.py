@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands, known
 from toolkit.coding.coefficients import codec as coefficients
-from toolkit.coding.coefficients.fit import predictions
+from toolkit.coding.coefficients.fit import rounded_to_zero
+from toolkit.coding.coefficients.fit import tables as tables_of
 from toolkit.heads.rate import Rate
 from toolkit.images import rate_coder
 from toolkit.images.rate_coder import STRIDE
 from toolkit.model import Model
 
 KNOWN = known()
-FIRST_RATE, LATER_RATE = 0.01, 0.003  # of learning of the coder's mixture, in the fit
-DEAD_ZONE = 0.18  # of the rounding that stands for the search in training: (0.5 + this) steps go to zero
 
 
 def step_of(lam: Tensor, noise: float) -> Tensor:
@@ -31,11 +30,6 @@ def step_of(lam: Tensor, noise: float) -> Tensor:
     s^2 = 12 lambda sigma^2 / ln 2.
     """
     return noise * (12 / math.log(2) * lam).sqrt()
-
-
-def rounded_to_zero(x: Tensor) -> Tensor:
-    """The nearest integers, with a dead zone around each: what the search by rate and distortion does to most."""
-    return (x.abs() + (0.5 - DEAD_ZONE)).floor() * x.sign()
 
 
 class Prior(nn.Module):
@@ -184,7 +178,7 @@ class VAE(Model):
     def fit_tables(self, rows: Tensor, steps: int) -> float:
         """Fit the coder to the latents of uint8 [rows, 3, h, w], each at a lambda of its own; returns bits a pixel.
 
-        steps: of the fit of predicted magnitudes. Counters learn from rounded latents, then twice from the search's.
+        steps: of the fit of predicted magnitudes.
         """
         generator = torch.Generator().manual_seed(0)
         low, high = rate_coder.level_of(self.lambdas[0]), rate_coder.level_of(self.lambdas[1])
@@ -195,19 +189,8 @@ class VAE(Model):
         mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))
         step = step_of(lam, self.net.noise)
         mu, precision = mu / step[:, None, None, None], step.square() / (2 * lam)
-        k = rounded_to_zero(mu)
-        weights = predictions(KNOWN, k, rate, steps)
-        model = coefficients.Model(KNOWN, coefficients.blank(KNOWN)._replace(weights=weights), FIRST_RATE)
-        for i in range(len(k)):
-            coefficients.given(model, k[i : i + 1], int(rate[i]))
-        model.learning = LATER_RATE
-        for _ in range(2):
-            bits = 0.0
-            for i in torch.randperm(len(k), generator=generator).tolist():
-                here = slice(i, i + 1)
-                coded = coefficients.search(model, mu[here], sigma[here], float(precision[i]), int(rate[i]))
-                bits += float(coded.channel_bits.sum())
-        for name, table in model.tables()._asdict().items():
+        tables, bits = tables_of(KNOWN, mu, sigma, precision, rate, steps, generator)
+        for name, table in tables._asdict().items():
             self.get_buffer(f"coder_{name}").copy_(table)
         return bits / rows[:, 0].numel()
 

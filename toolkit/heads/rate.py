@@ -53,21 +53,22 @@ class Rate:
 
     pictures: folder of whole held-out pictures, or None for two photographs that no training on embedded data sees;
     lambdas: of the rate-distortion curve; fit_rows, fit_steps: training rows and steps of `fit_tables` while training
-    goes on, every_n_epochs; final_fit_rows, final_fit_steps: of the model that is saved.
+    goes on, every_n_epochs; final_fit_rows, final_fit_steps: of the model that is saved; monitor:
+    the figure of which the best weights have least.
     """
 
     lossless = every = False
-    monitor = "validation/objective_bpp"
     compress_options: ClassVar = {
         "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",
-        "psnr": "quality of each picture in dB",
+        "psnr": "quality of each picture in dB", "effort": "0 is fast, 3 smallest and slowest",
     }  # fmt: skip
-    measure_options: ClassVar = {"pictures": "folder of held-out pictures"}
+    measure_options: ClassVar = {"pictures": "folder of held-out pictures", "effort": "as of compress"}
 
     def __init__(
         self, pictures: str | None, lambdas: Sequence[float], fit_rows: int, fit_steps: int, final_fit_rows: int,
-        final_fit_steps: int, every_n_epochs: int,
+        final_fit_steps: int, every_n_epochs: int, monitor: str = "validation/objective_bpp",
     ) -> None:  # fmt: skip
+        self.monitor = monitor
         self.folder, self.lambdas, self.every_n_epochs = pictures, list(lambdas), every_n_epochs
         self.fit, self.final_fit = (fit_rows, fit_steps), (final_fit_rows, final_fit_steps)
         self._codecs: dict[str, Curve] = {}
@@ -113,15 +114,16 @@ Next:
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
         source = some(source, run.folder)
+        effort = _effort(asked)
         if len(asked) != 1:
-            ways = ", ".join(f"{way}=" for way in self.compress_options)
+            ways = ", ".join(f"{way}=" for way in rate_coder.WAYS)
             got = " and ".join(asked) or "none"
             raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
         [way] = asked
         size = rate_archive.compress(
-            _coder(run), source, output, Target(way, cli.number(asked, way)), self.identity(run)
+            _coder(run, effort), source, output, Target(way, cli.number(asked, way)), self.identity(run)
         )
         pixels = sum(item.height * item.width for item in source.items)
         return (
@@ -140,11 +142,12 @@ Next:
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """The rate-distortion curve of pictures, and the times of the first."""
+        effort = _effort(asked)
         given = source and [torch.from_numpy(source.picture(i)) for i in range(len(source.items))]
         pictures = given or self.held_out()
         first, lam = pictures[0], sorted(self.lambdas)[len(self.lambdas) // 2]
-        spent = rate_distortion.speed(rate_distortion.times(_coder(run), first, lam), first[0].numel())
-        curves, _ = self.curves(run, pictures, blind=True)
+        spent = rate_distortion.speed(rate_distortion.times(_coder(run, effort), first, lam), first[0].numel())
+        curves, _ = self.curves(run, pictures, blind=True, effort=effort)
         text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}\nthe first, lambda {lam:g}:\n{spent}"
         return text, rate_distortion.figure(curves, f"{len(pictures)} held-out pictures")
 
@@ -155,7 +158,7 @@ Next:
         return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
 
     def curves(
-        self, run: Run, pictures: Sequence[Tensor], blind: bool = False
+        self, run: Run, pictures: Sequence[Tensor], blind: bool = False, effort: str = "0"
     ) -> tuple[dict[str, Curve], dict[float, Tensor]]:
         """Curves of the model's files, of other ways to quantise its latents, and of other codecs, by name.
 
@@ -165,7 +168,7 @@ Next:
         run.folder.mkdir(parents=True, exist_ok=True)
 
         def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = PictureCoder(run.module, run.module.device, choice)
+            coder = PictureCoder(run.module, run.module.device, choice, effort)
             return rate_distortion.of_files(coder, pictures, lambdas, run.folder, {"recipe": run.name})
 
         mine, restored = files("search", self.lambdas)
@@ -201,5 +204,13 @@ Next:
         return curves
 
 
-def _coder(run: Run) -> PictureCoder:
-    return PictureCoder(run.module, run.module.device)
+def _coder(run: Run, effort: str = "0") -> PictureCoder:
+    return PictureCoder(run.module, run.module.device, effort=effort)
+
+
+def _effort(asked: dict[str, str]) -> str:
+    """Take the effort out of what a person asked for. Raises ValueError for another."""
+    effort = asked.pop("effort", "0")
+    if effort not in rate_coder.PASSES:
+        raise ValueError(f"expected effort to be one of {', '.join(rate_coder.PASSES)}, got {effort!r}; give one")
+    return effort

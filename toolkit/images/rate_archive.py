@@ -21,6 +21,7 @@ from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
+    CHUNK,
     LEVELS,
     STRIDE,
     PictureCoder,
@@ -60,6 +61,7 @@ def compress(
     share = (len(stored) + EMPTY) / len(items)
     chunks: list[tuple[bytes, int]] = []
     levels = []
+    spent = pixels = 0
     with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
         for i, item in enumerate(items):
             picture = torch.from_numpy(origin.picture(i))
@@ -69,6 +71,9 @@ def compress(
                 raise ValueError(f"{item.name}: {error}") from error
             levels.append(level)
             chunks += found
+            spent += sum(len(payload) + CHUNK for payload, _ in found)
+            pixels += item.height * item.width
+            bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
             bar.update()
     with Writer(output, {**header, "levels": levels}) as writer:
         for payload, crc in chunks:

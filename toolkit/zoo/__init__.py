@@ -16,8 +16,9 @@ from toolkit import cli
 
 FOLDER = Path(__file__).parent  # NAME/{config.yaml, model.safetensors, card.md}
 DEFAULT = "photographs"  # what `compress` takes without run=
+LOSSY = "any-rate"  # and where a rate or a quality is asked for
 CARD, BLANK = "card.md", "?"
-MOST_BYTES = 2_000_000  # of a model's folder
+MOST_BYTES = 3_000_000  # of a model's folder
 FIELDS = {  # of a card; all are filled in a model that ships
     "use": "what for",
     "rate": "in a few words",
@@ -36,6 +37,8 @@ USAGE = """usage: toolkit zoo [NAME]
 List the models that ship with the toolkit, or print the card of one: what it is for, what it was trained on, under
 which licences, and what was measured."""
 KNOWN = {"name": "of a model: its card"}
+
+USED = {DEFAULT: " (the default)", LOSSY: " (the default where lambda=, bpp= or psnr= is given)"}
 
 
 class Card(NamedTuple):
@@ -80,19 +83,20 @@ def by_fingerprint(recipe: object, model: object) -> str | None:
     return None
 
 
-def folder_of(given: str | None) -> Path:
-    """The folder that run= names: a run folder of that path, else a model of the zoo; None: the zoo's `DEFAULT`.
+def folder_of(given: str | None, default: str | None = None) -> Path:
+    """The folder that run= names: a run folder of that path, else a model of the zoo; None: `default` or `DEFAULT`.
 
     Raises ValueError where the zoo has no default, or for a bare name that is neither.
     """
     known = names()
     if given is None:
-        if DEFAULT not in known:
+        default = default or DEFAULT
+        if default not in known:
             raise ValueError(
-                f"expected run=, got none, and this installation ships no model {DEFAULT}; give run=NAME of the zoo "
+                f"expected run=, got none, and this installation ships no model {default}; give run=NAME of the zoo "
                 f"({', '.join(known) or 'empty'}) or the folder of a training: {cli.command_line('train')}"
             )
-        return FOLDER / DEFAULT
+        return FOLDER / default
     path = Path(given)
     if given in known:
         if not (path / "config.yaml").is_file():  # a folder of pictures, say
@@ -155,7 +159,7 @@ def listing() -> str:
     wide = max(map(len, found))
     lines = []
     for name, fields in found.items():
-        lines.append(f"{name:{wide}}  {fields['use']}{' (the default)' if name == DEFAULT else ''}")
+        lines.append(f"{name:{wide}}  {fields['use']}{USED.get(name, '')}")
         lines.append(f"{'':{wide}}  {size(name) / 1e6:.2f} MB; {fields['rate']}; {fields['licence']}")
     first = DEFAULT if DEFAULT in found else next(iter(found))
     return "\n".join(

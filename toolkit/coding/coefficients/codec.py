@@ -62,6 +62,7 @@ class Coded(NamedTuple):
     k: Tensor  # int16 [1, channels, height, width]
     channel_bits: Tensor  # float64 [channels]
     payload: bytes
+    work: loop.Work | None = None  # what the coder knew in the end
 
 
 class Model:
@@ -109,37 +110,43 @@ class Model:
         return Tables(self.weights, cells, torch.from_numpy(self.arrays.mixing))
 
 
-def search(model: Model, mu: Tensor, sigma: Tensor, precision: float, rate: int) -> Coded:
+def search(model: Model, mu: Tensor, sigma: Tensor, precision: float, rate: int, before: Coded | None = None) -> Coded:
     """The coefficients near float [1, channels, h, w] mu of least precision (k - mu)^2 / sigma^2 + bits.
 
     mu in steps; sigma: float, the shape of mu, in any unit; precision: bits for sigma of one and a miss of one step;
-    rate: in [0, RATES). Bits are those that the coder spends, given what was chosen before.
+    rate: in [0, RATES). Bits are those that the coder spends, given what was chosen before. before: the result of an
+    earlier search near there, which tells what a choice costs those after it.
     """
     weight = (precision / sigma[0].square()).contiguous().numpy()
-    return _encode(model, mu[0].contiguous().numpy(), weight, None, rate)
+    return _encode(model, mu[0].contiguous().numpy(), weight, None, rate, before)
 
 
 def given(model: Model, k: Tensor, rate: int) -> Coded:
     """Code int [1, channels, h, w] coefficients, at most `loop.LIMIT` from what they are predicted to be."""
-    return _encode(model, None, None, k[0].to(torch.int16).contiguous().numpy(), rate)
+    return _encode(model, None, None, k[0].to(torch.int16).contiguous().numpy(), rate, None)
 
 
-def _encode(model: Model, mu: Any, weight: Any, k: Any, rate: int) -> Coded:
+def _encode(model: Model, mu: Any, weight: Any, k: Any, rate: int, before: Coded | None) -> Coded:
     _check_rate(rate)
     shape = (mu if k is None else k).shape
     nothing = np.zeros((1, 1, 1), np.float32)
+    ahead, hint = nothing, nothing.astype(np.int16)
+    if before is not None:
+        assert before.work is not None
+        ahead, hint = np.zeros(before.work.k.shape, np.float32), before.k[0].contiguous().numpy()
+        loop.foreseen(model.arrays, before.work, rate, ahead, np.zeros(ahead.shape[1:], np.float32))
     room = 64 + ROOM * int(np.prod(shape))
     while True:
         arrays = model.fresh()
         work = loop.work(shape, np.zeros(room, np.uint8), *model.settings())
         if k is None:
-            size = loop.loop(arrays, work, mu, weight, nothing.astype(np.int16), False, True, rate)
+            size = loop.loop(arrays, work, mu, weight, hint, ahead, False, True, rate)
         else:
-            size = loop.loop(arrays, work, nothing, nothing, k, False, False, rate)
+            size = loop.loop(arrays, work, nothing, nothing, k, nothing, False, False, rate)
         if not work.state[FULL]:
             break
         room *= 8  # numbers that nothing prepared for
-    return Coded(_inner(work), torch.from_numpy(work.spent), work.buffer[:size].tobytes())
+    return Coded(_inner(work), torch.from_numpy(work.spent), work.buffer[:size].tobytes(), work)
 
 
 def decode(model: Model, payload: bytes, rate: int, size: tuple[int, int]) -> Tensor:
@@ -147,7 +154,7 @@ def decode(model: Model, payload: bytes, rate: int, size: tuple[int, int]) -> Te
     _check_rate(rate)
     nothing = np.zeros((1, 1, 1), np.float32)
     work = loop.work((model.channels, *size), np.frombuffer(payload, np.uint8).copy(), RATE, MOST_COUNTED)
-    loop.loop(model.fresh(), work, nothing, nothing, nothing.astype(np.int16), True, False, rate)
+    loop.loop(model.fresh(), work, nothing, nothing, nothing.astype(np.int16), nothing, True, False, rate)
     return _inner(work)
 
 

@@ -1,4 +1,4 @@
-"""Weights of the predictions that coefficients are coded with, fitted to those of a training set."""
+"""What coefficients are coded with, fitted to those of a training set: weights of predictions, and counters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toolkit.coding.coefficients import codec
 from toolkit.coding.coefficients.codec import Channels
 from toolkit.coding.coefficients.loop import CLAMP, FRACTION, OWN, PAD, RATES
 
@@ -14,7 +15,38 @@ FLOOR = 1e-3  # least predicted magnitude
 ONE = 1 << FRACTION
 LARGEST = 8.0  # weight
 RIDGE = 2e-3  # of least squares, of the mean square of all inputs
+FIRST_RATE, LATER_RATE = 0.01, 0.003  # of learning of the coder's mixture
+DEAD_ZONE = 0.18  # of the rounding that stands for the search: (0.5 + this) steps go to zero
 AROUND = (((0, 0),), ((0, -1), (0, 1), (-1, 0), (1, 0)), ((-1, -1), (-1, 1), (1, -1), (1, 1)))  # see `loop.KINDS`
+
+
+def rounded_to_zero(x: Tensor) -> Tensor:
+    """The nearest integers, with a dead zone around each: what the search by rate and distortion does to most."""
+    return (x.abs() + (0.5 - DEAD_ZONE)).floor() * x.sign()
+
+
+def tables(
+    channels: Channels, mu: Tensor, sigma: Tensor, precision: Tensor, rate: Tensor, steps: int,
+    generator: torch.Generator,
+) -> tuple[codec.Tables, float]:  # fmt: skip
+    """Tables for latents float [rows, channels, h, w] in steps, as `codec.search` takes them, and all their bits.
+
+    precision: float [rows]; rate: int64 [rows]; steps: of the fit of predicted magnitudes. Counters learn from rounded
+    latents, then twice from the search's.
+    """
+    k = rounded_to_zero(mu)
+    blank = codec.blank(channels)._replace(weights=predictions(channels, k, rate, steps))
+    model = codec.Model(channels, blank, FIRST_RATE)
+    for i in range(len(k)):
+        codec.given(model, k[i : i + 1], int(rate[i]))
+    model.learning, bits = LATER_RATE, 0.0
+    for _ in range(2):
+        bits = 0.0
+        for i in torch.randperm(len(k), generator=generator).tolist():
+            here = slice(i, i + 1)
+            coded = codec.search(model, mu[here], sigma[here], float(precision[i]), int(rate[i]))
+            bits += float(coded.channel_bits.sum())
+    return model.tables(), bits
 
 
 def predictions(channels: Channels, k: Tensor, rate: Tensor, steps: int) -> Tensor:

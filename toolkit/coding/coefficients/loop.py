@@ -44,6 +44,9 @@ RATES = 24  # a coder knows the rate as an integer in [0, RATES)
 SEGMENT = 16  # places of a row that one decision calls zero
 BUSY = 30  # class of the magnitude expected in a segment from which on there is no such decision
 QUIET = 14  # class below which a coefficient has one counter
+LEAST_MEAN = 0.05  # of a magnitude, from which on is foreseen what another one costs
+FORESIGHT = 1.0  # how much of it counts
+INNER = 4.0  # bits that a coefficient is thought to cost in a segment that is not zero
 SURE = 2e-5  # least probability of a counter
 
 # Counters of each kind of context, for each channel (True) or band of channels.
@@ -289,13 +292,64 @@ def _finished(w, c, height, width):
 
 
 @jit
-def loop(m, w, wanted, weight, given, decoding, searching, rate):
+def foreseen(m, w, rate, found, slope):
+    """What one more in a magnitude costs those that are predicted from it, in bits, added to zeros in `found`.
+
+    found: float32, the shape of `w.k`; slope: float32 zeros for a channel of it. The coefficients are in `w`, as `loop`
+    left them. Of a magnitude q with a geometric distribution of mean s, bits change with s by (s - q) / (s (1 + s)) /
+    ln 2; s is a weighted sum of magnitudes.
+    """
+    channels, height, width = w.sums.shape[1], w.sums.shape[2], w.sums.shape[3]
+    size_row, unit = w.size_row, f4(1 / (1 << FRACTION))
+    for c in range(channels):
+        S, of_size = w.size[c], m.own[c, 1]
+        for y in range(height):
+            _rows(m, w, c, y, rate, width)
+            line = y + PAD
+            for x in range(width):
+                o = x + PAD
+                s = np.int64(size_row[x]) + (
+                    of_size[0] * np.int64(S[line, o - 1]) + of_size[1] * np.int64(S[line - 1, o])
+                    + of_size[2] * np.int64(S[line - 1, o - 1]) + of_size[3] * np.int64(S[line - 1, o + 1])
+                    + of_size[4] * np.int64(S[line, o - 2]) + of_size[5] * np.int64(S[line - 2, o])
+                )  # fmt: skip
+                mean = max(f4(s) * unit, f4(LEAST_MEAN))
+                slope[line, o] = (mean - f4(S[line, o])) / (mean * (f4(1) + mean)) * f4(1.442695) * unit
+        for y in range(height):
+            line = y + PAD
+            for x in range(width):
+                o = x + PAD
+                each = slope[line, o]
+                found[c, line, o - 1] += each * of_size[0]
+                found[c, line - 1, o] += each * of_size[1]
+                found[c, line - 1, o - 1] += each * of_size[2]
+                found[c, line - 1, o + 1] += each * of_size[3]
+                found[c, line, o - 2] += each * of_size[4]
+                found[c, line - 2, o] += each * of_size[5]
+        for j in range(m.size_ends[c], m.size_ends[c + 1]):
+            e = m.size_inputs[j]
+            a, b, d = f4(m.size_weights[j, 0]), f4(m.size_weights[j, 1]), f4(m.size_weights[j, 2])
+            if a == 0 and b == 0 and d == 0:
+                continue
+            for line in range(PAD, height + PAD):
+                above, here, below, to = slope[line - 1], slope[line], slope[line + 1], found[e, line]
+                for o in range(PAD, width + PAD):
+                    to[o] += (
+                        a * here[o] + b * (above[o] + below[o] + here[o - 1] + here[o + 1])
+                        + d * (above[o - 1] + above[o + 1] + below[o - 1] + below[o + 1])
+                    )  # fmt: skip
+
+
+@jit
+def loop(m, w, wanted, weight, given, ahead, decoding, searching, rate):
     """Code all coefficients of a grid into the buffer, or decode them from it; returns the bytes written: int64.
 
     wanted, weight: float32 [channels, height, width], for the search of those of least weight (k - wanted)^2 + bits,
-    one after the other; given: int16 of that shape, otherwise, where they are not decoded. rate: int64 in [0, RATES).
-    They are in `w.k` at the end. Where the buffer was too short, w.state[FULL] is 1.
+    one after the other; given: int16 of that shape, otherwise, where they are not decoded. ahead: float32 of
+    `foreseen`, for a search after another one, whose result is given, too. rate: int64 in [0, RATES). They are in
+    `w.k` at the end. Where the buffer was too short, w.state[FULL] is 1.
     """
+    again = ahead.shape[0] > 1
     channels, height, width = w.sums.shape[1], w.sums.shape[2], w.sums.shape[3]
     stride = width + 2 * PAD
     size_row, at, cost = w.size_row, m.counters, w.cost
@@ -328,13 +382,16 @@ def loop(m, w, wanted, weight, given, decoding, searching, rate):
                             some = some or S[i] > 0
                         n += 4 if some else 0
                         some = False
+                        place = at[SEGMENTS] + (g * SIZES + expected) * 8 + n
                         if searching:
+                            gain, p = f4(0), _whole(m.cells[place, 0])
                             for i in range(x, last):
-                                some = some or abs(wanted[c, y, i]) >= f4(0.5)
+                                some = some or (again and given[c, y, i] != 0)
+                                gain += max(f4(0), weight[c, y, i] * (abs(wanted[c, y, i]) * f4(2) - f4(1)) - f4(INNER))
+                            some = some or gain > cost[p] - cost[65536 - p]
                         elif not decoding:
                             for i in range(x, last):
                                 some = some or given[c, y, i] != 0
-                        place = at[SEGMENTS] + (g * SIZES + expected) * 8 + n
                         full = _alone(m, w, c, place, 1 if some else 0, decoding) == 1
                     some = full
                 if not full:
@@ -391,6 +448,7 @@ def loop(m, w, wanted, weight, given, decoding, searching, rate):
                         _zero_places(m, w, c, g, q, h, sW, sN, sNW, sNE, n0, n1, n2, active, around, edges, rate)
                         p = _whole(_zero_chance(m, w, zero_a + c, zero_b + q))
                     best, found, so_far = weigh * want * want + cost[65536 - p], np.int64(0), cost[p]
+                    later = ahead[c, y + PAD, x + PAD] * f4(FORESIGHT) if again else f4(0)
                     _sign_places(m, w, c, g, h, q, west, north, k0, k1)
                     p = _whole(_chance(m, w, sign_a + c, sign_b + h))
                     so_far += cost[p] if flips else cost[65536 - p]
@@ -398,7 +456,7 @@ def loop(m, w, wanted, weight, given, decoding, searching, rate):
                         _step_places(m, w, c, g, n, q, -far if flips else far, sW + sN, n0, n1)
                         p = _whole(_chance(m, w, step_a + g * STEPS + n, step_b + n * 8 + (q >> 3)))
                         miss = want - f4(n)
-                        objective = weigh * miss * miss + so_far + cost[65536 - p]
+                        objective = weigh * miss * miss + so_far + cost[65536 - p] + later * f4(n)
                         if objective < best:
                             best, found = objective, np.int64(n)
                         so_far += cost[p]

@@ -1,0 +1,172 @@
+"""Photographs at any rate by a fixed DCT and a network that restores: training, efforts, what ships."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from recipes.vae.any_rate import CHANNELS, AnyRate
+from tests.test_vae import photo
+from toolkit import compress, decompress
+from toolkit.coding.coefficients import codec
+from toolkit.images import rate_coder, rate_distortion
+from toolkit.images.files import item_of, read_image
+from toolkit.images.rate_coder import PictureCoder, Target
+from toolkit.runs import load, save
+from toolkit.train import train
+
+SMALL = [
+    "data=digits", "trainer.accelerator=cpu", "recipe.module.width=8", "recipe.module.blocks=1",
+    "recipe.module.warmup=2", "recipe.head.final_fit_rows=8", "recipe.head.final_fit_steps=2",
+    "recipe.head.lambdas=[8,64]", "trainer.log_every_n_steps=1", "trainer.precision=32-true",
+]  # fmt: skip
+
+
+def configuration(*overrides: str) -> DictConfig:
+    with initialize_config_module("configs", version_base="1.3"):
+        cfg = compose("train", ["recipe=any_rate", *SMALL, *overrides])
+    OmegaConf.set_struct(cfg, False)
+    cfg.recipe.module.shape = [3, 64, 64]
+    return cfg
+
+
+def model(cfg: DictConfig) -> AnyRate:
+    torch.manual_seed(0)
+    settings: Any = OmegaConf.to_container(cfg.recipe.module)
+    module = AnyRate(**{key: value for key, value in settings.items() if key != "_target_"})
+    with torch.no_grad():  # a network that does something
+        module.net.head.weight.normal_(std=0.01)
+    module.eval().fit_tables(torch.stack([photo(64, 64, seed) for seed in range(8)]), steps=8)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a model that was not trained."""
+    folder, cfg = tmp_path_factory.mktemp("any_rate"), configuration()
+    save(folder, cfg, model(cfg))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module() -> AnyRate:
+    return model(configuration())
+
+
+def cost(module: AnyRate, picture: Tensor, effort: str, level: int) -> float:
+    """Bits of a picture of one tile, and of its error at the balance that the level stands for."""
+    coder = PictureCoder(module, effort=effort)
+    [tile] = rate_coder.tiles(picture.shape[1], picture.shape[2], 0)
+    coded = coder.quantise(coder.latents(picture, tile), level)
+    assert torch.equal(coder.read(coded.payload, level, (tile.height, tile.width)), coded.k)
+    restored = coder.restore(coded.k, item_of("", picture), level).double() / 255
+    error = float((restored - picture / 255).square().sum()) / module.step(rate_coder.lambda_of(level)) ** 2
+    return 8 * len(coded.payload) + rate_coder.BALANCE * error
+
+
+def test_without_loss_the_transform_returns_the_pixels(module: AnyRate) -> None:
+    pixels = photo(64, 72)[None].float() / 255
+    with torch.no_grad():
+        mu, sigma = module.latents(pixels)
+        assert mu.shape == (1, CHANNELS, 8, 9) and sigma.unique().tolist() == pytest.approx([2 / 255])
+        k = mu / module.step(4.0)
+        wanted = pixels + torch.nn.functional.pixel_shuffle(
+            torch.nn.functional.conv2d(
+                module.net(k, torch.tensor([module.step(4.0)])) * module.step(4.0),
+                module.transform[..., 0, 0].T[:, :, None, None],
+            ), 8
+        )  # fmt: skip
+        assert torch.allclose(module.pixels(k, 4.0), wanted, atol=1e-5)
+
+
+def test_each_effort_costs_no_more_than_the_one_below(module: AnyRate) -> None:
+    pictures = [photo(96, 120, seed, 3) for seed in range(3)]
+    totals = [sum(cost(module, x, effort, rate_coder.level_of(16)) for x in pictures) for effort in rate_coder.PASSES]
+    assert totals == sorted(totals, reverse=True) and totals[1] < totals[0]
+
+
+def test_a_second_search_knows_what_a_choice_costs_those_after_it(module: AnyRate) -> None:
+    level, picture = rate_coder.level_of(64), photo(128, 160)
+    coder = PictureCoder(module)
+    [tile] = rate_coder.tiles(128, 160, 0)
+    mu, sigma, _ = coder.latents(picture, tile)
+    costs, before = [], None
+    lam = rate_coder.lambda_of(level)
+    step = module.step(lam)
+    for _ in range(2):
+        before = codec.search(coder.tables, mu / step, sigma, step**2 / (2 * lam), rate_coder.rate_index(level), before)
+        miss = float((before.k - mu / step).square().sum())
+        costs.append(8 * len(before.payload) + rate_coder.BALANCE * miss)
+    assert costs[1] < costs[0]
+
+
+@pytest.mark.parametrize(("way", "value"), [("bpp", 0.8), ("psnr", 34.0)])
+@pytest.mark.parametrize("effort", ["0", "1"])
+def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float, effort: str) -> None:
+    picture, coder = photo(200, 240), PictureCoder(module, effort=effort)
+    level, found = coder.encode(picture, Target(way, value))
+    k = coder.read(found[0][0], level, (25, 30))
+    if way == "bpp":
+        size = sum(len(payload) + rate_coder.CHUNK for payload, _ in found)
+        assert 8 * size / picture[0].numel() == pytest.approx(value, rel=0.02)
+    else:
+        restored = coder.restore(k, item_of("", picture), level)
+        assert rate_distortion.psnr(picture, restored) == pytest.approx(value, abs=0.1)
+
+
+def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(photo(70, 90).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    sizes = []
+    for effort in rate_coder.PASSES:
+        file = tmp_path / f"{effort}.tkc"
+        assert compress.main([f"run={run}", str(tmp_path / "a.png"), str(file), "lambda=16", f"effort={effort}"]) == 0
+        assert decompress.main([f"run={run}", str(file), str(tmp_path / f"{effort}.png")]) == 0
+        a, b = (torch.from_numpy(read_image(tmp_path / name)) for name in ("a.png", f"{effort}.png"))
+        assert rate_distortion.psnr(a, b) > 28
+        sizes.append(file.stat().st_size)
+    assert len(set(sizes)) > 1
+    refused = [f"run={run}", str(tmp_path / "a.png"), str(tmp_path / "x.tkc"), "lambda=16", "effort=4"]
+    assert compress.main(refused) == 1
+    assert "expected effort to be one of 0, 1, 2, 3, got '4'; give one" in capsys.readouterr().err
+    assert not (tmp_path / "x.tkc").exists()
+
+
+def test_training_brings_coefficients_closer_to_what_they_were(tmp_path: Path) -> None:
+    cfg = configuration("max_steps=40", "recipe.module.learning_rate=0.01", "recipe.head.every_n_epochs=1000")
+    np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(40)]).numpy())
+    splits = {"train": str(tmp_path / "rows.npy"), "validation_rows": 8}
+    cfg.data.splits = {"_target_": "toolkit.data.images.array", "_partial_": True, **splits}
+    cfg.data.batch_size = 8
+    (tmp_path / "held_out").mkdir()
+    Image.fromarray(photo(72, 80, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
+    cfg.recipe.head.pictures = str(tmp_path / "held_out")
+    torch.manual_seed(0)
+    train(cfg, tmp_path / "run")
+    module: Any = load(tmp_path / "run", "cpu").module
+    plain = model(cfg)
+    errors = []
+    for net in (plain.net.requires_grad_(False), module.net.requires_grad_(False)):
+        if net is plain.net:
+            torch.nn.init.zeros_(net.head.weight)
+        module.net, error = net, 0.0
+        for seed in range(4):
+            picture, coder = photo(64, 64, 50 + seed), PictureCoder(module)
+            [tile] = rate_coder.tiles(64, 64, 0)
+            coded = coder.quantise(coder.latents(picture, tile), rate_coder.level_of(64))
+            restored = coder.restore(coded.k, item_of("", picture), rate_coder.level_of(64)).float()
+            error += float((restored - picture).square().mean())
+        errors.append(error)
+    assert errors[1] < 0.99 * errors[0]
+
+
+def test_rows_that_blocks_do_not_fill_are_refused() -> None:
+    cfg = configuration()
+    cfg.recipe.module.shape = [1, 28, 28]
+    with pytest.raises(ValueError, match=r"expected RGB rows with sides that are multiples of 8, got \[1, 28, 28\]"):
+        model(cfg)
