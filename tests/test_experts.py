@@ -188,10 +188,10 @@ def test_a_plane_waits_for_all_before_it_though_the_nearest_has_one_value_alone(
     monkeypatch.undo()
     loop = experts.loop
 
-    def slow(parts, quick, work, known, role, *others):
+    def slow(parts, experts_only, work, known, role, *others):
         if role == 0:
             time.sleep(0.02)  # others could overtake
-        return loop(parts, quick, work, known, role, *others)
+        return loop(parts, experts_only, work, known, role, *others)
 
     monkeypatch.setattr(experts, "loop", slow)
     if not decoding:

@@ -102,8 +102,8 @@ def _work(
     weights, local = zeros(experts.CLASSES, n), zeros(experts.LOCAL, n)
     weights[:, :2] = local[:, :2] = 0.5
     lanes = experts.LANES
-    used = zeros(2, lanes)
-    used[0, : experts.EXPERTS] = used[1, : experts.COUNTERS] = np.log(2)
+    ln2 = zeros(2, lanes)
+    ln2[0, : experts.EXPERTS] = ln2[1, : experts.COUNTERS] = np.log(2)
     rates = zeros(lanes)
     rates[0], rates[1:8] = 0.002, 0.0003
     contexts = experts.CELLS * experts.NODES if effort else 1
@@ -114,7 +114,7 @@ def _work(
         np.ones(experts.CLASSES, f4), np.zeros(experts.CLASSES, np.int64), weights.ravel(),
         zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, blocks, system), zeros(experts.LOCAL, system),
         local.ravel(), zeros(system), zeros(8, n), np.zeros(experts.COUNTERS, np.int64), zeros(lanes),
-        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), used, np.ones(lanes, f4), rates,
+        np.ones(lanes, f4), np.full(lanes, 0.5, f4), zeros(lanes), ln2, np.ones(lanes, f4), rates,
         zeros(experts.PREDICTORS), experts.LOG, np.array([*bounds, *SETTINGS[effort].numbers], f4),
         np.zeros(binary.SIZE, np.int64), buffer,
     )  # fmt: skip
@@ -162,7 +162,7 @@ class _Planes:
     def code(self, i: int, work: Work, learned: Learned, effort: int, decoding: bool) -> None:
         """Code plane i, from its first row to its last. What it needs of other planes is waited for."""
         role, height = i % ROLES, self.tile.height
-        parts, quick = (0,) * (len(work.base) // 8), () if effort else (0,)
+        parts, experts_only = (0,) * (len(work.base) // 8), () if effort else (0,)
         for first in range(0, height, ROWS):
             check()
             last = min(first + ROWS, height)
@@ -174,7 +174,7 @@ class _Planes:
                     return
             experts.loop(
                 parts,
-                quick,
+                experts_only,
                 work,
                 learned,
                 role,

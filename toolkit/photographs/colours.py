@@ -2,8 +2,8 @@
 the same neighbours before, most probable first, or a new one, told bit by bit.
 
 Every yes or no has a probability that is mixed from adaptive counters while coding: a logistic mixture of two sets of
-weights, refined by two adaptive maps. Integers only: the same bytes on every processor. What a decoder does with bytes
-that no encoder wrote takes as long and ends in some picture.
+weights, refined by two adaptive maps. Integers only: the same bytes on every processor. Any other bytes decode to some
+picture, in the same time.
 """
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 # Numba's functions have the types that they are called with.
@@ -25,10 +25,10 @@ STRIP = 1 << 16  # pixels that are coded in one go: in less than a second
 MOST = 9 << 27  # pixels with these: 2^30, and an eighth more
 NEAR = 16  # neighbours: W, N, NW, NE, WW, NN, NWW, NEE, NNE, NNW, WWW, NNN, and further ones
 ORDERS = 8  # contexts that remember colours
-NONE = 128  # states of such a context: how long its colour held, how that ended before; this one: nothing known
+NONE = 128  # of a context that was not seen yet; states below: how long its colour has held, how the one before ended
 ROLES = 4  # a colour is a context's last, its last but one, the one before, or none of them
 COLOURS = 12  # most that are tried for a pixel
-DECIDING, TELLING = ORDERS + 5, 11  # counters of a decision on a colour, and on a new one's bit
+DECIDING, TELLING = ORDERS + 5, 11  # counters that are mixed: is it this colour? what is this bit of a new one?
 
 # Counters lie in one array. These begin:
 _SIX = ORDERS * (NONE + 1) * ROLES * 2  # after those of contexts: patterns of six neighbours
@@ -59,7 +59,7 @@ class Model(NamedTuple):
     rates: Array  # int32 [1024]: 65536 / (count + 1.5)
     index: Array  # int64 [INPUTS]: counters of a decision
     inputs: Array  # int32 [INPUTS]: their logits
-    near: Array  # int64 [NEAR]
+    near: Array  # int64 [NEAR] colours of the neighbours
     keys: Array  # uint64 [ORDERS]
     place: Array  # int64 [ORDERS]: slots
     state: Array  # int64 [ORDERS]
@@ -99,12 +99,13 @@ def _far(difference):
 
 @inline
 def _by(key, k, far):
+    """The counter of bit k in a context, and of how far the middle of the values left is from a guess."""
     return _FAR + np.int64(hashed(key, k) & _FAR_MASK) + far
 
 
 @inline
 def _row(counters, key):
-    """Where the counters of half a byte in a context are: even at first, if others had both rows that it may take."""
+    """The 15 counters for half a byte in a context: its own row of two, or the less used one, which begins anew."""
     at = _ROWS + np.int64(key & np.uint64(len(counters) - _ROWS - 16))
     check = np.uint32(key >> np.uint64(32))
     if counters[at] == check:

@@ -87,7 +87,7 @@ class Learned(NamedTuple):
 
     weights: Array  # [3, SETS * NODES * 2 * LANES]
     sizes: Array  # [3, ENERGIES * 64, 2] sums of errors' sizes in contexts, and their number
-    apart: Array  # [ENERGIES * 16 * LANES] likewise, of each mean; the number in the last lane
+    apart: Array  # [ENERGIES * 16 * LANES] likewise, of each expert apart; their number in the last lane
     bias: Array  # [2, 4096, 2] sums of errors in contexts, and their number
     scale: Array  # [LANES] the regression for the logarithm of an error's size
 
@@ -98,7 +98,7 @@ class Work(NamedTuple):
     counters: Array  # float32 [COUNTERS, CELLS * NODES, 2] chances of a one, and how often each was seen
     pixels: Array  # float32 [planes * height * stride], padded; all planes, this one and those before it
     errors: Array  # float32, likewise
-    apart: Array  # float32 [PREDICTORS, 3 * stride] errors' sizes of each predictor, of three rows
+    misses: Array  # float32 [PREDICTORS, 3 * stride] errors' sizes of each predictor, of three rows
     offsets: Array  # int64 [n] where each feature is, from the pixel on
     base: Array  # int64 [n] plane whose mean of neighbours is taken from it: 0 this one, 1 and 2 those before it
     starts: Array  # int64 [3] where this plane and those before it begin, from this one on
@@ -117,7 +117,7 @@ class Work(NamedTuple):
     widths: Array  # float32 [LANES]
     chances: Array  # float32 [LANES] counters
     counts: Array  # float32 [LANES]
-    used: Array  # float32 [2, LANES] the natural logarithm of 2 where a lane is used
+    ln2: Array  # float32 [2, LANES] natural logarithm of 2 for experts, for counters; 0 in lanes without one
     features: Array  # float32 [LANES] of the size of an error
     rates: Array  # float32 [LANES] of learning their weights
     predictions: Array  # float32 [PREDICTORS]
@@ -210,7 +210,7 @@ def _edges(work, row, y, width, stride):
         E[row - stride + width + q] = E[row - stride + width - 1]
     here, above = y % 3 * stride + PAD, (y + 2) % 3 * stride + PAD
     for r in range(PREDICTORS):
-        A = work.apart[r]
+        A = work.misses[r]
         for q in range(1, PAD + 1):
             A[here - q] = A[above]
         for q in range(PAD):
@@ -294,7 +294,7 @@ def _blended(work, y, column, stride):
     weighted, weight = f4(0), f4(0)
     for r in range(PREDICTORS):
         pr[r] = min(max(pr[r], work.numbers[LOWEST]), work.numbers[HIGHEST])
-        A = work.apart[r]
+        A = work.misses[r]
         e = f4(0.01) + A[here + c - 1] + A[above + c] + A[above + c - 1] + A[above + c + 1]
         e = e + A[here + c - 2] + A[higher + c]
         e *= e
@@ -347,8 +347,8 @@ def _signs_of_errors(work, o, stride, before):
 
 
 @inline
-def _contexts(work, size, base, blend, near, north_east, before):
-    """Where the tables of sizes, means and biases are looked up. near: see `_signs_of_errors`."""
+def _contexts(work, size, base, blend, error_signs, north_east, before):
+    """Where the tables of sizes, means and biases are looked up. error_signs: see `_signs_of_errors`."""
     features, x = work.features, work.vectors[6]
     q1 = min(ENERGIES - 1, max(0, int(f4(4) * (size + f4(2.5)))))
     q2 = min(ENERGIES - 1, max(0, int(f4(4) * features[8])))
@@ -357,7 +357,7 @@ def _contexts(work, size, base, blend, near, north_east, before):
     for i in range(6):
         if x[i] + base > blend:
             signs |= 1 << i
-    n0, n1, n2, n3 = near
+    n0, n1, n2, n3 = error_signs
     bj = (n2 * 9 + n3) * 9 + n0 if before > 0 else (n0 * 9 + n1) * 9 + north_east
     return Contexts(
         q1, q2, q3, q1 * 64 + min(15, q2 >> 1), q1 * 64 + min(15, q3 >> 1), q2 * 64 + min(31, q3),
@@ -387,10 +387,10 @@ def _distributions(work, learned, o, stride, blend, b0, b1, mu, at):
 
 
 @inline
-def _counters(work, o, stride, mu, near, at):
+def _counters(work, o, stride, mu, error_signs, at):
     """Contexts of the counters, into `places`."""
     X, pr, ci = work.pixels, work.predictions, work.places
-    n0, n1, n2, n3 = near
+    n0, n1, n2, n3 = error_signs
     few = at.energy >> 2
     ci[0] = at.energy * 4 + min(3, int((mu - np.floor(mu)) * f4(4)))
     ci[1] = at.signs * 10 + few
@@ -405,21 +405,21 @@ def _counters(work, o, stride, mu, near, at):
 
 
 @inline
-def _decision(quick, work, learned, sets, node, odds, bit, decoding):
+def _decision(experts_only, work, learned, sets, node, odds, bit, decoding):
     """Code a decision by the experts' odds (base 2) and the counters; learn from it; return it."""
     wa, wb, wc = learned.weights[0], learned.weights[1], learned.weights[2]
     chances, counts, ci, counters = work.chances, work.counts, work.places, work.counters
-    vs = most(least(odds * load(work.used[0], 0), splat(f4(12))), splat(f4(-12)))
-    if len(quick) == 0:
+    vs = most(least(odds * load(work.ln2[0], 0), splat(f4(12))), splat(f4(-12)))
+    if len(experts_only) == 0:
         for i in range(COUNTERS):
             chances[i] = counters[i, ci[i] + node, 0]
             counts[i] = counters[i, ci[i] + node, 1]
         chance, count = load(chances, 0), load(counts, 0)
-        vt = (log2(chance) - log2(splat(f4(1)) - chance)) * load(work.used[1], 0)
+        vt = (log2(chance) - log2(splat(f4(1)) - chance)) * load(work.ln2[1], 0)
     i1, i2, i3 = (sets[0] + node) * 2 * LANES, (sets[1] + node) * 2 * LANES, (sets[2] + node) * 2 * LANES
     va, vb, vc = load(wa, i1), load(wb, i2), load(wc, i3)
     weighed = (va + vb + vc) * vs
-    if len(quick) == 0:
+    if len(experts_only) == 0:
         da, db, dc = load(wa, i1 + LANES), load(wb, i2 + LANES), load(wc, i3 + LANES)
         weighed = weighed + (da + db + dc) * vt
     p = f4(1) / (f4(1) + _power(min(max(total(weighed), f4(-12)), f4(12)) * f4(-LOG2E)))
@@ -428,7 +428,7 @@ def _decision(quick, work, learned, sets, node, odds, bit, decoding):
     store(wa, i1, va + step * vs)
     store(wb, i2, vb + step * vs)
     store(wc, i3, vc + step * vs)
-    if len(quick) == 0:
+    if len(experts_only) == 0:
         store(wa, i1 + LANES, da + step * vt)
         store(wb, i2 + LANES, db + step * vt)
         store(wc, i3 + LANES, dc + step * vt)
@@ -442,7 +442,7 @@ def _decision(quick, work, learned, sets, node, odds, bit, decoding):
 
 
 @inline
-def _value(quick, work, learned, value, mu, sets, decoding):
+def _value(experts_only, work, learned, value, mu, sets, decoding):
     """Code a value by decisions: above the mean or not; further than steps that grow; where within the last step.
 
     Those whose outcome is sure, by the plane's lowest and highest value, are left out.
@@ -479,7 +479,7 @@ def _value(quick, work, learned, value, mu, sets, decoding):
             bit = 0
         else:
             odds = log2(most(here - below, tiny)) - log2(most(above - here, tiny))
-            bit = _decision(quick, work, learned, sets, node, odds, bit, decoding)
+            bit = _decision(experts_only, work, learned, sets, node, odds, bit, decoding)
         if stage == 0:
             side = bit
             most_far = int(highest - floor) - 1 if side else int(floor - lowest)
@@ -557,12 +557,12 @@ def _predictors_learn(parts, work, value, base, class1, class2, energy, column):
 
 
 @jit
-def loop(parts, quick, work, learned, before, first, last, width, stride, decoding, origin):
+def loop(parts, experts_only, work, learned, before, first, last, width, stride, decoding, origin):
     """Code rows `first` to `last` - 1 of a plane, after those above them; decoding fills `work.pixels`.
 
-    parts: tuple of n / 8 numbers. quick: tuple, empty if counters take part. before: planes that it looks at, 0 to 2,
-    decoded to two rows below `last`. width: of a row; stride: with its padding, width + 2 PAD. origin: where the plane
-    begins in the arrays.
+    parts: tuple of n / 8 numbers. experts_only: tuple, empty if counters take part, too. before: planes that it looks
+    at, 0 to 2, decoded to two rows below `last`. width: of a row; stride: with its padding, width + 2 PAD. origin:
+    where the plane begins in the arrays.
     """
     X, E = work.pixels, work.errors
     lowest, highest, steps = work.numbers[LOWEST], work.numbers[HIGHEST], int(work.numbers[STEPS])
@@ -581,21 +581,21 @@ def loop(parts, quick, work, learned, before, first, last, width, stride, decodi
             blend = _blended(work, y, column, stride)
             _sizes(work, blend, energy, o, stride, before)
             size = min(max(total(load(learned.scale, 0) * load(work.features, 0)), f4(-4)), f4(8))
-            near = _signs_of_errors(work, o, stride, before)
-            at = _contexts(work, size, base, blend, near, _signed(E[o - stride + 1]), before)
+            error_signs = _signs_of_errors(work, o, stride, before)
+            at = _contexts(work, size, base, blend, error_signs, _signed(E[o - stride + 1]), before)
             b0, b1 = bias0[at.bias0, 0] / bias0[at.bias0, 1], bias1[at.bias1, 0] / bias1[at.bias1, 1]
             mu = min(max(blend + f4(0.5) * (b0 + b1), lowest), highest)
             _distributions(work, learned, o, stride, blend, b0, b1, mu, at)
-            _counters(work, o, stride, mu, near, at)
+            _counters(work, o, stride, mu, error_signs, at)
             sets = (
                 min(SETS - 1, at.energy) * NODES,
                 min(SETS - 1, (at.others if before > 0 else at.texture) >> 1) * NODES,
                 ((at.signs & 7) * 3 + direction) * NODES,
             )
-            value = _value(quick, work, learned, X[o], mu, sets, decoding)
+            value = _value(experts_only, work, learned, X[o], mu, sets, decoding)
             X[o] = value
             E[o] = value - mu
             for r in range(PREDICTORS):
-                work.apart[r, now + column] = abs(value - work.predictions[r])
+                work.misses[r, now + column] = abs(value - work.predictions[r])
             _sizes_learn(work, learned, value, mu, blend, size, at)
             _predictors_learn(parts, work, value, base, class1, class2, energy, column)
