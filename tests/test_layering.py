@@ -20,10 +20,9 @@ FILES = sorted(path for folder in ("toolkit", "recipes") for path in (ROOT / fol
 TABLE: dict[tuple[str, ...], set[str]] = {
     ("coding", "photographs", "places"): {"coding"},
     ("container", "model"): {"places"},
-    ("cli",): {"coding", "places"},
-    ("nets",): {"coding"},
-    ("chunks",): {"coding", "container", "model"},
-    ("images",): {"chunks", "coding", "container", "model"},
+    ("cli", "nets"): {"coding", "places"},
+    ("chunks", "ranks"): {"coding", "container", "model"},
+    ("images",): {"chunks", "coding", "container", "model", "ranks"},
     ("embeddings",): {"coding", "container", "model"},
     ("run",): {"container", "images", "model"},
     ("runs",): {"chunks", "cli", "container", "model", "nets", "run"},
@@ -39,8 +38,8 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     (
         "train", "compress", "decompress", "export_embeddings", "inspect", "evaluate", "make_exact",
     ): {
-        "archive", "chunks", "cli", "container", "embeddings", "images", "opened", "places", "run", "runs", "training",
-        "zoo",
+        "archive", "chunks", "cli", "container", "embeddings", "images", "opened", "places", "ranks", "run", "runs",
+        "training", "zoo",
     },
 }  # fmt: skip
 ALLOWED = {room: allowed for row, allowed in TABLE.items() for room in row}

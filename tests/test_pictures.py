@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,6 @@ from toolkit.data import pictures as data
 from toolkit.heads.pictures import coded
 from toolkit.images import picture_archive
 from toolkit.images.files import read_image
-from toolkit.images.picture_archive import ordered
 from toolkit.photographs import codec, colours, experts
 from toolkit.runs import load, save
 from toolkit.train import train
@@ -509,69 +508,6 @@ def test_one_picture_goes_through_pipes(
     capsys.readouterr()
     assert pack(run, Path("-"), tmp_path / "b.tkc") == 1
     assert capsys.readouterr().err.startswith("error: standard input: expected ")
-
-
-# Several at a time
-
-
-def test_results_come_in_their_order_and_few_tasks_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_archive, "processors", lambda: 3)
-    held, most, lock = 0, 0, threading.Lock()
-
-    def task(i: int) -> int:
-        time.sleep(0.002 * (i % 3 == 0))
-        return i
-
-    def tasks() -> Iterator[tuple[int, Callable[[], int]]]:
-        nonlocal held, most
-        for i in range(20):
-            with lock:
-                held, most = held + 1, max(most, held + 1)
-            yield 1, partial(task, i)
-
-    found = []
-    for result in ordered(tasks()):
-        found.append(result)
-        held -= 1
-    assert found == list(range(20))
-    assert most == 4  # three of them, and one that waits
-
-
-def test_large_tasks_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_archive, "processors", lambda: 8)
-    monkeypatch.setattr(picture_archive, "MOST_AHEAD", 10)
-    running, most, lock = 0, 0, threading.Lock()
-
-    def task(values: int) -> int:
-        nonlocal running, most
-        with lock:
-            running += values
-            most = max(most, running)
-        time.sleep(0.005)
-        with lock:
-            running -= values
-        return values
-
-    sizes = [4, 4, 4, 9, 30, 1, 2, 3, 4]
-    assert list(ordered((size, partial(task, size)) for size in sizes)) == sizes
-    assert most == 30  # alone, and not with the one beside it
-
-
-def test_an_error_comes_in_its_place_and_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_archive, "processors", lambda: 2)
-    done = []
-
-    def task(i: int) -> int:
-        if i == 3:
-            raise ValueError("three")
-        done.append(i)
-        return i
-
-    results = ordered((1, partial(task, i)) for i in range(50))
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="three"):
-        next(results)
-    assert set(done) <= {0, 1, 2, 4, 5}
 
 
 def workers() -> int:

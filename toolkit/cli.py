@@ -160,6 +160,8 @@ def streams(
     with contextlib.ExitStack() as stack:
         values = {key: str(places.local(value)) for key, value in values.items()}
         piped = {key for key in ("input", "output") if values.get(key) == "-"}
+        if piped and os.environ.get("WORLD_SIZE", "1") != "1" and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise ValueError("expected files, as torchrun started several processes, got -; give names of files")
         urls = {
             key: values[key] for key in ("run", "input", "pictures", "output") if places.is_url(values.get(key, ""))
         }

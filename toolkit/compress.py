@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit import cli, zoo
+from toolkit import cli, ranks, zoo
 from toolkit.container import check_new
 from toolkit.images.files import suffix_of
 from toolkit.images.given import given
@@ -48,14 +48,14 @@ LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, 
 
 
 @cli.command
+@ranks.joined()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
     with cli.streams(values, suffix_of, coded) as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
-        folder = zoo.folder_of(found.get("run"), zoo.LOSSY if LOSSY & found.keys() else None)
-        head, name = head_of(folder)
+        head, name = head_of(folder := zoo.folder_of(found.get("run"), zoo.LOSSY if LOSSY & found.keys() else None))
         asked = cli.asked(found, OWN, head.compress_options | (LOSSLESS if head.lossless else {}), name)
         jpeg, compare = asked.pop("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")
         asked.pop("compare", None)
@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         began = time.monotonic()
         text = run.head.compress(run, pictures, output, asked)
         seconds = time.monotonic() - began
-        print(shown(text))
-        print(given(pictures, output, head.lossless))
+        print(shown(text), given(pictures, output, head.lossless), sep="\n")
         if compare:
             from toolkit.images import baselines  # imports torch
 

@@ -123,12 +123,12 @@ _PARTIAL = re.compile(rf"\..*\.{_HOST}-(\d{{1,9}})-[0-9a-f]{{8}}\.partial(\..*)?
 
 def temporary_of(target: Path) -> Path:
     """A name beside a file or folder for what will become it; what dead processes left under such names is deleted."""
-    _clean(target.parent)
+    clean(target.parent)
     # Not tempfile.mkstemp: its files are readable by their owner only, and stay so after the renaming.
     return target.with_name(f".{target.stem[:40]}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.partial{target.suffix}")
 
 
-def _clean(folder: Path) -> None:
+def clean(folder: Path) -> None:
     """Delete what processes of this machine that are gone have left half-written in a folder."""
     with suppress(OSError):
         for path in folder.iterdir():

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from toolkit import cli
+from toolkit import cli, ranks
 from toolkit.archive import model_of
 from toolkit.container import Reader
 from toolkit.images.restore import restore
@@ -26,6 +26,7 @@ KNOWN = {
 
 
 @cli.command
+@ranks.joined()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     values = cli.arguments(argv, KNOWN, {"input", "output"}, USAGE, paths=["input", "output"])
@@ -42,6 +43,7 @@ def _decompress(values: dict[str, str], piped: bool, shown: Callable[[str], str]
         array = reader.header.get("array")
         output = values["output"] + (f".{array.get('format')}" if isinstance(array, dict) else ".png") * piped
         contents = run.head.contents(run, reader)
+        contents.serve()
         report = restore(reader, contents, output, values.get("only"), on_damage, overwrite)
     for title, lines in (
         ("damage", report.damage),

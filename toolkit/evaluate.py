@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from toolkit import cli, places, zoo
+from toolkit import cli, places, ranks, zoo
 from toolkit.container import atomic_path
 from toolkit.images.source import Source, coded, left_out, source
 from toolkit.runs import head_of, load
@@ -31,6 +31,7 @@ KNOWN = {
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    ranks.single()
     given = cli.arguments(argv, KNOWN, {"run"}, USAGE)
     with cli.streams(given, "", coded) as (values, shown):
         status = _evaluate(values, shown)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit import cli, zoo
+from toolkit import cli, ranks, zoo
 from toolkit.container import check_new
 from toolkit.embeddings import exporting, sources
 from toolkit.runs import load
@@ -34,6 +34,7 @@ OWN = {"run", "input", "output", "counts", "errors", "names", "tensor", "overwri
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    ranks.single()
     values = cli.arguments(argv, KNOWN, {"output"}, USAGE)
     output, given = Path(values["output"]), values.get("input", "")
     if ("run" in values) == ("input" in values):

@@ -69,6 +69,30 @@ def going_on() -> bool:
     return bool(_lost)
 
 
+@contextmanager
+def daemons() -> Iterator[Callable[..., Future[Any]]]:
+    """As `threads`, a new one for each task; if the block is left by an exception, the process may end at once."""
+    left = threading.Event()
+
+    def run(future: Future[Any], function: Callable[..., Any], *arguments: Any) -> None:
+        _left.set((left,))
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        threading.Thread(target=run, args=(future, function, *arguments), daemon=True).start()
+        return future
+
+    try:
+        yield submit
+    except BaseException:
+        left.set()
+        raise
+
+
 def result(future: Future[T]) -> T:
     """What a task returns or raises. Unlike the future's own method, it ends soon after Ctrl-C whatever happens.
 
@@ -118,12 +142,15 @@ class Room:
 
 
 def processors() -> int:
-    """How many processors this process may use: those of its affinity, or fewer if its container's time is limited."""
+    """How many processors this process may use: those of its affinity, or fewer if its container's time is limited.
+
+    Where torchrun started several processes here, each has its share of them.
+    """
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
-    return max(1, math.ceil(min(count, _share())))
+    return max(1, math.ceil(min(count, _share())) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _share() -> float:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from toolkit.images.files import Item
 
 # What the axes of an array mean; the channel axis has length 1 or 3.
 AXES = ("hw", "nhw", "hwc", "nhwc", "nchw")
+PART = 1 << 24  # values of a mapped file that are in memory at a time
 
 
 class Array(NamedTuple):
@@ -91,7 +93,15 @@ def load_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, A
 
 def one_image(values: np.ndarray, array: Array, i: int) -> np.ndarray:
     """Image i of an opened array: uint8 [c, h, w]; no other image is read."""
-    return to_images(values[i : i + 1] if array.axes[0] == "n" else values, array.axes)[0]
+    found = to_images(values[i : i + 1] if array.axes[0] == "n" else values, array.axes)[0]
+    if _is_last_of_part(i, found):
+        _let_go(values)
+    return found
+
+
+def _is_last_of_part(i: int, image: np.ndarray) -> bool:
+    """Whether image i is the last of about as many as have PART values, images being read or written in their order."""
+    return (i + 1) % max(1, PART // image.size) == 0
 
 
 def open_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, Array]:
@@ -112,13 +122,35 @@ def open_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, A
         axes = axes_of(array.shape)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    low, high = int(array.min()), int(array.max())
+    low, high = (0, 255) if array.dtype.itemsize == 1 and array.dtype.kind != "i" else _range(array)
     if low < 0 or high > 255:
         raise ValueError(
             f"{path}: expected integers from 0 to 255, got values from {low} to {high}; "
             "do: shift or split them into bytes first"
         )
     return array, Array(name or path.name, kind, array.dtype.str, array.shape, axes)
+
+
+def _range(array: np.ndarray) -> tuple[int, int]:
+    """The least and the largest value."""
+    values = array if array.flags.c_contiguous else array.T  # in the order of the file
+    rows = max(1, len(values) * PART // values.size)
+    parts = [(int(part.min()), int(part.max())) for part in _parts(values, rows)]
+    return min(low for low, _ in parts), max(high for _, high in parts)
+
+
+def _parts(values: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(values), rows):
+        yield values[first : first + rows]
+        _let_go(values)
+
+
+def _let_go(values: np.ndarray) -> None:
+    """Let the system take back the memory of a mapped file, which it reads again where it is needed."""
+    while isinstance(values.base, np.ndarray):
+        values = values.base
+    if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _read(path: Path) -> np.ndarray:
@@ -197,6 +229,8 @@ def writer(path: str | Path, array: Array, resume: bool = False) -> Iterator[Cal
             values[i : i + 1] = restored
         else:
             values[...] = restored
+        if _is_last_of_part(i, image):
+            _let_go(values)
 
     yield write
     if isinstance(values, np.memmap):

@@ -1,23 +1,21 @@
-"""Whole pictures in a .tkc file, lossless: each is a chunk of its own, and threads code several at a time.
+"""Whole pictures in a .tkc file, lossless: each is a chunk of its own, and threads and ranks code several at a time.
 
 docs/format.md, section "Whole pictures", is the specification.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from toolkit.coding.threads import processors, result, threads
+from toolkit import ranks
+from toolkit.coding.threads import processors
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer, digest
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item, item_of
 from toolkit.images.files import described as described_item
@@ -25,8 +23,6 @@ from toolkit.images.source import Source
 from toolkit.images.verify import verify
 
 KIND = "pictures"
-MOST_AHEAD = 1 << 27  # values of pictures that are coded at a time, unless it is one alone
-T = TypeVar("T")
 
 
 class PictureModel(Protocol):
@@ -71,12 +67,13 @@ def compress(
         with Reader(file) as reader:
             verify(PictureContents(reader, model), origin, progress)
 
-    tasks = ((math.prod(shape_of(item)), functools.partial(coded, i)) for i, item in enumerate(items))
+    jobs = ((math.prod(shape_of(item)), i) for i, item in enumerate(items))
+    every = ranks.ordered(coded, jobs, processors(), (header, effort), output)
     with (
         Writer(output, header, check if verified else None) as writer,
         tqdm(total=len(items), unit="picture", disable=not progress) as bar,
     ):
-        for payload, crc in ordered(tasks):
+        for payload, crc in every:
             writer.write(payload, 1, crc)
             bar.update()
         if origin.values > CHEAPEST * writer.size:
@@ -98,6 +95,10 @@ class PictureContents:
         self._which: Sequence[int] = ()
         self._ahead: Generator[np.ndarray | ContainerError, None, None] | None = None  # of these, in their order
 
+    def serve(self) -> None:
+        """See `restore.Contents`."""
+        self._decoder.ordered((), lambda _: None)
+
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`."""
         self._which, self._ahead = which, None
@@ -108,8 +109,7 @@ class PictureContents:
     ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`. Others that were selected are decoded meanwhile."""
         if self._ahead is None:
-            decoder = self._decoder  # not this object: threads end when nobody refers to it any more
-            self._ahead = ordered(decoder.task(j, earlier) for j in self._which)
+            self._ahead = self._decoder.ordered(self._which, earlier)
         found = next(self._ahead)
         progress(1)
         if isinstance(found, np.ndarray):
@@ -128,21 +128,28 @@ class _Decoder(NamedTuple):
     model: PictureModel
     items: Sequence[Item]
 
-    def task(self, i: int, earlier: Earlier) -> tuple[int, Callable[[], np.ndarray | ContainerError]]:
-        """Values of picture i, and what decodes it. Files are read here, and not in threads."""
-        shape = shape_of(self.items[i])
-        try:
-            payload = self.reader.read(i)
-        except ContainerError as error:
-            missing = error
-            return 0, lambda: missing
-        there = earlier(i)
-        if there is not None and tuple(there.shape) == shape and self._is(i, there):
-            return there.size, lambda: there
-        return math.prod(shape), functools.partial(self._decoded, i, payload)
+    def ordered(self, which: Sequence[int], earlier: Earlier) -> Generator[np.ndarray | ContainerError, None, None]:
+        """Pictures, or what is wrong with them. Files are read here, and not in threads or by other ranks."""
 
-    def _decoded(self, i: int, payload: bytes) -> np.ndarray | ContainerError:
-        """Picture i, or what is wrong with it."""
+        def jobs() -> Iterator[tuple[int, Any]]:
+            for i in which:
+                try:
+                    payload = self.reader.read(i)
+                except ContainerError as error:
+                    yield 0, ranks.Done(error)
+                    continue
+                there, shape = earlier(i), shape_of(self.items[i])
+                if there is not None and tuple(there.shape) == shape and self._is(i, there):
+                    yield there.size, ranks.Done(there)
+                else:
+                    yield math.prod(shape), (i, payload)
+
+        of = self.reader.header, self.reader.found
+        return ranks.ordered(self._decoded, jobs(), processors(), of)
+
+    def _decoded(self, job: tuple[int, bytes]) -> np.ndarray | ContainerError:
+        """A picture, or what is wrong with it."""
+        i, payload = job
         where = f"{self.reader.path}: chunk {i} of {len(self.items)}"
         try:
             pixels = self.model.decode(payload, shape_of(self.items[i]))
@@ -196,20 +203,3 @@ def pixels_crc(picture: np.ndarray) -> int:
 def shape_of(item: Item) -> tuple[int, int, int]:
     """Channels, height and width."""
     return CHANNELS[item.mode], item.height, item.width
-
-
-def ordered(tasks: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T, None, None]:
-    """Results of tasks in their order; threads do as many at a time as there are processors.
-
-    A task comes with the number of values that it holds in memory. It waits until those before it, whose results have
-    not been taken, hold less than MOST_AHEAD with it.
-    """
-    count = processors()
-    ahead: deque[tuple[int, Future[T]]] = deque()
-    with threads(count) as submit:
-        for values, task in tasks:
-            while ahead and (len(ahead) == count or values + sum(held for held, _ in ahead) > MOST_AHEAD):
-                yield result(ahead.popleft()[1])
-            ahead.append((values, submit(task)))
-        while ahead:
-            yield result(ahead.popleft()[1])

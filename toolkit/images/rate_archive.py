@@ -6,8 +6,10 @@ docs/format.md, section "Pictures at a chosen rate", is the specification.
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit import ranks
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
@@ -39,6 +42,8 @@ CODER = 2  # of the coefficients' bytes: those of 1, before toolkit 0.2 was fini
 EMPTY = 64  # bytes of a file without header and chunks
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
+Decoded = tuple[np.ndarray, list[DamagedFile]]  # a picture, empty where all is lost, and what is wrong with its tiles
+
 
 def compress(
     coder: PictureCoder, origin: Source, output: str | Path, target: Target, identity: dict[str, Any],
@@ -59,25 +64,34 @@ def compress(
         json.dumps({**header, "levels": [LEVELS // 2] * len(items)}, separators=(",", ":")).encode(), 9
     )
     share = (len(stored) + EMPTY) / len(items)
-    chunks: list[tuple[bytes, int]] = []
-    levels = []
-    spent = pixels = 0
-    with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
-        for i, item in enumerate(items):
-            picture = torch.from_numpy(origin.picture(i))
-            try:
-                level, found = coder.encode(picture, target, share)
-            except ValueError as error:
-                raise ValueError(f"{item.name}: {error}") from error
-            levels.append(level)
-            chunks += found
-            spent += sum(len(payload) + CHUNK for payload, _ in found)
-            pixels += item.height * item.width
-            bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
-            bar.update()
-    with Writer(output, {**header, "levels": levels}) as writer:
-        for payload, crc in chunks:
-            writer.write(payload, 1, crc)
+
+    def coded(i: int) -> tuple[int, list[tuple[bytes, int]]]:
+        picture = torch.from_numpy(origin.picture(i))
+        try:
+            return coder.encode(picture, target, share)
+        except ValueError as error:
+            raise ValueError(f"{items[i].name}: {error}") from error
+
+    every = ranks.ordered(coded, ((origin.values_of(i), i) for i in range(len(items))), of=(header, target))
+    levels, chunks = list[int](), list[tuple[int, int]]()
+    # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
+    folder = Path(output).parent
+    with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as kept:
+        spent = pixels = 0
+        with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
+            for item, (level, found) in zip(items, every, strict=True):
+                levels.append(level)
+                for payload, crc in found:
+                    kept.write(payload)
+                    chunks.append((len(payload), crc))
+                spent += sum(len(payload) + CHUNK for payload, _ in found)
+                pixels += item.height * item.width
+                bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
+                bar.update()
+        kept.seek(0)
+        with Writer(output, {**header, "levels": levels}) as writer:
+            for size, crc in chunks:
+                writer.write(kept.read(size), 1, crc)
     return writer.size
 
 
@@ -90,45 +104,81 @@ class RateContents:
         self._reader, self._coder = reader, coder
         self.items, self._levels = described(reader)
         self._first = [0, *accumulate(map(tile_count, self.items))]
+        self._which: Sequence[int] = ()
+        self._ahead: Generator[Decoded, None, None] | None = None  # of these, in their order
+
+    def serve(self) -> None:
+        """See `restore.Contents`."""
+        self._ordered((), lambda _: None)
 
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`."""
+        self._which, self._ahead = which, None
         return len(which)
 
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`. What an earlier run has written is taken if it has the size: floats may differ."""
-        item, there, lost = self.items[i], earlier(i), list[str]()
+        if self._ahead is None:
+            self._ahead = self._ordered(self._which, earlier)
+        found, lost = next(self._ahead)
         progress(1)
-        if there is not None and list(there.shape) == [CHANNELS[item.mode], item.height, item.width]:
-            return there, True
-        found = picture_of(
-            self._reader, self._coder, item, self._levels[i], self._first[i], None if damage is None else lost
-        )
+        if damage is None and lost:
+            self._ahead.close()
+            raise lost[0]
         if damage is not None:
-            damage.extend(lost)
-        return (None if len(lost) == tile_count(item) else found.numpy()), not lost
+            damage.extend(map(str, lost))
+        return found if found.size else None, not lost
+
+    def _ordered(self, which: Sequence[int], earlier: Earlier) -> Generator[Decoded, None, None]:
+        """Pictures, and what is wrong with each. The file is read here, and not by other ranks."""
+
+        def jobs() -> Iterator[tuple[int, Any]]:
+            for i in which:
+                item, there = self.items[i], earlier(i)
+                shape = CHANNELS[item.mode], item.height, item.width
+                if there is not None and there.shape == shape:
+                    yield there.size, ranks.Done((there, []))
+                else:
+                    yield math.prod(shape), (i, [_payload(self._reader, n) for n in range(*self._first[i : i + 2])])
+
+        return ranks.ordered(self._decoded, jobs(), of=(self._reader.header, self._reader.found))
+
+    def _decoded(self, job: tuple[int, list[bytes | DamagedFile]]) -> Decoded:
+        i, payloads = job
+        lost = list[DamagedFile]()
+        found = _restored(self._reader, self._coder, self.items[i], self._levels[i], self._first[i], payloads, lost)
+        return found.numpy(), lost
+
+
+def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, first: int) -> Tensor:
+    """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w]. Raises DamagedFile."""
+    payloads = [_payload(reader, number) for number in range(first, first + tile_count(item))]
+    lost = list[DamagedFile]()
+    found = _restored(reader, coder, item, level, first, payloads, lost)
+    if lost:
+        raise lost[0]
+    return found
 
 
 @torch.inference_mode()
-def picture_of(
-    reader: Reader, coder: PictureCoder, item: Item, level: int, first: int, lost: list[str] | None = None
-) -> Tensor:
-    """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w].
+def _restored(
+    reader: Reader, coder: PictureCoder, item: Item, level: int, first: int, payloads: Sequence[bytes | DamagedFile],
+    lost: list[DamagedFile],
+) -> Tensor:  # fmt: skip
+    """The picture uint8 [c, h, w] of the payloads of its tiles, which begin at chunk `first`.
 
-    lost: receives what is wrong with each damaged tile, which is left grey; None: raise it. A picture of which no tile
-    is left is empty.
+    lost: receives what is wrong with each damaged tile, which is left grey. A picture of which no tile is left is
+    empty.
     """
     down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
     grey, k = [], None
-    for number, tile in enumerate(tiles(item.height, item.width, 0), first):
+    for number, (tile, payload) in enumerate(zip(tiles(item.height, item.width, 0), payloads, strict=True), first):
         try:
-            found = _read_tile(reader, coder, level, number, tile)
+            found = _read_tile(reader, coder, level, number, tile, payload)
         except DamagedFile as error:
-            if lost is None:
-                raise
-            lost.append(str(error))
+            lost.append(error)
             grey.append(tile)
             continue
         if k is None:  # not before there is a tile that decodes
@@ -143,9 +193,20 @@ def picture_of(
     return picture
 
 
-def _read_tile(reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile) -> Tensor:
+def _payload(reader: Reader, number: int) -> bytes | DamagedFile:
+    try:
+        return reader.read(number)
+    except DamagedFile as error:
+        return error
+
+
+def _read_tile(
+    reader: Reader, coder: PictureCoder, level: int, number: int, tile: Tile, payload: bytes | DamagedFile
+) -> Tensor:
     """The coefficients of the tile in a chunk. Raises DamagedFile."""
-    k = coder.read(reader.read(number), level, (tile.height, tile.width))
+    if isinstance(payload, DamagedFile):
+        raise payload
+    k = coder.read(payload, level, (tile.height, tile.width))
     if checksum(k) != reader.found[number].rows_crc:
         raise DamagedFile(
             f"{reader.path}: chunk {number} decodes to other numbers than were encoded; copy the file again"

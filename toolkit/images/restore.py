@@ -38,6 +38,9 @@ class Contents(Protocol):
     def unit(self) -> str:
         """Of work, for the progress bar."""
 
+    def serve(self) -> None:
+        """Of processes that torchrun started all but the first decode for that one and end in here: `ranks.ordered`."""
+
     def select(self, which: Sequence[int]) -> int:
         """These pictures will be asked for, in this order. Returns how many units of work that is."""
 

@@ -5,9 +5,10 @@ The header's keys are described in docs/format.md.
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit import ranks
 from toolkit.chunks.model import ChunkCoder, Settings, rows_crc
+from toolkit.coding import threads
 from toolkit.container import ContainerError, DamagedFile, Reader, Writer
 from toolkit.images import arrays, files
 from toolkit.images.files import CHANNELS, CHEAPEST, MOST_VALUES, Earlier, Item
@@ -64,30 +67,53 @@ def compress(
         with Reader(file) as reader:
             verify(RowContents(reader, make_coder), origin, progress)
 
-    with (
-        Writer(output, header, check if verified else None) as writer,
-        tqdm(total=sum(counts), unit="row", disable=not progress) as bar,
-    ):
-        for rows, valid in _chunks(origin, channels, size, chunk_rows):
-            payload, _ = coder.encode(rows, valid, progress=bar.update)
-            writer.write(payload, len(rows), rows_crc(rows, valid))
+    rows, ends = sum(counts), list(accumulate(counts))
+    cut = functools.lru_cache(1)(lambda i: tiles(torch.from_numpy(origin.picture(i)), channels, size)[0])
+    with tqdm(total=rows, unit="row", disable=not (progress and ranks.first())) as bar:
+
+        def coded(begin: int) -> tuple[bytes, int, int]:
+            where = _Part(ends, begin, min(begin + chunk_rows, rows))
+            found, valid = where.rows(cut), where.valid(origin.items, channels, size)
+            step = bar.update if ranks.alone() else _check
+            return coder.encode(found, valid, progress=step)[0], len(found), rows_crc(found, valid)
+
+        jobs = ((chunk_rows * math.prod(shape), begin) for begin in range(0, rows, chunk_rows))
+        every = ranks.ordered(coded, jobs, of=header, output=output)
+        with Writer(output, header, check if verified else None) as writer:
+            for chunk in every:
+                writer.write(*chunk)
+                if not ranks.alone():
+                    bar.update(chunk[1])
     return writer.size
 
 
-def _chunks(origin: Source, channels: int, size: tuple[int, int], chunk_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of all pictures, so many at a time, and which of their values are coded."""
-    rows, valid = torch.zeros(0, channels, *size, dtype=torch.uint8), torch.zeros(0, channels, *size, dtype=torch.bool)
-    pending = [(rows, valid)]
-    for i in range(len(origin.items)):
-        pending.append(tiles(torch.from_numpy(origin.picture(i)), channels, size))
-        if sum(len(rows) for rows, _ in pending) >= chunk_rows:
-            rows, valid = (torch.cat(part) for part in zip(*pending, strict=True))
-            whole = len(rows) - len(rows) % chunk_rows
-            yield from zip(rows[:whole].split(chunk_rows), valid[:whole].split(chunk_rows), strict=True)
-            pending = [(rows[whole:], valid[whole:])]
-    rows, valid = (torch.cat(part) for part in zip(*pending, strict=True))
-    if len(rows):
-        yield rows, valid
+class _Part(NamedTuple):
+    """Some of the rows that pictures become."""
+
+    ends: Sequence[int]  # row behind the last one of each picture
+    begin: int
+    end: int  # behind the last
+
+    @property
+    def pictures(self) -> range:
+        """Those that have these rows."""
+        return range(bisect_right(self.ends, self.begin), bisect_right(self.ends, self.end - 1) + 1)
+
+    def _of(self, parts: list[Tensor]) -> Tensor:
+        """These rows, of what all rows of their pictures are."""
+        first = self.pictures.start
+        skip = self.begin - (self.ends[first - 1] if first else 0)
+        return torch.cat(parts)[skip : skip + self.end - self.begin]
+
+    def rows(self, cut: Callable[[int], Tensor]) -> Tensor:
+        """uint8 [rows, c, h, w]; cut: what gives all rows of a picture."""
+        return self._of([cut(i) for i in self.pictures])
+
+    def valid(self, items: Sequence[Item], channels: int, size: tuple[int, int]) -> Tensor:
+        """Which values are coded: bool [rows, c, h, w]."""
+        kinds = [items[i][1:] for i in self.pictures]  # without names: of an array's images, all the same
+        masks = {kind: valid_of(Item("", *kind), channels, size) for kind in set(kinds)}
+        return self._of([masks[kind] for kind in kinds])
 
 
 class Header(NamedTuple):
@@ -139,10 +165,17 @@ class RowContents:
             raise DamagedFile(f"{reader.path}: {error}; do not trust the file") from error
         self._first, self._last = 0, 0  # rows that are asked for
         self._chunk: tuple[int, int, Tensor | None] = -1, 0, None  # the last one: its number, first row, rows
+        self._ahead: Generator[tuple[int, Tensor | ContainerError], None, None] | None = None  # those that follow
+        self._next = 0  # number of the first of these
+
+    def serve(self) -> None:
+        """See `restore.Contents`."""
+        self._ordered((), lambda _: None, lambda _: None)
 
     def select(self, which: Sequence[int]) -> int:
         """See `restore.Contents`: rows to be decoded."""
         header = self._header
+        self._ahead = None
         self._first, self._last = (header.rows(which[0])[0], header.rows(which[-1])[1]) if len(which) else (0, 0)
         chunks = range(self._first // header.chunk_rows, -(-self._last // header.chunk_rows))
         number, at, rows = self._chunk
@@ -174,7 +207,8 @@ class RowContents:
     def chunk_of(self, number: int) -> tuple[Tensor, Tensor]:
         """All rows of a chunk, and which of their values are coded: uint8 and bool [rows, c, h, w]."""
         begin, end = self._header.chunk(number)
-        return self._decode(number, slice(0, end - begin), lambda _: None), self._valid(number)
+        rows = self._decode(number, self._reader.read(number), slice(0, end - begin), lambda _: None)
+        return rows, self._valid(number)
 
     def _needed(self, number: int) -> slice:
         """Rows of a chunk that are decoded, from its first."""
@@ -187,25 +221,62 @@ class RowContents:
     ) -> tuple[int, Tensor | None]:
         """First row of what is decoded of a chunk, and these rows; None if it is damaged."""
         if self._chunk[0] != number:
-            begin, needed = self._header.chunk(number)[0], self._needed(number)
-            rows = self._again(number, earlier)
-            if rows is not None:
-                self._chunk = number, begin, rows
+            if self._ahead is None or number != self._next:
+                last = -(-self._last // self._header.chunk_rows)
+                self._ahead = self._ordered(range(number, last), earlier, progress)
+            at, rows = next(self._ahead)
+            self._next = number + 1
+            if not ranks.alone():
+                needed = self._needed(number)
                 progress(needed.stop - needed.start)
-            else:
-                try:
-                    self._chunk = number, begin + needed.start, self._decode(number, needed, progress)
-                except ContainerError as error:
-                    if damage is None:
-                        raise
-                    damage.append(str(error))
-                    self._chunk = number, begin, None
+            if isinstance(rows, ContainerError):
+                if damage is None:
+                    self._ahead.close()
+                    raise rows
+                damage.append(str(rows))
+            self._chunk = number, at, None if isinstance(rows, ContainerError) else rows
         return self._chunk[1:]
 
-    def _decode(self, number: int, needed: slice, progress: Callable[[int], Any]) -> Tensor:
+    def _ordered(
+        self, numbers: Sequence[int], earlier: Earlier, progress: Callable[[int], Any]
+    ) -> Generator[tuple[int, Tensor | ContainerError], None, None]:
+        """Of each chunk the first row that is decoded and the rows from there on, or what is wrong with it.
+
+        The file is read here, and not by other ranks.
+        """
+
+        def jobs() -> Iterator[tuple[int, Any]]:
+            for number in numbers:
+                begin, end = self._header.chunk(number)
+                needed, values = self._needed(number), (end - begin) * math.prod(self._header.shape)
+                if (there := self._again(number, earlier)) is not None:
+                    step(needed.stop - needed.start)
+                    yield values, ranks.Done((begin, there))
+                    continue
+                try:
+                    payload = self._reader.read(number)
+                except ContainerError as error:
+                    yield 0, ranks.Done((begin, error))
+                else:
+                    yield values, (number, payload, needed)
+
+        step, of = progress if ranks.alone() else _check, (self._reader.header, self._reader.found)
+        return ranks.ordered(functools.partial(self._decoded, step), jobs(), of=of)
+
+    def _decoded(
+        self, progress: Callable[[int], Any], job: tuple[int, bytes, slice]
+    ) -> tuple[int, Tensor | ContainerError]:
+        number, payload, needed = job
+        try:
+            rows: Tensor | ContainerError = self._decode(number, payload, needed, progress)
+        except ContainerError as error:
+            rows = error
+        return self._header.chunk(number)[0] + needed.start, rows
+
+    def _decode(self, number: int, payload: bytes, needed: slice, progress: Callable[[int], Any]) -> Tensor:
         """Rows of a chunk, checked: uint8 [rows, c, h, w]."""
         reader, valid = self._reader, self._valid(number)
-        payload, where = reader.read(number), f"{reader.path}: chunk {number} of {self._header.chunk_count}"
+        where = f"{reader.path}: chunk {number} of {self._header.chunk_count}"
         try:
             rows = self._coder.decode(payload, valid, needed, progress)
         except ValueError as error:
@@ -238,12 +309,7 @@ class RowContents:
     def _valid(self, number: int) -> Tensor:
         """Which values of a chunk are coded: bool [rows, c, h, w]."""
         header = self._header
-        begin, end = header.chunk(number)
-        low, high = bisect_right(header.ends, begin), bisect_right(header.ends, end - 1)
-        kinds = [item[1:] for item in header.items[low : high + 1]]  # without names: of an array's images, all the same
-        masks = {kind: valid_of(Item("", *kind), header.shape[0], header.size) for kind in set(kinds)}
-        skip = begin - header.rows(low)[0]
-        return torch.cat([masks[kind] for kind in kinds])[skip : skip + end - begin]
+        return _Part(header.ends, *header.chunk(number)).valid(header.items, header.shape[0], header.size)
 
 
 def read_header(reader: Reader) -> Header:
@@ -299,6 +365,11 @@ def _whole(values: Any, count: int) -> Any:
     ):  # fmt: skip
         raise ValueError(f"expected {count} whole numbers above 0, got {str(values)[:100]}")
     return tuple(values)
+
+
+def _check(rows: int) -> None:
+    """After some rows in a thread: ends it if nobody waits for them any more."""
+    threads.check()
 
 
 def _described(array: arrays.Array) -> dict[str, Any]:

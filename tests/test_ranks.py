@@ -1,0 +1,239 @@
+"""Work dealt over processes: the same bytes for any number of them, and all end when one is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.archives import files_of, noise, pack
+from tests.many import several
+from tests.tiny import picture_run
+from toolkit import compress, ranks
+from toolkit.chunks.chained import Coder
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_results_come_in_their_order_and_few_jobs_are_held() -> None:
+    held, most, lock = 0, 0, threading.Lock()
+
+    def task(i: int) -> int:
+        time.sleep(0.002 * (i % 3 == 0))
+        return i
+
+    def jobs() -> Iterator[tuple[int, int]]:
+        nonlocal held, most
+        for i in range(20):
+            with lock:
+                held, most = held + 1, max(most, held + 1)
+            yield 1, i
+
+    found = []
+    for result in ranks.ordered(task, jobs(), 3):
+        found.append(result)
+        held -= 1
+    assert found == list(range(20))
+    assert most == 4  # three of them, and one that waits
+
+
+def test_large_jobs_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "MOST_AHEAD", 10)
+    running, most, lock = 0, 0, threading.Lock()
+
+    def task(values: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += values
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= values
+        return values
+
+    sizes = [4, 4, 4, 9, 30, 1, 2, 3, 4]
+    assert list(ranks.ordered(task, ((size, size) for size in sizes), 8)) == sizes
+    assert most == 30  # alone, and not with the one beside it
+
+
+def test_an_error_comes_in_its_place_and_ends_the_rest() -> None:
+    done = []
+
+    def task(i: int) -> int:
+        if i == 3:
+            raise ValueError("three")
+        done.append(i)
+        return i
+
+    results = ranks.ordered(task, ((1, i) for i in range(50)), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert set(done) <= {0, 1, 2, 4, 5}
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of seven small pictures, the first of which takes longest."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(7):
+        Image.fromarray(noise(40 if i else 90, 8 + i, 3)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return picture_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.parametrize(("recipe", "count"), [("rgb", 2), ("rgb", 4), ("whole", 2)])
+def test_any_number_of_processes_writes_the_same_file_and_restores_it(
+    recipe: str, count: int, runs: dict[str, Path], whole: Path, pictures: Path, tmp_path: Path
+) -> None:
+    run, more = (whole, []) if recipe == "whole" else (runs["rgb"], ["chunk_rows=7", "device=cpu"])
+    assert pack(run, pictures, tmp_path / "one.tkc", *([] if recipe == "whole" else ["chunk_rows=7"])) == 0
+    given = [f"run={run}", str(pictures), str(tmp_path / "many.tkc"), *more]
+    done = several(count, "compress", *given, logs=tmp_path / "logs")
+    assert done.status == [0] * count, done.err
+    assert (tmp_path / "many.tkc").read_bytes() == (tmp_path / "one.tkc").read_bytes()
+    assert "7 pictures" in done.out[0] and not any(done.out[1:]) and not any(done.err[1:])
+    given = [f"run={run}", str(tmp_path / "many.tkc"), str(tmp_path / "back")]
+    done = several(count, "decompress", *given, logs=tmp_path / "logs")
+    assert done.status == [0] * count, done.err
+    for name in (names := files_of(pictures)):
+        with Image.open(pictures / name) as before, Image.open(tmp_path / "back" / name) as after:
+            assert before.tobytes() == after.tobytes()
+    assert files_of(tmp_path / "back") == names and {*os.listdir(tmp_path)} == {"one.tkc", "many.tkc", "back", "logs"}
+
+
+def spread(rank: int) -> None:
+    """Each rank writes its number beside each chunk that it codes, and takes a while for it."""
+    encode = Coder.encode
+
+    def told(self: Coder, *given: Any, **options: Any) -> Any:
+        print("coded", file=sys.stderr, flush=True)
+        time.sleep(0.1)
+        return encode(self, *given, **options)
+
+    Coder.encode = told  # type: ignore[method-assign]
+
+
+def test_each_process_codes_its_share(runs: dict[str, Path], pictures: Path, tmp_path: Path) -> None:
+    given = [f"run={runs['rgb']}", str(pictures), str(tmp_path / "x.tkc"), "chunk_rows=20", "device=cpu"]
+    done = several(2, "compress", *given, sabotage="tests.test_ranks:spread", logs=tmp_path / "logs")
+    shares = [text.count("coded") for text in done.err]
+    assert done.status == [0, 0] and sum(shares) == 4 and min(shares) > 0
+
+
+def killed(rank: int, who: int) -> None:
+    """Rank `who` is killed at its second chunk, when the others have hours of work before them."""
+    encode, calls = Coder.encode, [0]
+
+    def slow(self: Coder, *given: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > 1 and rank == who:
+            time.sleep(0.5)
+            print(time.time(), flush=True, file=sys.__stdout__)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if calls[0] > 1:
+            time.sleep(7200)
+        return encode(self, *given, **options)
+
+    Coder.encode = slow  # type: ignore[method-assign]
+
+
+def first_is_killed(rank: int) -> None:
+    killed(rank, 0)
+
+
+def last_is_killed(rank: int) -> None:
+    killed(rank, 2)
+
+
+@pytest.mark.parametrize(("who", "sabotage"), [(0, first_is_killed), (2, last_is_killed)])
+def test_when_a_process_is_killed_all_end_and_no_file_is_left(
+    who: int, sabotage: Any, runs: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    given = [f"run={runs['rgb']}", str(pictures), str(tmp_path / "x.tkc"), "chunk_rows=7", "device=cpu"]
+    done = several(3, "compress", *given, sabotage=f"tests.test_ranks:{sabotage.__name__}", logs=tmp_path / "logs")
+    assert done.at - float(done.out[who]) < 30
+    assert done.status[who] == -signal.SIGKILL and 1 in done.status
+    said = [line for text in done.err for line in text.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and f"got the end of rank {who}, which was killed or failed" in said[0]
+    assert os.listdir(tmp_path) == ["logs"]
+
+
+def bad_third(rank: int) -> None:
+    encode = Coder.encode
+
+    def failing(self: Coder, rows: Any, *given: Any, **options: Any) -> Any:
+        if rank == 1:
+            raise ValueError("a chunk of rank 1")
+        time.sleep(0.2)
+        return encode(self, rows, *given, **options)
+
+    Coder.encode = failing  # type: ignore[method-assign]
+
+
+def test_an_error_of_another_process_is_told_by_the_first(
+    runs: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    given = [f"run={runs['rgb']}", str(pictures), str(tmp_path / "x.tkc"), "chunk_rows=7", "device=cpu"]
+    done = several(2, "compress", *given, sabotage="tests.test_ranks:bad_third", logs=tmp_path / "logs")
+    assert done.status[0] == 1 and "error: a chunk of rank 1\n" in done.err[0]
+    assert done.err[1] == "" and os.listdir(tmp_path) == ["logs"]
+
+
+def other_effort(rank: int) -> None:
+    """Ranks are given different arguments."""
+    main = compress.main
+    compress.main = lambda argv: main([*argv, f"effort={rank}"])
+
+
+def test_processes_that_do_not_agree_are_refused(whole: Path, pictures: Path, tmp_path: Path) -> None:
+    given = [f"run={whole}", str(pictures), str(tmp_path / "x.tkc")]
+    done = several(2, "compress", *given, sabotage="tests.test_ranks:other_effort", logs=tmp_path / "logs")
+    message = "error: expected the same input, model, options and library versions for all processes, got others for "
+    assert done.status[0] == 1 and message + "rank 1; make them the same on all machines" in done.err[0]
+    assert os.listdir(tmp_path) == ["logs"]
+
+
+@pytest.mark.parametrize("fault", ["missing.png", "-"])
+def test_a_mistake_is_told_once(fault: str, whole: Path, tmp_path: Path) -> None:
+    done = several(2, "compress", f"run={whole}", fault, str(tmp_path / "x.tkc"), logs=tmp_path / "logs")
+    assert done.status[0] == 1 and done.err[0].count("error:") == 1 and done.err[1] == done.out[1] == ""
+    text = "expected files, as torchrun started several processes, got -" if fault == "-" else "missing.png"
+    assert text in done.err[0] and os.listdir(tmp_path) == ["logs"]
+
+
+def test_torchrun_starts_them(whole: Path, pictures: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "toolkit.compress"]
+    done = subprocess.run(
+        [*torchrun, f"run={whole}", str(pictures), str(tmp_path / "many.tkc")],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert pack(whole, pictures, tmp_path / "one.tkc") == 0
+    assert (tmp_path / "many.tkc").read_bytes() == (tmp_path / "one.tkc").read_bytes()
+    assert done.stdout.count("7 pictures") == 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export_embeddings"])
+def test_a_command_that_has_no_work_for_several_processes_refuses_them(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert import_module(f"toolkit.{command}").main(["run=x", *["output=x.tkc"] * (command != "evaluate")]) == 1
+    assert "error: expected one process for this command, got 2 from torchrun; start it" in capsys.readouterr().err
