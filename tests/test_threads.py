@@ -1,6 +1,7 @@
 """Threads: how many there may be, and room that they share."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -119,3 +120,26 @@ def test_ctrl_c_ends_a_command_that_compiles_its_loops_at_once(
     assert "Traceback" not in said + rest
     assert ("error: interrupted; give the same command again" in rest) == (sign == signal.SIGINT)
     assert sorted(os.listdir(tmp_path)) == ["a.png", "cache"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_what_threads_have_freed_is_given_back_to_the_system() -> None:
+    program = """
+import sys, threading
+import numpy as np
+from toolkit.coding.threads import return_memory, together
+if sys.argv[1] == "back":
+    return_memory()
+np.zeros(30 << 20, np.uint8)  # freed: from now on, glibc takes arrays of this size from what it keeps
+barrier = threading.Barrier(8)
+def work(i):
+    arrays = [np.ones(20 << 20, np.uint8) for _ in range(2)]
+    barrier.wait()
+together(8, work, range(8))
+print(int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) >> 10)
+"""
+    kept, back = (
+        int(subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True).stdout)
+        for how in ("kept", "back")
+    )
+    assert back < 100 < kept  # MiB

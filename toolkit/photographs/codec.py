@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from toolkit.coding import binary
-from toolkit.coding.threads import Room, check, processors, together
+from toolkit.coding.threads import Room, check, processors, return_memory, together
 from toolkit.photographs import colours, experts
 from toolkit.photographs.experts import PAD, Learned, Settings, Work
 
@@ -341,6 +341,7 @@ def each(every: Sequence[Tile], planes: int, effort: int, one: Callable[[int, Ti
     threads = min(len(every), processors() // 2)
     if threads < 2:
         return [within(i, tile) for i, tile in enumerate(every)]
+    return_memory()
     return together(threads, within, range(len(every)), every)
 
 
