@@ -26,7 +26,7 @@ TABLE: dict[tuple[str, ...], set[str]] = {
     ("embeddings",): {"coding", "container", "model"},
     ("run",): {"container", "images", "model"},
     ("runs",): {"chunks", "cli", "container", "model", "nets", "run"},
-    ("opened", "training", "zoo"): {"chunks", "cli", "container", "model", "run", "runs"},
+    ("opened", "training", "zoo"): {"chunks", "cli", "container", "model", "places", "run", "runs"},
     ("archive",): {"cli", "container", "images", "opened", "places", "run", "zoo"},
     ("data",): {"archive", "container", "images", "model", "places"},
     ("heads",): {

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
@@ -20,6 +21,8 @@ from tests.places import Counting, clean_memory, serve
 from tests.tiny import picture_run
 from toolkit import compress, decompress, evaluate, inspect, places, zoo
 from toolkit.container import CHUNK_HEADER_SIZE, Reader, TruncatedFile, Writer
+from toolkit.data import images
+from toolkit.training import overrides
 
 fsspec.register_implementation("counting", Counting, clobber=True)
 
@@ -260,6 +263,25 @@ def test_objects_whose_names_lead_elsewhere_are_refused(tmp_path: Path, capsys: 
     assert compress.main(["counting://bucket/photos", str(tmp_path / "x.tkc")]) == 1
     assert "expected names that stay below it, got '../../evil.png'" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_training_data_may_lie_at_a_url(folder: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (9, 8, 8)).astype(np.uint8)
+    np.save(tmp_path / "rows.npy", rows)
+    upload_one(tmp_path / "rows.npy", "memory://bucket/rows.npy")
+    found = images.array("memory://bucket/rows.npy", validation_rows=2)
+    assert np.array_equal(found.train.numpy()[:, 0], rows[:7])
+    upload(folder, "memory://bucket/photos")
+    here = images.folder(folder, size=8, train_rows=20, evaluation_rows=4)
+    there = images.folder("memory://bucket/photos", size=8, train_rows=20, evaluation_rows=4)
+    assert all(map(torch.equal, here[:3], there[:3])) and there.name == "photos"
+
+
+@pytest.mark.parametrize("argument", ["hydra.run.dir=s3://bucket/run", "resume=gs://bucket/run", "init=s3://b/run"])
+def test_a_run_that_trains_is_a_local_folder(argument: str) -> None:
+    with pytest.raises(ValueError, match=r"= a local folder, got .*; train in one"):
+        overrides.check_local(overrides.quoted([argument]))
+    overrides.check_local(overrides.quoted(["hydra.run.dir=my/run", "data.train=s3://bucket/x.tkc"]))
 
 
 def test_an_existing_remote_folder_is_not_written_into(packed: Path, capsys: Any) -> None:

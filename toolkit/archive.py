@@ -78,9 +78,23 @@ class Archive:
                 self._turn = turn
             yield self._picture(i)
 
-    def _picture(self, i: int) -> np.ndarray:
+    def together(self) -> list[range]:
+        """Numbers of pictures that share chunks, and so are best decoded together; one each where none share."""
+        return self._contents.together()
+
+    def part(self, which: range) -> list[np.ndarray]:
+        """Some pictures that follow each other, [c, h, w], those of an array too."""
+        self._turn = None
+        self._contents.select(which)
+        return [self._stored(i) for i in which]
+
+    def _stored(self, i: int) -> np.ndarray:
         picture, _ = self._contents.picture(i, None, lambda _: None, lambda _: None)
         assert picture is not None  # damage raises
+        return picture
+
+    def _picture(self, i: int) -> np.ndarray:
+        picture = self._stored(i)
         if self._array is None:
             return picture
         if self._array.axes[0] != "n":

@@ -1,5 +1,6 @@
 """A person's own images as training data: an array file for each part, or a folder of pictures."""
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from toolkit import places
 from toolkit.container import plain
 from toolkit.data.splits import Splits, by_hash, downsample, grid_crops, hold_out, random_crops, shares
 from toolkit.images.arrays import to_images
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
+from toolkit.images.source import coded
 
 
 def array(
@@ -24,7 +27,9 @@ def array(
     layout: str | None = None,
     name: str = "array",
 ) -> Splits:
-    """Images from .npy files, uint8 [n, h, w], [n, h, w, c] or [n, c, h, w] with c = 1 or 3: rows uint8 [n, c, h, w].
+    """Images from .npy files, also at URLs: rows uint8 [n, c, h, w].
+
+    Files hold uint8 [n, h, w], [n, h, w, c] or [n, c, h, w] with c = 1 or 3.
 
     Without a file for validation: the last `validation_rows` of train. Without one for test: the validation rows, so
     that a test figure exists but says no more than the validation one. `layout`: "nchw" or "nhwc", only needed where
@@ -39,6 +44,9 @@ def array(
 
 
 def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, h, w]
+    if places.is_url(str(path)):
+        with tempfile.TemporaryDirectory() as here:
+            return _read_rows(places.fetch(str(path), Path(here) / places.name_of(str(path))), layout)
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a .npy file at {path}, found none; do: set data.splits.train to your file")
     try:
@@ -77,7 +85,7 @@ def folder(
     evaluation_rows: int = 2_000,
     seed: int = 0,
 ) -> Splits:
-    """Square crops of the pictures below a folder: rows uint8 [n, channels, size, size].
+    """Square crops of the pictures below a folder, also at a URL: rows uint8 [n, channels, size, size].
 
     Whole pictures go to train, validation or test, 80 / 10 / 10 and at least one each, in the order of a hash of their
     relative names. Training: `train_rows` crops at random places, drawn once with `seed`, equally many from each
@@ -91,6 +99,10 @@ def folder(
             "expected size, downsample_by, train_rows and evaluation_rows of at least 1, and channels 1 or 3, got "
             f"{size}, {downsample_by}, {train_rows}, {evaluation_rows} and {channels}; do: set them in data.splits"
         )
+    if places.is_url(str(path)):
+        with tempfile.TemporaryDirectory() as here:
+            copy = places.fetch(str(path), Path(here) / places.name_of(str(path)), coded)
+            return folder(copy, size, channels, downsample_by, train_rows, evaluation_rows, seed)
     root = Path(path)
     found = find(root)
     files = [file for file in found if min(_header_size(file)) // downsample_by >= size]

@@ -104,6 +104,10 @@ class PictureContents:
         self._which, self._ahead = which, None
         return len(which)
 
+    def together(self) -> list[range]:
+        """See `restore.Contents`: each alone."""
+        return [range(i, i + 1) for i in range(len(self.items))]
+
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray | None, bool]:

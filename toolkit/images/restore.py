@@ -44,6 +44,9 @@ class Contents(Protocol):
     def select(self, which: Sequence[int]) -> int:
         """These pictures will be asked for, in this order. Returns how many units of work that is."""
 
+    def together(self) -> list[range]:
+        """Numbers of pictures that share chunks, in order."""
+
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray | None, bool]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,12 +185,25 @@ class RowContents:
                 self._chunk = -1, 0, None
         return sum(needed.stop - needed.start for needed in map(self._needed, chunks))
 
+    def together(self) -> list[range]:
+        """See `restore.Contents`: pictures that begin in one chunk."""
+        header = self._header
+        inner = (1 + bisect_left(header.ends, i * header.chunk_rows) for i in range(1, header.chunk_count))
+        bounds = [0, *(min(bound, len(self.items)) for bound in inner), len(self.items)]
+        return [range(begin, end) for begin, end in pairwise(bounds) if end > begin]
+
     def picture(
         self, i: int, damage: list[str] | None, earlier: Earlier, progress: Callable[[int], Any]
     ) -> tuple[np.ndarray | None, bool]:
         """See `restore.Contents`."""
         header = self._header
         first, last = header.rows(i)
+        if last - first == 1:  # a corner of a row, often all of it
+            at, rows = self._rows(first // header.chunk_rows, damage, earlier, progress)
+            item = self.items[i]
+            if rows is None:
+                return None, False
+            return rows[first - at, : CHANNELS[item.mode], : item.height, : item.width].clone().numpy(), True
         parts, sound = [], 0
         for number in range(first // header.chunk_rows, -(-last // header.chunk_rows)):
             begin, end = header.chunk(number)

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from toolkit import places
 from toolkit.run import CONFIG
 from toolkit.runs import CHECKPOINT, PENDING, no_group, read_config
 
@@ -28,6 +29,16 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def with_file(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which data=FILE.tkc, a path or a URL, is what Hydra knows: a configuration, and its file."""
+    found = list[str]()
+    for argument in arguments:
+        path = argument.removeprefix("data=")
+        file = path != argument and path.lower().endswith(".tkc")
+        found += ["data=tkc", f"data.train={path}"] if file else [argument]
+    return found
+
+
 def _quoted(argument: str) -> str:
     key, _, value = argument.partition("=")
     text = value.replace("\\", "\\\\").replace("'", "\\'")
@@ -38,6 +49,17 @@ def _quoted(argument: str) -> str:
             continue
         return wording
     raise ValueError(f"expected key=value, got {argument!r}; put quotes around the value: \"{key}='VALUE'\"")
+
+
+def check_local(arguments: Sequence[str]) -> None:
+    """Raise ValueError where arguments, quoted, put a run's folder at a URL, or go on with one there."""
+    for key in ("hydra.run.dir", "resume", "init"):
+        value = value_of(arguments, key)
+        if value is not None and places.is_url(value):
+            raise ValueError(
+                f"expected {key}= a local folder, got {places.named(value)}; train in one, which is locked and written "
+                "to all the time, and copy it; what a training ends with is read from a URL: run="
+            )
 
 
 def going_on(arguments: Sequence[str]) -> Path | None:
