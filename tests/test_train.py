@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,17 +15,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes.bitswap import BitSwap
 from tests.tiny import OWN, SMALL, configure
+from toolkit.runs import build
 from toolkit.train import train
 from toolkit.training import overrides
+from toolkit.training.trainer import trainer_of
 
 QUICK = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=2"]
 
 
-def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+RUNS = "one", "two"
+
+
+def command(
+    folder: Path, *arguments: str, module: Sequence[str] = ("toolkit.train",), **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python -m toolkit.train` in `folder`, without a GPU."""
     settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100"}
     return subprocess.run(
-        [sys.executable, "-m", "toolkit.train", *arguments],
+        [sys.executable, "-m", *module, *arguments],
         cwd=folder, env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
@@ -197,3 +206,51 @@ def test_a_closed_pipe_does_not_end_the_help_in_a_traceback(name: str, unbuffere
     )  # fmt: skip
     os.close(write_end)
     assert done.stderr == ""
+
+
+@pytest.mark.training
+def test_processes_of_torchrun_train_as_well_as_one_that_sees_as_many_rows_a_step(tmp_path: Path) -> None:
+    given = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=30", "evaluation.rows=64", "ema=0.9"]
+    one = command(tmp_path, *given, "data.batch_size=64", "hydra.run.dir=one")
+    assert one.returncode == 0, one.stderr
+    torchrun = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=0", "-m", "toolkit.train"]
+    two = command(tmp_path, *given, "data.batch_size=32", "hydra.run.dir=two", module=torchrun)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("1297 training rows") == two.stdout.count("minutes in all") == 1
+    names = [{path.name for path in (tmp_path / name).rglob("*") if ".tfevents" not in path.name} for name in RUNS]
+    assert names[0] == names[1]
+    found = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in RUNS]
+    assert [checkpoint["global_step"] for checkpoint in found] == [30, 30]
+    rates = [
+        next(state["history"][-1][1] for state in checkpoint["callbacks"].values() if "history" in state)
+        for checkpoint in found
+    ]
+    assert rates[1] == pytest.approx(rates[0], rel=0.03)
+    saved = torch.load(tmp_path / "two/model.pt", weights_only=True)
+    best = torch.load(tmp_path / "two/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == best.keys() and all(torch.equal(saved[name], best[name]) for name in saved)
+
+
+def test_a_pass_over_the_rows_is_shared_by_processes(tmp_path: Path) -> None:
+    cfg = configure("bitswap", "epochs=2", "data.batch_size=32", "trainer.devices=2", "trainer.strategy=ddp")
+    run, data = build(cfg, tmp_path)
+    trainer, _, _ = trainer_of(run, data)
+    assert trainer.max_steps == 2 * (1297 // 64)
+
+
+def test_processes_wait_while_the_first_one_codes_files(tmp_path: Path) -> None:
+    run, data = build(configure("bitswap", "trainer.devices=2", "trainer.strategy=ddp"), tmp_path)
+    trainer, _, _ = trainer_of(run, data)
+    assert trainer.strategy._timeout > timedelta(hours=8)  # type: ignore[attr-defined]
+
+
+def test_torchrun_says_how_many_processes_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert overrides.of_torchrun(["recipe=local"]) == ["recipe=local"]
+    for key, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(key, str(value))
+    given = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.num_nodes=2"]
+    assert overrides.of_torchrun(["recipe=local"]) == [*given, "recipe=local"]
+    assert overrides.of_torchrun(["trainer.strategy=fsdp"]) == [given[0], given[2], "trainer.strategy=fsdp"]
+    monkeypatch.setenv("RANK", "1")
+    folder = overrides.of_torchrun(["recipe=local"])[3].removeprefix("hydra.run.dir=")
+    assert not any(Path(folder).iterdir()) and overrides.of_torchrun(["resume=x"]) == [*given, "resume=x"]

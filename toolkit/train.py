@@ -23,7 +23,7 @@ from toolkit.run import WEIGHTS, Run
 from toolkit.runs import CHECKPOINT, PENDING, ROOT, head_of, load, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
 from toolkit.training.lock import held
-from toolkit.training.overrides import check_local, check_network, going_on, quoted, resumed, value_of, with_file
+from toolkit.training.overrides import check_local, check_network, completed, going_on, resumed, value_of
 from toolkit.training.quiet import hush
 from toolkit.training.schedule import take_best
 from toolkit.training.start import begin
@@ -116,7 +116,7 @@ def main() -> None:
     hush()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else it prints what we can say in one line
     try:
-        sys.argv[1:] = arguments = quoted(with_file(sys.argv[1:]))
+        sys.argv[1:] = arguments = completed(sys.argv[1:])
         # Not by Hydra, which would want the overrides to fit the recipe that it starts with.
         check_local(arguments)
         if (run := going_on(arguments)) is not None:

@@ -207,9 +207,10 @@ class Text(L.LightningDataModule):
     def train_dataloader(self) -> Any:
         """Batches of the training tokens, in the order of the text, subsampled anew each epoch."""
         trainer = self.trainer
-        return _Stream(
-            self, range(0, self._train_tokens, self.batch_tokens), lambda: (trainer.current_epoch if trainer else 0) + 1
-        )
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        starts = range(0, self._train_tokens, self.batch_tokens)
+        mine = starts[rank : len(starts) - len(starts) % world : world]  # as many for each process
+        return _Stream(self, mine, lambda: (trainer.current_epoch if trainer else 0) + 1)
 
     def val_dataloader(self) -> Any:
         """Batches of the held-out tokens, subsampled always alike."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +64,30 @@ def check_local(arguments: Sequence[str]) -> None:
                 f"expected {key}= a local folder, got {places.named(value)}; train in one, which is locked and written "
                 "to all the time, and copy it; what a training ends with is read from a URL: run="
             )
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """What a person typed, quoted, with what follows from it and from how the command was started."""
+    return of_torchrun(quoted(with_file(arguments)))
+
+
+def of_torchrun(arguments: Sequence[str]) -> list[str]:
+    """Arguments, with the processes and machines that torchrun has started where they say nothing else.
+
+    A new run is in the folder that the first process chooses, so that of others is thrown away.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or {"--help", "-h"} & {*arguments}:
+        return [*arguments]
+    there = {argument.partition("=")[0] for argument in arguments}
+    local, every = (int(os.environ[key]) for key in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    found = {"trainer.devices": str(local), "trainer.strategy": "ddp" if every > 1 else "auto"}
+    if every > local:
+        found["trainer.num_nodes"] = str(every // local)
+    if os.environ["RANK"] != "0" and "resume" not in there:
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        found["hydra.run.dir"] = folder
+    return [*(f"{key}={value}" for key, value in found.items() if key not in there), *arguments]
 
 
 def going_on(arguments: Sequence[str]) -> Path | None:

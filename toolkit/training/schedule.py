@@ -33,7 +33,7 @@ class Schedule(Callback):
         if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
             raise ValueError(f"expected minutes above 0, got {minutes}; give a number")
         if not isinstance(max_steps, int):
-            raise ValueError(f"expected max_steps and epochs to be whole numbers, got {max_steps}; give one")
+            raise ValueError(f"expected max_steps to be a whole number, got {max_steps}; give one")
         self.minutes, self.max_steps, self.warmup = minutes, max_steps, warmup
         self.spent = 0.0  # seconds of earlier sessions
         self.began = 0.0  # of this session, by the monotonic clock; 0 before
@@ -55,6 +55,8 @@ class Schedule(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.began = time.monotonic()
+        if trainer.world_size > 1:  # all began with one seed, for one network; from here on their noise is their own
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Tensor, index: int) -> None:
         progress = self.progress(trainer)

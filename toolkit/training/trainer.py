@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,6 +22,8 @@ from toolkit.runs import CHECKPOINT, PENDING, save_config
 from toolkit.training.precision import chosen
 from toolkit.training.schedule import Begun, Files, Last, Progress, Schedule, averaging, end_processes
 from toolkit.training.start import Before
+
+PATIENCE = timedelta(days=1)  # of processes that wait for one that evaluates
 
 
 def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
@@ -31,16 +35,15 @@ def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
     cfg.trainer.precision = chosen(str(cfg.trainer.precision), cfg.trainer.accelerator)
     if cfg.compile:
         run.module.net.compile()  # in place: the names of the weights stay
-    passes = cfg.epochs * len(data.train_dataloader()) if cfg.epochs > 0 else -1
-    max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
-    schedule = Schedule(cfg.minutes, max_steps, cfg.recipe.module.get("warmup", 0))
+    if not isinstance(cfg.epochs, int):
+        raise ValueError(f"expected max_steps and epochs to be whole numbers, got {cfg.epochs}; give one")
+    schedule = Schedule(cfg.minutes, cfg.max_steps, cfg.recipe.module.get("warmup", 0))
     best = ModelCheckpoint(folder / "checkpoints", "best", monitor=run.head.monitor, enable_version_counter=False)
     watch = run.head.watch(run, data)
     before = Before(run.head.monitor, getattr(watch, "baselines", {}))
     trainer = Trainer(
-        **OmegaConf.to_container(cfg.trainer, resolve=True),  # type: ignore[arg-type]  # keys are strings
+        **_options(cfg),
         max_epochs=-1,
-        max_steps=max_steps,
         num_sanity_val_steps=-1 if cfg.get("init") and not cfg.resume else 0,
         plugins=Files(),
         logger=TensorBoardLogger(folder, name="", version=""),
@@ -52,7 +55,24 @@ def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
         ],
         enable_model_summary=False,
     )  # fmt: skip
+    # Now that the number of processes is known, which share the rows.
+    passes = cfg.epochs * (len(data.train_dataloader()) // trainer.world_size) if cfg.epochs > 0 else -1
+    schedule.max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
+    trainer.fit_loop.epoch_loop.max_steps = schedule.max_steps
     return trainer, best, before
+
+
+def _options(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer; where several processes train, they have patience with each other.
+
+    The first one codes real files while the others wait, for longer than torch lets them by default.
+    """
+    found: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    strategy = found.get("strategy")
+    if isinstance(strategy, str) and strategy.startswith("ddp") and strategy in StrategyRegistry:
+        known = StrategyRegistry[strategy]
+        found["strategy"] = known["strategy"](**{**known["init_params"], "timeout": PATIENCE})
+    return found  # type: ignore[no-any-return]
 
 
 def _keep(folder: Path, cfg: DictConfig) -> None:
