@@ -195,6 +195,55 @@ def test_an_error_of_another_process_is_told_by_the_first(
     assert done.err[1] == "" and os.listdir(tmp_path) == ["logs"]
 
 
+class TooLarge:
+    """A payload for which there is no memory where it is sent, or where it is received."""
+
+    def __init__(self, sent: bool) -> None:
+        self.sent = sent
+
+    def __reduce__(self) -> Any:
+        if not self.sent:
+            raise MemoryError("to send it")
+        return no_memory, ()
+
+
+def no_memory() -> None:
+    raise MemoryError("to receive it")
+
+
+def coded_too_large(rank: int, sent: bool) -> None:
+    encode = Coder.encode
+
+    def large(self: Coder, *given: Any, **options: Any) -> Any:
+        return (TooLarge(sent), None) if rank else encode(self, *given, **options)
+
+    Coder.encode = large  # type: ignore[method-assign]
+
+
+def cannot_be_sent(rank: int) -> None:
+    coded_too_large(rank, False)
+
+
+def cannot_be_received(rank: int) -> None:
+    coded_too_large(rank, True)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "first", "second"),
+    [
+        (cannot_be_sent, "error: expected 2 processes until the work is done, got the end of rank 1", "rank 1: Memory"),
+        (cannot_be_received, "error: not enough memory (to receive it); free some", ""),
+    ],
+)
+def test_a_result_that_does_not_reach_the_first_process_ends_all(
+    sabotage: Any, first: str, second: str, runs: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    given = [f"run={runs['rgb']}", str(pictures), str(tmp_path / "x.tkc"), "chunk_rows=7", "device=cpu"]
+    done = several(2, "compress", *given, sabotage=f"tests.test_ranks:{sabotage.__name__}", logs=tmp_path / "logs")
+    assert done.status[0] == 1 and first in done.err[0] and second in done.err[1]
+    assert os.listdir(tmp_path) == ["logs"]
+
+
 def other_effort(rank: int) -> None:
     """Ranks are given different arguments."""
     main = compress.main

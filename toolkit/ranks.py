@@ -74,15 +74,18 @@ class _Group:
         self.done = False  # whether the first one needs the others no more
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.others = range(1, self.size) if self.rank == 0 else range(1)
-        self.inbox: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # (rank, message or RankLostError)
+        self.inbox: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()  # (rank, message or Exception)
         self._listeners = [threading.Thread(target=self._listen, args=(other,), daemon=True) for other in self.others]
         for thread in self._listeners:
             thread.start()
 
     def send(self, message: Any, to: int) -> None:
-        """Send an object to a rank. Raises RuntimeError if it is gone."""
-        with self._sending:
-            self._dist.send_object_list([message], dst=to)
+        """Send an object to a rank. If that fails, `next` raises why: threads that send have nobody to tell."""
+        try:
+            with self._sending:
+                self._dist.send_object_list([message], dst=to)
+        except Exception as error:
+            self._failed(to, error)
 
     def _listen(self, other: int) -> None:
         try:
@@ -90,21 +93,30 @@ class _Group:
                 found: list[Any] = [None]
                 self._dist.recv_object_list(found, src=other)
                 self.inbox.put((other, found[0]))
-        except RuntimeError as error:
-            lost = RankLostError(
+        except Exception as error:
+            self._failed(other, error)
+
+    def _failed(self, other: int, error: Exception) -> None:
+        """Let `next` raise what went wrong between this rank and another: of gloo, RankLostError."""
+        found = error
+        if isinstance(error, RuntimeError):
+            found = RankLostError(
                 f"expected {self.size} processes until the work is done, got the end of rank {other}, which was killed "
                 "or failed; see what it printed, and give the same command again"
             )
-            lost.__cause__ = error
-            self.inbox.put((other, lost))
+            found.__cause__ = error
+        self.inbox.put((other, found))
 
     def next(self) -> tuple[int, Any] | None:
-        """The next message and who sent it, or None after a while. Raises RankLostError."""
+        """The next message and who sent it, or None after a while.
+
+        Raises RankLostError, and what kept a message from being sent or received, such as MemoryError.
+        """
         try:
             other, message = self.inbox.get(timeout=AWAKE)  # at once awake for signals
         except queue.Empty:
             return None
-        if isinstance(message, RankLostError):
+        if isinstance(message, Exception):
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which must not disturb the cleaning up
             raise message
@@ -113,8 +125,7 @@ class _Group:
     def dismiss(self) -> None:
         """Let all others end, and leave the group."""
         for other in self.others:
-            with contextlib.suppress(RuntimeError):
-                self.send(None, other)
+            self.send(None, other)
         for thread in self._listeners:
             thread.join(timeout=10)
         self._dist.destroy_process_group()
@@ -303,8 +314,7 @@ def _serve(group: _Group, hello: Hello, function: Callable[[Any], Any], folder: 
         except BaseException:  # a bug
             traceback.print_exc()
             _leave()
-        with contextlib.suppress(RuntimeError):  # the first rank is gone, which is known below
-            group.send((number, result), 0)
+        group.send((number, result), 0)
 
     pool = ThreadPoolExecutor(max(hello.threads, 1))
     status = 0
@@ -321,4 +331,6 @@ def _serve(group: _Group, hello: Hello, function: Callable[[Any], Any], folder: 
             time.sleep(0.1)
         if isinstance(error, RankLostError) and group.rank == 1:
             print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, Exception) and not isinstance(error, RankLostError):
+            print(f"error: rank {group.rank}: {type(error).__name__}: {error}", file=sys.stderr)
     raise _Over(status)

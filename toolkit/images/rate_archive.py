@@ -72,7 +72,8 @@ def compress(
         except ValueError as error:
             raise ValueError(f"{items[i].name}: {error}") from error
 
-    every = ranks.ordered(coded, ((origin.values_of(i), i) for i in range(len(items))), of=(header, target))
+    jobs = ((origin.values_of(i), i) for i in range(len(items)))
+    every = ranks.ordered(coded, jobs, of=(header, target), output=output)
     levels, chunks = list[int](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
