@@ -132,6 +132,11 @@ def test_no_more_than_a_window_is_in_memory_and_each_chunk_is_decoded_once(
     assert all(len({x // 10 for x in near[i : i + 10]}) <= 3 for i in range(0, 200, 10))
 
 
+def test_batches_may_be_larger_than_a_window(file: Path, runs: dict[str, Path]) -> None:
+    found = [*stream(file, runs, window=5, batch_size=32)]
+    assert [len(batch) for batch in found] == [32] * 6 and len({*numbers(found)}) == 192
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_share_an_epoch_equally_and_without_overlap(workers: int, file: Path, runs: dict[str, Path]) -> None:
     shares = []
@@ -172,7 +177,7 @@ def test_what_was_seen_of_an_epoch_is_skipped(workers: int, file: Path, runs: di
     loader = data.train_dataloader()
     whole = [*loader]
     assert loader.state_dict() == {"epoch": 0, "batch": 22}
-    for seen in (5, 12):
+    for seen in (5, 12, 22):
         loader.load_state_dict({"epoch": 0, "batch": seen})
         rest = [*loader]
         assert len(rest) == 22 - seen and all(map(torch.equal, rest, whole[seen:]))
@@ -250,8 +255,9 @@ def test_what_a_stream_cannot_do_is_refused(
 
 
 def test_batches_of_several_sizes_are_refused(mixed: tuple[Path, list[np.ndarray]]) -> None:
-    with pytest.raises(ValueError, match=r"mixed\.tkc: expected pictures of one size for batches, got 9 sizes"):
-        next(iter(TkcIterableDataset(mixed[0], batch_size=2)))
+    with pytest.raises(ValueError, match=r"mixed\.tkc: expected pictures of one size and mode for batches, got 9 ki"):
+        TkcIterableDataset(mixed[0], batch_size=2, window=1)  # each window for itself has one size
+    assert len(next(iter(TkcIterableDataset(mixed[0], batch_size=1, rows=(3, 4))))) == 1
 
 
 @pytest.mark.parametrize(

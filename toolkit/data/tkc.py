@@ -109,6 +109,12 @@ class TkcIterableDataset(IterableDataset[Any]):
                 f"expected at least batch_size = {batch_size or 1} pictures for each of {self.processes()[1]} "
                 f"processes, got {self.rows} in all; make batch_size smaller"
             )
+        kinds = sorted({item[1:] for part in self._parts for item in self._file().items[part.start : part.stop]})
+        if batch_size is not None and len(kinds) > 1:
+            raise ValueError(
+                f"{self._file.path}: expected pictures of one size and mode for batches, got {len(kinds)} kinds, for "
+                f"instance {kinds[:2]}; leave batch_size out, or compress crops of one size"
+            )
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that persist see it change
         self.skip = 0  # batches of an epoch that are left out, for a training that goes on
 
@@ -136,18 +142,22 @@ class TkcIterableDataset(IterableDataset[Any]):
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         batch = self.batch_size or 1
         skip = (self.skip // count) * batch
-        waiting = list[Tensor]()
+        rest: Tensor | None = None  # what makes no batch yet
         for window in self.windows(number, count, skip):
             found = self._pictures(window)
             if self.batch_size is None:
                 yield from (found[i] if self.transform is None else self.transform(found[i]) for i in range(len(found)))
                 continue
-            waiting.append(found if isinstance(found, Tensor) else _stacked(found, self._file.path))
-            rows = torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+            assert isinstance(found, Tensor)
+            rows = found if rest is None else torch.cat([rest, found])
+            del found  # so that the next window is decoded beside no more than a batch
             whole = len(rows) - len(rows) % batch
-            for part in rows[:whole].split(batch):
+            for first in range(0, whole, batch):  # none where a window is smaller than a batch
+                part = rows[first : first + batch]
                 yield part if self.transform is None else self.transform(part)
-            waiting = [rows[whole:]]
+                del part
+            rest = rows[whole:].clone()
+            del rows
 
     def windows(self, worker: int, workers: int, skip: int) -> Iterator[Window]:
         """What one of so many workers of this process decodes in this epoch, in order, but for the first pictures."""
@@ -191,7 +201,7 @@ class TkcIterableDataset(IterableDataset[Any]):
         if any(picture.shape != pictures[0].shape for picture in pictures):
             found = [torch.from_numpy(np.ascontiguousarray(pictures[i])) for i in window.order]
             return [x.flip(-1) if turned else x for x, turned in zip(found, window.mirrored, strict=True)]
-        together = np.stack(pictures)[window.order]
+        together = np.stack([pictures[i] for i in window.order])
         if window.mirrored.any():
             together[window.mirrored] = together[window.mirrored, ..., ::-1]
         return torch.from_numpy(together)
@@ -221,11 +231,3 @@ def _cut(parts: Sequence[range], begin: int, end: int) -> list[range]:
             break
         found.append(parts[i][max(begin - first, 0) : end - first])
     return found
-
-
-def _stacked(pictures: Sequence[Tensor], path: str) -> Tensor:
-    shapes = sorted({tuple(picture.shape) for picture in pictures})
-    raise ValueError(
-        f"{path}: expected pictures of one size for batches, got {len(shapes)} sizes, for instance {shapes[:2]}; leave "
-        "batch_size out, or compress crops of one size"
-    )
