@@ -255,6 +255,9 @@ def test_credentials_are_never_printed(tmp_path: Path, capsys: Any) -> None:
         assert compress.main([url, str(tmp_path / "x.tkc")]) == 1
     said = "".join(capsys.readouterr())
     assert "hunter2" not in said and "http://127.0.0.1" in said
+    assert "hunter2" not in str(places.named("ftp://user:p@ss@hunter2@host/x")) + places.harmless(
+        "no s3://a:@hunter2@b/"
+    )
     assert "hunter2" not in places.harmless("401 for https://user:hunter2@host/x?key=hunter2#hunter2, see 'a'")
 
 
@@ -275,6 +278,13 @@ def test_training_data_may_lie_at_a_url(folder: Path, tmp_path: Path) -> None:
     here = images.folder(folder, size=8, train_rows=20, evaluation_rows=4)
     there = images.folder("memory://bucket/photos", size=8, train_rows=20, evaluation_rows=4)
     assert all(map(torch.equal, here[:3], there[:3])) and there.name == "photos"
+
+
+def test_a_password_does_not_get_into_the_configuration_of_a_run() -> None:
+    for read in (images.array, images.folder):
+        with pytest.raises(ValueError, match="expected a URL without a password or a query") as caught:
+            read("https://user:hunter2@host/rows.npy")
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("argument", ["hydra.run.dir=s3://bucket/run", "resume=gs://bucket/run", "init=s3://b/run"])

@@ -21,7 +21,7 @@ PACKAGES = {
     "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko", "ssh": "paramiko",
 }  # fmt: skip
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[^\s'\"?#])[?#][^\s'\"]*")  # of a URL: user and password; query
+_SECRET = re.compile(r"(?<=://)[^/\s'\"]*@|(?<=[^\s'\"?#])[?#][^\s'\"]*")  # of a URL: user and password; query
 _IN_TEXT = re.compile(rf"{_URL.pattern}[^\s'\"]*")
 
 
@@ -39,6 +39,15 @@ def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 def named(path: str | os.PathLike[str]) -> str | Path:
     """A path as people may see it: of a URL neither user and password nor query, which may hold a key."""
     return _SECRET.sub("", str(path)) if is_url(path) else Path(path)
+
+
+def check_plain(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a URL with user, password or query, which a run's configuration would keep."""
+    if is_url(path) and str(named(path)) != path:
+        raise ValueError(
+            f"expected a URL without a password or a query, got one with them for {named(path)}, and the run's "
+            "configuration would keep it; give credentials in the environment"
+        )
 
 
 def harmless(text: str) -> str:

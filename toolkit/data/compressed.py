@@ -77,11 +77,7 @@ class Compressed(L.LightningDataModule):
                 f"{batch_size}, {window}, {workers} and {seed}"
             )
         for path in (train, run, validation, test):
-            if path is not None and places.is_url(path) and str(places.named(path)) != path:
-                raise ValueError(
-                    f"expected a URL without a password or a query, got one with them for {places.named(path)}, and "
-                    "the run's configuration would keep it; give credentials in the environment"
-                )
+            places.check_plain(path or "")
         self.file, self.run, self.files, self.validation_rows = train, run, (validation, test), validation_rows
         self.window, self.workers, self.batch_size, self.flip, self.seed = window, workers, batch_size, flip, seed
         self.count = 0  # of training rows

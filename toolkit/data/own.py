@@ -45,6 +45,7 @@ def array(
 
 def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, h, w]
     if places.is_url(str(path)):
+        places.check_plain(str(path))
         with tempfile.TemporaryDirectory() as here:
             return _read_rows(places.fetch(str(path), Path(here) / places.name_of(str(path))), layout)
     if not Path(path).is_file():
@@ -100,6 +101,7 @@ def folder(
             f"{size}, {downsample_by}, {train_rows}, {evaluation_rows} and {channels}; do: set them in data.splits"
         )
     if places.is_url(str(path)):
+        places.check_plain(str(path))
         with tempfile.TemporaryDirectory() as here:
             copy = places.fetch(str(path), Path(here) / places.name_of(str(path)), coded)
             return folder(copy, size, channels, downsample_by, train_rows, evaluation_rows, seed)
