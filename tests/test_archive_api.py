@@ -141,6 +141,18 @@ def test_an_error_in_the_block_leaves_what_was_there(alone: Path, tmp_path: Path
     assert path.read_bytes() == alone.read_bytes() and [*tmp_path.iterdir()] == [path]
 
 
+def test_a_file_from_which_a_part_is_missing_is_never_written(tmp_path: Path, monkeypatch: Any) -> None:
+    path, message = tmp_path / "x.tkc", "expected every part to be coded, got an error for one before"
+    with pytest.raises(ValueError, match=message), toolkit.Writer(path, effort=0) as writer:
+        monkeypatch.setattr(writer._encoder, "_most", 0)
+        monkeypatch.setattr(writer._encoder, "_coded", lambda item, pixels: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            writer.add(PICTURES[0])
+        with pytest.raises(ValueError, match=message):
+            writer.add(PICTURES[1])
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_writer_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, toolkit\nwriter = toolkit.Writer('x.tkc', effort=0)\n"

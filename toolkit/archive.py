@@ -126,6 +126,7 @@ class Writer:
         check_new(path, overwrite or append, [".tkc"])
         asked = {key: str(value).lower() for key, value in options.items()}
         self._path, self._chunks, self._count = path, list[tuple[int, int, int]](), 0
+        self._failed = False  # whether chunks are missing
         self._before: Reader | None = None
         with ExitStack() as stack:
             if append:
@@ -162,6 +163,7 @@ class Writer:
         """
         if self._spool.closed:
             raise ValueError(f"{places.named(self._path)}: expected an open Writer, got a closed one; make another")
+        self._check_whole()
         values = np.asarray(pixels)
         if values.ndim == 4:
             if name is not None:
@@ -177,6 +179,7 @@ class Writer:
         if self._spool.closed:
             return
         with self._stack:
+            self._check_whole()
             self._keep(self._encoder.finish())
             with container.Writer(self._path, self._encoder.header()) as writer:
                 for i in range(self._encoder.kept):
@@ -188,9 +191,21 @@ class Writer:
                     writer.write(self._spool.read(size), rows, crc)
 
     def _keep(self, chunks: Iterator[Payload]) -> None:
-        for chunk in chunks:
-            self._spool.write(chunk.data)
-            self._chunks.append((len(chunk.data), chunk.rows, chunk.rows_crc))
+        try:
+            for chunk in chunks:
+                self._spool.write(chunk.data)
+                self._chunks.append((len(chunk.data), chunk.rows, chunk.rows_crc))
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _check_whole(self) -> None:
+        """Raise ValueError where a part could not be coded or kept: without it, those behind it would not fit."""
+        if self._failed:
+            raise ValueError(
+                f"{places.named(self._path)}: expected every part to be coded, got an error for one before; make a new "
+                "Writer, and leave that part out"
+            )
 
 
 def model_of(reader: Reader, run: str | PathLike[str] | None) -> Path:
