@@ -993,6 +993,9 @@ def test_h30_messages_name_standard_input_and_output(
         status, _, said = piped(compress.main, junk, monkeypatch, capsys, here, "input=-", "output=x.tkc")
         assert status == 1 and said.startswith("error: standard input: expected a .npy file")
         assert junk == given[1] or f"got {'something that begins with' if junk else 'nothing'}" in said
+    status, _, said = piped(compress.main, 2 * given[0], monkeypatch, capsys, here, "input=-", "output=x.tkc")
+    assert status == 1 and said.startswith("error: standard input: expected a .npy file")
+    assert f"({len(given[0])} bytes follow its first array; one array a file)" in said
     status, out, said = piped(decompress.main, packed, monkeypatch, capsys, here, "input=-", "output=-")
     assert status == 0 and out == given[0] and said.endswith("3 pictures restored to standard output\n")
     status, _, said = piped(decompress.main, packed[:-9], monkeypatch, capsys, here, "input=-", "output=-")

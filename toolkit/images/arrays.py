@@ -160,6 +160,8 @@ def _read(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             value = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(value, np.memmap) and (more := path.stat().st_size - value.offset - value.nbytes):
+                raise ValueError(f"{more} bytes follow its first array; one array a file")
         elif path.suffix.lower() == ".pt":
             import torch  # takes longer than compressing a picture, and other files have no need of it
 

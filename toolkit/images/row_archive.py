@@ -44,8 +44,14 @@ def compress(
     """
     shape = make_coder(1, None, shape).module.shape
     channels, size = shape[0], (shape[1], shape[2])
-    counts = [count_tiles(item, channels, size) for item in origin.items]
-    chunk_rows = min(chunk_rows, sum(counts))
+    ends: Sequence[int]  # row behind the last one of each picture
+    if origin.array:  # its images are alike: no list of its length
+        each = count_tiles(origin.array.item, channels, size)
+        ends = range(each, each * len(origin.items) + 1, each)
+    else:
+        ends = list(accumulate(count_tiles(item, channels, size) for item in origin.items))
+    rows = ends[-1]
+    chunk_rows = min(chunk_rows, rows)
     if chunk_rows * math.prod(shape) > MOST_VALUES:
         raise ValueError(
             f"expected chunk_rows of at most {MOST_VALUES // math.prod(shape)} for rows of {list(shape)}, got "
@@ -67,7 +73,6 @@ def compress(
         with Reader(file) as reader:
             verify(RowContents(reader, make_coder), origin, progress)
 
-    rows, ends = sum(counts), list(accumulate(counts))
     cut = functools.lru_cache(1)(lambda i: tiles(torch.from_numpy(origin.picture(i)), channels, size)[0])
     with tqdm(total=rows, unit="row", disable=not (progress and ranks.first())) as bar:
 
