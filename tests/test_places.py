@@ -19,7 +19,7 @@ from PIL import Image
 from tests.archives import noise, pixels
 from tests.places import Counting, clean_memory, serve
 from tests.tiny import picture_run
-from toolkit import compress, decompress, evaluate, inspect, places, zoo
+from toolkit import compress, decompress, evaluate, inspect, places, train, zoo
 from toolkit.container import CHUNK_HEADER_SIZE, Reader, TruncatedFile, Writer
 from toolkit.data import images
 from toolkit.training import overrides
@@ -278,6 +278,14 @@ def test_training_data_may_lie_at_a_url(folder: Path, tmp_path: Path) -> None:
     here = images.folder(folder, size=8, train_rows=20, evaluation_rows=4)
     there = images.folder("memory://bucket/photos", size=8, train_rows=20, evaluation_rows=4)
     assert all(map(torch.equal, here[:3], there[:3])) and there.name == "photos"
+
+
+def test_a_training_does_not_print_a_password(monkeypatch: Any) -> None:
+    for argument in ("data=https://user:hunter2@host/rows", "https://user:hunter2@host/rows", "x='s3://a:hunter2@b"):
+        monkeypatch.setattr(sys, "argv", ["train", argument])
+        with pytest.raises(SystemExit, match="error: ") as caught:
+            train.main()
+        assert "hunter2" not in str(caught.value)
 
 
 def test_a_password_does_not_get_into_the_configuration_of_a_run() -> None:

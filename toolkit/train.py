@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from toolkit import cli, zoo
+from toolkit import cli, places, zoo
 from toolkit.run import WEIGHTS, Run
 from toolkit.runs import CHECKPOINT, PENDING, ROOT, head_of, load, save_config, save_weights
 from toolkit.training.evaluation import RoundTripError
@@ -125,7 +125,8 @@ def main() -> None:
             sys.argv[1:] = with_recipe(arguments)
             _new()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SystemExit(f"error: {' '.join(str(error).split())[:500]}; see --help") from None
+        text = places.harmless(" ".join(str(error).split()))[:500]
+        raise SystemExit(f"error: {text}; see --help") from None
     except OSError as error:
         raise SystemExit(
             f"error: {cli.said(error)}; give a folder for the run that can be made: hydra.run.dir=FOLDER"
