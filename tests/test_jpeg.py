@@ -121,7 +121,7 @@ def test_a_lossy_model_takes_them_and_no_options_of_lossless_ones(
     lossy: Path, mixed: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for option in ("jpeg=pixels", "compare=true", "verify=true"):
-        message = f"expected no {option.split('=')[0]}= for a model of vae, which takes lambda=, bpp=, psnr=; leave it"
+        message = f"expected no {option.split('=')[0]}= for a model of vae, which takes lambda=, bpp=, psnr=, effort="
         refused(
             lambda option=option: pack(lossy, mixed, tmp_path / "x.tkc", "lambda=8", option), tmp_path, message, capsys
         )

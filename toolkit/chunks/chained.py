@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -49,53 +50,43 @@ class Coder:
         self, rows: Tensor, valid: Tensor, trace: bool = False, progress: Callable[[int], Any] | None = None
     ) -> tuple[bytes, Account]:
         """See `ChunkCoder.encode`."""
-        self._began = time.perf_counter()
-        with NetworkClock(self.module.device) as self._networks:
-            payload, account = self._encode(rows, valid, trace, progress)
-        account.seconds = time.perf_counter() - self._began
-        account.coder_seconds = self._spent()
-        return payload, account
-
-    def _encode(
-        self, rows: Tensor, valid: Tensor, trace: bool, progress: Callable[[int], Any] | None
-    ) -> tuple[bytes, Account]:
-        growth, demand = self._try_one(rows[:1], valid[:1])
-        ranges = list(blocks(len(rows), self.settings.batch, growth))
-        # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
-        words = 4 + 2 * rows[0].numel() // self.first_lanes
-        while True:
-            account, message = Account(), self._start(words)
-            start = message.bits() + 31 * message.lanes
-            doublings: list[int] = []
-            try:
-                for i, (first, last) in enumerate(ranges):
-                    while self._can_widen(message, (last - first) * demand):
-                        message.widen()
-                        doublings.append(i)
-                    before, drawn = message.bits(), list[Tensor]()
-                    codec = self._codec(valid[first:last], **({"trace": drawn} if trace else {}))
-                    codec.push(message, self._block(rows[first:last]).long())
-                    account.net += message.bits() - before
-                    account.latents.append([z[: last - first] for z in drawn])
+        with self._timed():
+            growth, demand = self._try_one(rows[:1], valid[:1])
+            ranges = list(blocks(len(rows), self.settings.batch, growth))
+            # Seed words that are not popped are not stored, so there may be plenty; more only if the model wants more.
+            words = 4 + 2 * rows[0].numel() // self.first_lanes
+            while True:
+                account, message = Account(), self._start(words)
+                start = message.bits() + 31 * message.lanes
+                doublings: list[int] = []
+                try:
+                    for i, (first, last) in enumerate(ranges):
+                        while self._can_widen(message, (last - first) * demand):
+                            message.widen()
+                            doublings.append(i)
+                        before, drawn = message.bits(), list[Tensor]()
+                        codec = self._codec(valid[first:last], **({"trace": drawn} if trace else {}))
+                        codec.push(message, self._block(rows[first:last]).long())
+                        account.net += message.bits() - before
+                        account.latents.append([z[: last - first] for z in drawn])
+                        if progress:
+                            progress(last - first)
+                    break
+                except EmptyMessage:  # the first row was not like the others: begin again, with more caution
+                    if words > MOST_WORDS:
+                        raise
+                    if message.lanes > self.first_lanes:
+                        demand *= 4  # new lanes have no seed words: what helps them is to come later
+                    else:
+                        words *= 4
+                    growth = max(round(0.5 * growth, 3), 0.001)  # as the payload stores it
+                    ranges = list(blocks(len(rows), self.settings.batch, growth))
                     if progress:
-                        progress(last - first)
-                break
-            except EmptyMessage:  # the first row was not like the others: begin again, with more caution
-                if words > MOST_WORDS:
-                    raise
-                if message.lanes > self.first_lanes:
-                    demand *= 4  # new lanes have no seed words: what helps them is to come later
-                else:
-                    words *= 4
-                growth = max(round(0.5 * growth, 3), 0.001)  # as the payload stores it
-                ranges = list(blocks(len(rows), self.settings.batch, growth))
-                if progress:
-                    progress(-first)
-        payload = GROWTH.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
-        payload += message.to_bytes()
-        account.file = 8 * len(payload)
-        account.initial = start - 32.0 * (message.seeded - message.taken)
-        return payload, account
+                        progress(-first)
+            payload = GROWTH.pack(round(growth * 1000), len(doublings)) + struct.pack(f"<{len(doublings)}I", *doublings)
+            payload += message.to_bytes()
+            account.initial = start - 32.0 * (message.seeded - message.taken)
+        return payload, self._accounted(account, payload)
 
     def needed(self, only: slice, rows: int) -> slice:
         """See `ChunkCoder.needed`: all, as each row decodes with the bits of others."""
@@ -106,8 +97,7 @@ class Coder:
         self, payload: bytes, valid: Tensor, only: slice | None = None, progress: Callable[[int], Any] | None = None
     ) -> Tensor:
         """See `ChunkCoder.decode`."""
-        self._began = time.perf_counter()
-        with NetworkClock(self.module.device) as self._networks:
+        with self._timed():
             rows = self._decode(payload, valid, only or slice(0, len(valid)), progress)
         self.coder_seconds = self._spent()
         return rows
@@ -138,6 +128,19 @@ class Coder:
 
     def _start(self, words: int) -> Message:
         return Message.random(self.first_lanes, words, self.settings.seed, self.module.device)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Around what encodes or decodes: notes what it takes, and what networks take of it."""
+        self._began = time.perf_counter()
+        with NetworkClock(self.module.device) as self._networks:
+            yield
+
+    def _accounted(self, account: Account, payload: bytes) -> Account:
+        """The account of a payload, with its size and what it took."""
+        account.file = 8 * len(payload)
+        account.seconds, account.coder_seconds = time.perf_counter() - self._began, self._spent()
+        return account
 
     def _spent(self) -> float:
         return time.perf_counter() - self._began - self._networks.seconds

@@ -28,25 +28,27 @@ class AloneCoder(Coder):
     more than what is decoded.
     """
 
-    def _encode(
-        self, rows: Tensor, valid: Tensor, trace: bool, progress: Callable[[int], Any] | None
+    @torch.inference_mode()
+    def encode(
+        self, rows: Tensor, valid: Tensor, trace: bool = False, progress: Callable[[int], Any] | None = None
     ) -> tuple[bytes, Account]:
+        """See `ChunkCoder.encode`."""
         account, parts = Account(), list[Message]()
-        batch = self.settings.batch
-        for first in range(0, len(rows), batch):
-            x, drawn = rows[first : first + batch], list[Tensor]()
-            whole = self._whole(x).long()
-            message = Message.empty(len(whole), self.module.device, FIRST)
-            codec = self._alone(valid[first : first + batch], first, **({"trace": drawn} if trace else {}))
-            codec.push(message, whole)
-            parts.append(message.part(0, len(x)))
-            account.net += parts[-1].bits()
-            account.latents.append([z[: len(x)] for z in drawn])
-            if progress:
-                progress(len(x))
-        payload = Message.joined(parts).to_bytes()
-        account.file = 8 * len(payload)
-        return payload, account
+        with self._timed():
+            batch = self.settings.batch
+            for first in range(0, len(rows), batch):
+                x, drawn = rows[first : first + batch], list[Tensor]()
+                whole = self._whole(x).long()
+                message = Message.empty(len(whole), self.module.device, FIRST)
+                codec = self._alone(valid[first : first + batch], first, **({"trace": drawn} if trace else {}))
+                codec.push(message, whole)
+                parts.append(message.part(0, len(x)))
+                account.net += parts[-1].bits()
+                account.latents.append([z[: len(x)] for z in drawn])
+                if progress:
+                    progress(len(x))
+            payload = Message.joined(parts).to_bytes()
+        return payload, self._accounted(account, payload)
 
     def needed(self, only: slice, rows: int) -> slice:
         """See `ChunkCoder.needed`.

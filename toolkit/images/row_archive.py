@@ -82,8 +82,10 @@ def compress(
             step = bar.update if ranks.alone() else _check
             return coder.encode(found, valid, progress=step)[0], len(found), rows_crc(found, valid)
 
-        jobs = ((chunk_rows * math.prod(shape), begin) for begin in range(0, rows, chunk_rows))
-        every = ranks.ordered(coded, jobs, of=header, output=output)
+        begins, values = range(0, rows, chunk_rows), chunk_rows * math.prod(shape)
+        every: Iterator[tuple[bytes, int, int]] = map(coded, begins)
+        if not ranks.alone():
+            every = ranks.ordered(coded, ((values, begin) for begin in begins), of=header, output=output)
         with Writer(output, header, check if verified else None) as writer:
             for chunk in every:
                 writer.write(*chunk)
