@@ -42,7 +42,7 @@ def draw() -> Figure:
     better = {name for name, rate in LOSSY.items() if rate < 0}
     bars(lossy, LOSSY, better, "{:+.1f} %")
     lossy.axvline(0, color="black", linewidth=0.8)
-    lossy.set(xlim=(-62, 20), xlabel="BD-rate of any_rate; below 0: any_rate is smaller", title="Lossy: 4 photographs")
+    lossy.set(xlim=(-72, 20), xlabel="BD-rate of any_rate; below 0: any_rate is smaller", title="Lossy: 4 photographs")
     styles = ((OURS, "o-"), ("#d1495b", "s--"), ("#7a7d85", "^--"), ("#b0b4bd", "v--"))
     for (name, points), (color, style) in zip(WORDS.items(), styles, strict=True):
         words.plot(*zip(*points, strict=True), style, color=color, markersize=4, label=name)

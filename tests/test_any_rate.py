@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from recipes.vae.any_rate import CHANNELS, AnyRate
+from recipes.vae.any_rate import AnyRate
+from recipes.vae.transform import CHANNELS
 from tests.test_vae import photo
 from toolkit import compress, decompress
 from toolkit.coding.coefficients import codec
@@ -163,6 +164,19 @@ def test_training_brings_coefficients_closer_to_what_they_were(tmp_path: Path) -
             error += float((restored - picture).square().mean())
         errors.append(error)
     assert errors[1] < 0.99 * errors[0]
+
+
+def test_training_goes_on_from_a_run(run: Path, tmp_path: Path) -> None:
+    cfg = configuration(f"init={run}", "max_steps=1", "recipe.head.every_n_epochs=1000")
+    np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(12)]).numpy())
+    splits = {"train": str(tmp_path / "rows.npy"), "validation_rows": 4}
+    cfg.data.splits = {"_target_": "toolkit.data.images.array", "_partial_": True, **splits}
+    cfg.data.batch_size = 8
+    (tmp_path / "held_out").mkdir()
+    Image.fromarray(photo(72, 80, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
+    cfg.recipe.head.pictures = str(tmp_path / "held_out")
+    train(cfg, tmp_path / "run")
+    assert (tmp_path / "run/model.pt").is_file()
 
 
 def test_rows_that_blocks_do_not_fill_are_refused() -> None:

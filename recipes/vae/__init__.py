@@ -22,6 +22,15 @@ from toolkit.model import Model
 KNOWN = known()
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    """Raise ValueError for rows that are not RGB or that blocks do not fill."""
+    if shape[0] != 3 or shape[1] % STRIDE or shape[2] % STRIDE:
+        raise ValueError(
+            f"expected RGB rows with sides that are multiples of {STRIDE}, got {list(shape)}; set "
+            "data.splits.size, and data.splits.channels=3"
+        )
+
+
 def step_of(lam: Tensor, noise: float) -> Tensor:
     """Distance between code points at which a step finer saves as much distortion as it costs bits; both float.
 
@@ -106,11 +115,7 @@ class VAE(Model):
         noise: float, lambdas: Sequence[float], learning_rate: float, warmup: int, weight_decay: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        if shape[0] != 3 or shape[1] % STRIDE or shape[2] % STRIDE:
-            raise ValueError(
-                f"expected RGB rows with sides that are multiples of {STRIDE}, got {list(shape)}; set "
-                "data.splits.size, and data.splits.channels=3"
-            )
+        check_shape(shape)
         net = Net(width, encoder_blocks, decoder_blocks, components, noise / 255)
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
         # Of the latents' coder, made after training by `fit_tables`; zeros before.

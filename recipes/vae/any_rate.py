@@ -8,50 +8,21 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from recipes.vae.transform import CHANNELS, bands, block_transform, known
+from recipes.vae import check_shape, step_of
+from recipes.vae.transform import Restoration, bands, block_transform, known
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients import fit
 from toolkit.data.splits import spread
 from toolkit.images import rate_coder
-from toolkit.images.rate_coder import STRIDE
+from toolkit.images.rate_coder import BALANCE, STRIDE
 from toolkit.model import Model
-from toolkit.nets.residual import Residual
 
 KNOWN = known()
-BALANCE = 6 / math.log(2)  # bits for a miss of one step: a finer step saves as much distortion as it costs bits
 FIT_ROWS, FIT_STEPS = 224, 30  # of the coder that training searches with
 SMALLEST = 0.01  # mean squared error in steps that a crop still learns from
 PIECE = 64  # rows that are transformed at once
-
-
-def step_of(lam: Tensor, noise: float) -> Tensor:
-    """Distance between code points in [0, 1] of pixels: see `recipes.vae.step_of`."""
-    return noise * (12 / math.log(2) * lam).sqrt()
-
-
-class Restoration(nn.Module):
-    """What to add to coefficients, in steps, so that they come closer to what they were before quantisation."""
-
-    def __init__(self, width: int, blocks: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(CHANNELS, width, 1)
-        self.blocks = nn.ModuleList(Residual(width) for _ in range(blocks))
-        self.rate = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 2 * width * blocks))
-        self.head = nn.Conv2d(width, CHANNELS, 1)
-        for part in (self.rate[-1], self.head):
-            nn.init.zeros_(part.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
-
-    def forward(self, k: Tensor, step: Tensor) -> Tensor:
-        """float [rows, channels, h, w] in steps, step float [rows] -> float32 of the same shape."""
-        h = self.first(torch.asinh(k))
-        film = self.rate((step.log2() + 5)[:, None]).view(len(k), len(self.blocks), 2, -1, 1, 1)
-        for i, block in enumerate(self.blocks):
-            h = block(h * (1 + film[:, i, 0]) + film[:, i, 1])
-        found: Tensor = self.head(F.silu(h)).float()
-        return found
 
 
 class AnyRate(Model):
@@ -74,11 +45,7 @@ class AnyRate(Model):
         learning_rate: float, warmup: int, weight_decay: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        if shape[0] != 3 or shape[1] % STRIDE or shape[2] % STRIDE:
-            raise ValueError(
-                f"expected RGB rows with sides that are multiples of {STRIDE}, got {list(shape)}; set "
-                "data.splits.size, and data.splits.channels=3"
-            )
+        check_shape(shape)
         self.net = Restoration(width, blocks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("transform", block_transform()[:, :, None, None], persistent=False)
         for name, table in coefficients.blank(KNOWN)._asdict().items():  # made by `fit_tables`; zeros before
@@ -131,8 +98,11 @@ class AnyRate(Model):
             self.get_buffer(f"coder_{name}").copy_(table)
         return bits
 
-    def on_train_start(self) -> None:
-        """Fit the coder that training searches with: the same whenever a training goes on."""
+    def on_fit_start(self) -> None:
+        """Fit the coder that training searches with: the same whenever a training goes on.
+
+        Not in `on_train_start`, before which a training with init= validates.
+        """
         rows = spread(self.trainer.datamodule.train, FIT_ROWS)  # type: ignore[attr-defined]
         self._searching = coefficients.Model(KNOWN, self._fitted(rows, FIT_STEPS)[0])
 

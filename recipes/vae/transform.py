@@ -109,12 +109,16 @@ class Analysis(nn.Module):
         return y + self.unit * shift, log_scale.clamp(-4, 3)
 
 
-class Synthesis(nn.Module):
-    """Pixels from latents that were quantised with a known step."""
+class Restoration(nn.Module):
+    """What to add to coefficients, in steps, so that they come closer to what they were before quantisation.
 
-    def __init__(self, width: int, blocks: int) -> None:
+    matrix: a module to keep beside these layers and before them, as checkpoints know parameters by their order.
+    """
+
+    def __init__(self, width: int, blocks: int, matrix: nn.Module | None = None) -> None:
         super().__init__()
-        self.matrix = Matrix(block_transform().T)
+        if matrix is not None:
+            self.matrix = matrix
         self.first = nn.Conv2d(CHANNELS, width, 1)
         self.blocks = nn.ModuleList(Residual(width) for _ in range(blocks))
         self.rate = nn.Sequential(nn.Linear(1, 32), nn.SiLU(), nn.Linear(32, 2 * width * blocks))
@@ -123,15 +127,27 @@ class Synthesis(nn.Module):
             nn.init.zeros_(part.weight)  # type: ignore[arg-type]
             nn.init.zeros_(part.bias)  # type: ignore[arg-type]
 
+    def forward(self, k: Tensor, step: Tensor) -> Tensor:
+        """float [rows, channels, h, w] in steps, step float [rows] -> float32 of the same shape."""
+        h = self.first(torch.asinh(k))
+        film = self.rate((step.log2() + 5)[:, None]).view(len(k), len(self.blocks), 2, -1, 1, 1)
+        for i, block in enumerate(self.blocks):
+            h = block(h * (1 + film[:, i, 0]) + film[:, i, 1])
+        found: Tensor = self.head(F.silu(h)).float()
+        return found
+
+
+class Synthesis(Restoration):
+    """Pixels from latents that were quantised with a known step."""
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__(width, blocks, Matrix(block_transform().T))
+
     def forward(self, z: Tensor, step: Tensor) -> Tensor:
         """float [rows, channels, h, w], step float [rows] -> pixels, float32 [rows, 3, 8 h, 8 w], not clamped.
 
         The network sees latents in units of the step and corrects in them, so that one network serves every rate.
         """
         unit = step[:, None, None, None]
-        h = self.first(torch.asinh(z / unit))
-        film = self.rate((step.log2() + 5)[:, None]).view(len(z), len(self.blocks), 2, -1, 1, 1)
-        for i, block in enumerate(self.blocks):
-            h = block(h * (1 + film[:, i, 0]) + film[:, i, 1])
-        z = z + unit * self.head(F.silu(h)).float()
+        z = z + unit * super().forward(z / unit, step)
         return F.pixel_shuffle(self.matrix(z), STRIDE) + 0.5

@@ -14,40 +14,27 @@ from torch.utils.data import DataLoader
 
 from toolkit import places
 from toolkit.archive import Archive
-from toolkit.data.images import Batches
+from toolkit.data.images import Batches, Resumable
 from toolkit.data.tkc import TkcIterableDataset, open_file
 
 SAMPLE = 4096  # training rows that heads look at, to calibrate networks say
 
 
-class CompressedBatches:
+class CompressedBatches(Resumable):
     """Batches uint8 [batch, c, h, w] of a `TkcIterableDataset`, for a Trainer, as `toolkit.data.images.Batches` are.
 
     workers: processes that decode.
     """
 
-    batch_sampler = None  # Lightning asks for it where there is a sampler
-
     def __init__(self, rows: TkcIterableDataset, workers: int, current_epoch: Callable[[], int]) -> None:
-        self.rows, self.workers, self.current_epoch = rows, workers, current_epoch
-        self.state = {"epoch": 0, "batch": 0}  # batches of this epoch already handed out
-        self.resume = {"epoch": 0, "batch": 0}  # batches to skip in that epoch
-
-    def state_dict(self) -> dict[str, int]:
-        """See `Batches`."""
-        return dict(self.state)
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """See `Batches`."""
-        self.resume = dict(state)
+        super().__init__(current_epoch)
+        self.rows, self.workers = rows, workers
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Tensor]:
-        epoch = self.current_epoch()
-        first = self.resume["batch"] if self.resume["epoch"] == epoch else 0
-        self.resume = {"epoch": 0, "batch": 0}
+        epoch, first = self.begin()
         self.rows.set_epoch(epoch)
         self.rows.skip = first
         loader: Any = DataLoader(self.rows, batch_size=None, num_workers=self.workers) if self.workers else self.rows

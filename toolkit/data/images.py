@@ -29,7 +29,36 @@ __all__ = [
 ]
 
 
-class Batches:
+class Resumable:
+    """What a Trainer takes as a loader, and a checkpoint knows how far it is: a resumed run sees the same rows.
+
+    current_epoch: gives the number of the epoch.
+    """
+
+    batch_sampler = None  # Lightning asks for it where there is a sampler
+
+    def __init__(self, current_epoch: Callable[[], int]) -> None:
+        self.current_epoch = current_epoch
+        self.state = {"epoch": 0, "batch": 0}  # batches of this epoch already handed out
+        self.resume = {"epoch": 0, "batch": 0}  # batches to skip in that epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Say how far the epoch is: Lightning stores it in a checkpoint."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Skip what a checkpoint's run has seen of its last epoch, if the next iteration is of that epoch."""
+        self.resume = dict(state)
+
+    def begin(self) -> tuple[int, int]:
+        """Number of the epoch that begins, and of the first batch to hand out."""
+        epoch = self.current_epoch()
+        first = self.resume["batch"] if self.resume["epoch"] == epoch else 0
+        self.resume = {"epoch": 0, "batch": 0}
+        return epoch, first
+
+
+class Batches(Resumable):
     """Batches uint8 [batch, c, h, w] cut out of rows uint8 [n, c, h, w]; what a Lightning Trainer takes as a loader.
 
     Not a torch DataLoader: that one picks rows one by one and collates them, 100 times slower than one indexing of the
@@ -40,8 +69,6 @@ class Batches:
     `shuffle`: a new order each epoch, a function of `seed` and `current_epoch()` alone; incomplete batches are dropped,
     so that all processes make the same number of steps. Otherwise: all rows in order, the last batch smaller.
     """
-
-    batch_sampler = None  # Lightning asks for it where there is a sampler
 
     def __init__(
         self,
@@ -55,17 +82,8 @@ class Batches:
         current_epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self.rows, self.batch_size, self.shuffle, self.flip, self.seed = rows, batch_size, shuffle, flip, seed
-        self.rank, self.world, self.current_epoch = rank, world, current_epoch
-        self.state = {"epoch": 0, "batch": 0}  # batches of this epoch already handed out
-        self.resume = {"epoch": 0, "batch": 0}  # batches to skip in that epoch
-
-    def state_dict(self) -> dict[str, int]:
-        """Say how far the epoch is: Lightning stores it in a checkpoint, so that a resumed run sees the same rows."""
-        return dict(self.state)
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Skip what a checkpoint's run has seen of its last epoch, if the next iteration is of that epoch."""
-        self.resume = dict(state)
+        super().__init__(current_epoch)
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -78,9 +96,7 @@ class Batches:
         if not self.shuffle:
             yield from torch.split(self.rows, self.batch_size)
             return
-        epoch = self.current_epoch()
-        first = self.resume["batch"] if self.resume["epoch"] == epoch else 0
-        self.resume = {"epoch": 0, "batch": 0}
+        epoch, first = self.begin()
         entropy = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(entropy[0]))
         # The same order in every process, of which each takes every world-th row.

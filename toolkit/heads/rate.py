@@ -168,7 +168,7 @@ Next:
         run.folder.mkdir(parents=True, exist_ok=True)
 
         def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = PictureCoder(run.module, run.module.device, choice, effort)
+            coder = PictureCoder(run.module, run.module.device, choice, "0" if choice == "rounding" else effort)
             return rate_distortion.of_files(coder, pictures, lambdas, run.folder, {"recipe": run.name})
 
         mine, restored = files("search", self.lambdas)

@@ -73,7 +73,7 @@ def compress(
             raise ValueError(f"{items[i].name}: {error}") from error
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
-    every = ranks.ordered(coded, jobs, of=(header, target), output=output)
+    every = ranks.ordered(coded, jobs, of=(header, target, coder.passes), output=output)
     levels, chunks = list[int](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
