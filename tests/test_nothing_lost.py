@@ -915,6 +915,8 @@ def test_g25_one_picture_is_restored_as_the_file_that_is_named(run: Path, tmp_pa
     assert np.array_equal(read_image(tmp_path / "one.png"), read_image(tmp_path / "in/a.png"))
     message = "expected a new folder for the 2 pictures of the file, got the name of one"
     refused(lambda: unpack(run, tmp_path / "two.tkc", tmp_path / "two.png"), tmp_path, message, capsys)
+    message = "expected a name that ends in .png, or a folder"
+    refused(lambda: unpack(run, tmp_path / "two.tkc", tmp_path / "b.jpg", "only=b.png"), tmp_path, message, capsys)
     assert unpack(run, tmp_path / "two.tkc", tmp_path / "two.png", "only=b.png") == 0
     assert np.array_equal(read_image(tmp_path / "two.png"), read_image(tmp_path / "in/b.png"))
     refused(lambda: unpack(run, tmp_path / "one.tkc", tmp_path / "two.png"), tmp_path, "overwrite=true", capsys)

@@ -127,7 +127,7 @@ Next:
         )
         pixels = sum(item.height * item.width for item in source.items)
         return (
-            f"{len(source.items)} pictures, {pixels} pixels -> {output}: {size} bytes, "
+            f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {pixels} pixels -> {output}: {size} bytes, "
             f"{8 * size / pixels:.4f} bits per pixel"
         )
 

@@ -155,8 +155,8 @@ Next:
             verified=verified,
         )  # fmt: skip
         text = (
-            f"{len(source.items)} pictures, {source.values} values -> {output}: {size} bytes, "
-            f"{8 * size / source.values:.4f} bits per dimension{', verified' * verified}"
+            f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {source.values} values -> {output}: "
+            f"{size} bytes, {8 * size / source.values:.4f} bits per dimension{', verified' * verified}"
         )
         if not run.exact and "exact" not in asked:
             text += (

@@ -106,6 +106,8 @@ def restore(
             f"{output}: expected a new folder for the {len(which)} pictures of the file, got the name of one; give a "
             "folder, or only=NAME"
         )
+    if array is None and not single and Path(output).suffix.lower() in files.SUFFIXES.values():
+        raise ValueError(f"{output}: expected a name that ends in .png, or a folder; pictures come back as PNG files")
     done = hashlib.sha256(state).hexdigest()
     clear(Path(os.path.realpath(output)), done)
     if array or single:
