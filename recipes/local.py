@@ -108,6 +108,30 @@ class Net(nn.Module):
                 for neighbour in ((0, -1), (-1, 0)):
                     self.guess.weight.data[c, c * len(near) + near.index(neighbour)] = 0.5
 
+    @torch.no_grad()
+    def grown(self, small: Net) -> dict[str, Tensor]:
+        """Weights with which this net says what a smaller one says (Chen, Goodfellow, Shlens 2016, arXiv:1511.05641).
+
+        What it has and the smaller has not starts as in any training, but the smaller's part does not see it yet. Where
+        the smaller is no smaller, or differs in more than reach, width and blocks: the smaller's own weights.
+        """
+        found, theirs = {name: value.clone() for name, value in self.state_dict().items()}, small.state_dict()
+        near, seen = window(self.reach), window(small.reach)
+        mine, other = ((net.shape, net.mixture.sizes, net.guess is None, net.places is None) for net in (self, small))
+        fits = all(name in found and len(old) <= len(found[name]) for name, old in theirs.items())
+        if mine != other or not fits or small.reach > self.reach:
+            return theirs
+        inputs = torch.tensor([c * len(near) + near.index(place) for c in range(self.shape[0]) for place in seen])
+        for name, old in theirs.items():
+            new = found[name]
+            if old.dim() == 1:
+                new[: len(old)] = old
+                continue
+            rows = slice(len(old))
+            new[rows] = 0.0
+            new[rows, inputs if name in ("own.weight", "guess.weight") else slice(old.shape[1])] = old
+        return found
+
     def features(self, before: Tensor, place: Tensor) -> Tensor:
         """Of pixels, from neighbours float [rows, c * neighbours, n, 1], normalised, and places int64 [n]:
         [rows, width, n, 1]."""
@@ -254,6 +278,10 @@ class Local(RowModel):
     def exact(self, rows: Tensor | None = None) -> Local:
         """This model with its network in exact arithmetic, for coding only; rows: see `recipes.bitswap`."""
         return cast(Local, converted(self, rows))
+
+    def start_from(self, other: Local) -> dict[str, Tensor]:
+        """Weights of another run for `init=`; those of a network of less reach, width or blocks grow."""
+        return {f"net.{name}": value for name, value in self.net.grown(other.net).items()}
 
     def parts(self, x: Tensor, latents: Sequence[Tensor] | None = None) -> Tensor:
         """Bits of x, float32 [rows, 1]; there are no latents."""

@@ -10,6 +10,7 @@ from tests.tiny import everything, images
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import Settings
 from toolkit.nets.exact import exactly
+from toolkit.training.overrides import differing
 
 SMALL = {
     "reach": 2, "width": 8, "blocks": 1, "components": 2, "placed": True, "guessed": True, "flat_share": 0.25,
@@ -43,6 +44,28 @@ def test_rows_come_back_and_cost_what_the_model_says(shape: tuple[int, ...], pla
     assert torch.equal(coder.decode(payload, everything(x)), x)
     with torch.inference_mode():
         assert account.net == pytest.approx(float(module.bits(x).double().sum()), rel=0.02 if exact else 0.005)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_network_grown_from_a_smaller_one_says_the_same_and_learns_more(placed: bool) -> None:
+    small, x = model((3, 8, 8), placed=placed), images(6, (3, 8, 8))
+    torch.manual_seed(1)
+    large = Local((3, 8, 8), **{**SMALL, "placed": placed, "reach": 3, "width": 12, "blocks": 2})  # type: ignore[arg-type]
+    large.load_state_dict(large.start_from(small))
+    assert torch.allclose(large.bits(x), small.bits(x), rtol=1e-5)
+    large.net(x).sum().backward()
+    for name in ("own", "mixture.head", "guess", "refine.0.last", "refine.1.last"):
+        weight = large.net.get_submodule(name).weight.grad
+        old = small.net.state_dict().get(f"{name}.weight", torch.empty(0, 0))
+        assert weight[: len(old), old.shape[1] :].any() or weight[len(old) :].any(), name  # what is new learns at once
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 6}, {"components": 3}, {"reach": 2, "placed": False}, {"guessed": False}]
+)
+def test_weights_of_a_network_that_cannot_grow_into_this_one_stay_what_they_are(changes: dict[str, object]) -> None:
+    small, other = model((3, 8, 8), reach=3), model((3, 8, 8), **{"reach": 3, "width": 12, **changes})
+    assert differing(other, other.start_from(small)) is not None
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +40,15 @@ else:
             whose tensors are to be loaded. Raises ValueError for a model that has no such form, as this.
             """
             raise ValueError(f"expected a recipe with an exact form, got {type(self).__name__}; code with exact=false")
+
+        def start_from(self, other: Any) -> Mapping[str, torch.Tensor]:
+            """The weights to start a training with, given the module of another run: a state dictionary, for `init=`.
+
+            These are the other's own, and so of no use where its network has other shapes. A recipe that can grow a
+            smaller network says here how.
+            """
+            state: Mapping[str, torch.Tensor] = other.state_dict()
+            return state
 
 
 @functools.cache

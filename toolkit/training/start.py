@@ -35,7 +35,7 @@ def begin(cfg: DictConfig, folder: Path, start: Run | None, typed: Sequence[str]
     keys = [override.key_or_group.removeprefix(MODULE) for override in Parser.create().parse_overrides([*typed])]
     cfg.recipe.module = {**start.cfg.recipe.module, **{key: own[key] for key in keys if key in own}}
     run, data = build(cfg, folder)
-    state = start.module.state_dict()
+    state = run.module.start_from(start.module)
     if found := differing(run.module, state):
         name, mine, theirs = found
         changed = " ".join(text for text in typed if text.startswith(MODULE))
