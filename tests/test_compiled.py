@@ -38,7 +38,7 @@ def test_one_line_says_that_loops_are_compiled_and_none_where_they_are_on_disk(t
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     kept = str(tmp_path / "kept")
-    line = "compiling the coder for this processor, up to half a minute (once)"
+    line = "compiling the coder for this processor, half a minute or more (once)"
     assert [said(program, NUMBA_CACHE_DIR=kept) for _ in range(2)] == [[line], []]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from toolkit import cli
+from toolkit.chunks.inventory import shown
 from toolkit.container import Reader, Writer
 from toolkit.images import listing
 from toolkit.inspect import main
@@ -55,6 +56,16 @@ def test_a_sound_file_is_shown_and_judged_intact(tmp_path: Path, capsys: pytest.
     assert "recipe: 'bitswap'" in out
     assert "items: [0, 1, 2, 3, 4, 5, ...]  (1000 in all)" in out
     assert f"{8 * path.stat().st_size / 606:.4f} bits per value" in out
+
+
+def test_one_chunk_is_no_chunks() -> None:
+    report = {
+        "file": "a.tkc", "version": 4, "bytes": {"file": 9}, "rows": 1, "bits_per_value": None, "decodes": None,
+        "zoo": None, "header": {}, "damage": None,
+        "chunks": [{"number": 0, "offset": 0, "size": 1, "rows": 1, "crc": 0, "rows_crc": 0, "intact": True}],
+    }  # fmt: skip
+    assert "\n1 chunk, 1 row\n" in shown(report) and shown(report).endswith("\n1 chunk intact")
+    assert shown(report, apart=True).endswith("\n1 picture intact")
 
 
 @pytest.mark.parametrize(

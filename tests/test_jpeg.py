@@ -16,6 +16,7 @@ from tests.archives import noise, pack, pixels, refused, unpack
 from tests.test_vae import configuration, photo
 from toolkit import compress
 from toolkit.images import baselines
+from toolkit.images.given import given as told
 from toolkit.images.source import source
 from toolkit.runs import save
 
@@ -120,12 +121,16 @@ def test_they_are_left_out_before_they_are_read(mixed: Path) -> None:
 def test_a_lossy_model_takes_them_and_no_options_of_lossless_ones(
     lossy: Path, mixed: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    for option in ("jpeg=pixels", "compare=true", "verify=true"):
+    for option in ("compare=true", "verify=true"):
         message = f"expected no {option.split('=')[0]}= for a model of vae, which takes lambda=, bpp=, psnr=, effort="
         refused(
             lambda option=option: pack(lossy, mixed, tmp_path / "x.tkc", "lambda=8", option), tmp_path, message, capsys
         )
-    assert pack(lossy, mixed, tmp_path / "x.tkc", "lambda=8") == 0
+    assert pack(lossy, mixed, tmp_path / "fewer.tkc", "lambda=8", "jpeg=skip") == 0
+    shown = capsys.readouterr()
+    assert "2 pictures" in shown.out and "3 of 5 pictures left out" in shown.err
+    assert pack(lossy, mixed, tmp_path / "x.tkc", "lambda=8", "jpeg=pixels") == 0
+    assert pack(lossy, mixed, tmp_path / "x.tkc", "lambda=8", "overwrite=true") == 0
     shown = capsys.readouterr()
     assert "5 pictures" in shown.out and "JPEG" not in shown.out + shown.err
     given = sum(path.stat().st_size for path in mixed.iterdir())
@@ -136,6 +141,13 @@ def test_the_bytes_of_an_array_are_those_of_its_file(runs: dict[str, Path], tmp_
     np.save(tmp_path / "x.npy", noise(5, 8, 8))
     assert pack(runs["grey"], tmp_path / "x.npy", tmp_path / "x.tkc") == 0
     assert f"\n1 input file: {128 + 5 * 64} bytes; the .tkc: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "larger"), [(10, False), (5000, True)])
+def test_a_file_that_is_larger_than_what_was_given_says_so(size: int, larger: bool, tmp_path: Path) -> None:
+    Image.new("RGB", (3, 5)).save(tmp_path / "a.png")
+    (tmp_path / "a.tkc").write_bytes(bytes(size))
+    assert ("The .tkc is the larger one" in told(source(tmp_path / "a.png"), str(tmp_path / "a.tkc"), True)) is larger
 
 
 def test_a_file_is_compared_with_what_other_codecs_make_of_its_pictures(

@@ -434,6 +434,8 @@ def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:
     assert bd_rate(anchor, half) == pytest.approx(100)
     assert bd_rate(anchor, anchor, 0.3, 0.7) == pytest.approx(0)
     assert math.isnan(bd_rate(half, [p._replace(psnr=p.psnr + 50) for p in anchor]))
+    empty = [Point(0.0, 20.0, 0.5), *anchor]  # a picture of a few pixels may take no bytes
+    assert bd_rate(half, empty, 0.2, 1.2) == pytest.approx(-50, abs=0.5) and math.isfinite(bd_rate(empty, half))
 
 
 def test_bd_rate_by_similarity_is_that_of_its_decibels() -> None:

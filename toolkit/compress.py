@@ -34,7 +34,7 @@ KNOWN = {
     "chunk_rows": "tiles coded together: more are smaller, fewer give one picture sooner (default 16384 of small ones)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",
-    "jpeg": "of a lossless model, JPEG files: skip (default), or pixels: keep their pixels, mostly in more bytes",
+    "jpeg": "JPEG files: skip (default of a lossless model: their pixels mostly take more), or pixels: code these",
     "compare": "of a lossless model, true: also what lossless WebP, JPEG XL and PNG make of the pictures",
     "verify": f"of a lossless model, {OPTION}",
     "on_bad": "error (default), or skip: leave out pictures that cannot be coded, and list them",
@@ -43,8 +43,7 @@ KNOWN = {
     "device": "auto, cpu or cuda (default auto)",
 }
 LOSSY = {"lambda", "bpp", "psnr"}
-OWN = {"run", "input", "output", "on_bad", "metadata", "overwrite", "device"}
-LOSSLESS = {key: KNOWN[key] for key in ("jpeg", "compare")}  # of this command, where the model is
+OWN = {"run", "input", "output", "on_bad", "metadata", "jpeg", "overwrite", "device"}
 
 
 @cli.command
@@ -56,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
         head, name = head_of(folder := zoo.folder_of(found.get("run"), zoo.LOSSY if LOSSY & found.keys() else None))
-        asked = cli.asked(found, OWN, head.compress_options | (LOSSLESS if head.lossless else {}), name)
-        jpeg, compare = asked.pop("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")
+        comparable = {"compare": KNOWN["compare"]} if head.lossless else {}
+        asked = cli.asked(found, OWN, head.compress_options | comparable, name)
+        jpeg, compare = found.get("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")
         asked.pop("compare", None)
         # Before the model is loaded, so that a mistake is told at once.
         pictures = source(found["input"], found.get("on_bad", "error"), found.get("metadata", "all"), jpeg, head.every)

@@ -20,9 +20,9 @@ KNOWN = {
     "run": "folder of the trained model (outputs/...), or name of one that ships",
     "pictures": "of a model of whole pictures: one, or a folder of them (default: those that its training held out)",
     "on_bad": "of these, those that cannot be coded: error (default), or skip: leave them out, and list them",
-    "jpeg": "of these, JPEG files and a lossless model: skip (default), or pixels, as of toolkit.compress",
+    "jpeg": "of these, JPEG files and a lossless model: skip (default), or pixels: keep their pixels",
     "rows": "test rows to code, evenly spread, or all (default 1000); more than there are come again, to time many",
-    "effort": "of a model that learns while it codes: 0, 1 or 2, as of toolkit.compress",
+    "effort": "of a model that learns while it codes: 0 is fast, 2 smallest (default 1)",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }

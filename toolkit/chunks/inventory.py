@@ -71,7 +71,8 @@ def shown(report: dict[str, Any], pictures: Sequence[str] = (), apart: bool = Fa
 
     pictures: lines about what the file holds, which the header's items need not say again; apart: each is one chunk.
     """
-    chunks, unit = report["chunks"], "pictures" if apart else "chunks"
+    chunks, unit = report["chunks"], "picture" if apart else "chunk"
+    counted = f"{len(chunks)} {unit}{'s' * (len(chunks) != 1)}"
     lines = [
         f"{report['file']}: .tkc, format version {report['version']}",
         "",
@@ -81,8 +82,8 @@ def shown(report: dict[str, Any], pictures: Sequence[str] = (), apart: bool = Fa
     ]
     for part, size in report["bytes"].items():
         lines.append(f"  {part:17} {size:>15,}  {100 * size / report['bytes']['file']:6.2f} %")
-    rows = "" if apart else f", {report['rows']:,} rows"
-    lines += ["", f"{len(chunks)} {unit}{' found' * bool(report['damage'])}{rows}"]
+    rows = "" if apart else f", {report['rows']:,} row{'s' * (report['rows'] != 1)}"
+    lines += ["", f"{counted}{' found' * bool(report['damage'])}{rows}"]
     if report["bits_per_value"] is not None:
         values = report["header"]["values"]
         lines.append(f"{report['bits_per_value']:.4f} bits per value: the whole file, for {values:,} coded integers")
@@ -102,9 +103,9 @@ def shown(report: dict[str, Any], pictures: Sequence[str] = (), apart: bool = Fa
     if len(chunks) > TABLE_ROWS and not apart:
         lines.append(f"     ... and {len(chunks) - TABLE_ROWS} more: --json shows all")
     damaged = {chunk["number"]: chunk["error"] for chunk in chunks if not chunk["intact"]}
-    verdict = f"all {len(chunks)} {unit} intact"
+    verdict = f"{'all ' * (len(chunks) != 1)}{counted} intact"
     if damaged:
-        verdict = f"{len(damaged)} of {len(chunks)} {unit} damaged: {', '.join(map(str, damaged))}"
+        verdict = f"{len(damaged)} of {counted} damaged: {', '.join(map(str, damaged))}"
     if report["damage"]:
         lines += ["", report["damage"]]
         verdict += "; more may be lost: the chunks were found without an index"

@@ -40,7 +40,7 @@ class _Note(event.Listener):
         self.told = True
         often = "once" if _made[loop] else "each time, as there is no folder to keep it in: set NUMBA_CACHE_DIR to one"
         # Above progress bars.
-        tqdm.write(f"compiling the coder for this processor, up to half a minute ({often})", file=sys.stderr)
+        tqdm.write(f"compiling the coder for this processor, half a minute or more ({often})", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
         pass

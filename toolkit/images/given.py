@@ -14,6 +14,8 @@ def given(pictures: Source, file: str, lossless: bool) -> str:
     before, count, size = sum(pictures.sizes), len(pictures.sizes), Path(file).stat().st_size
     lines = [f"{_files(count, 'input')}: {before} bytes; the .tkc: {size}, {100 * size / before:.1f} %"]
     kinds = sorted(set(pictures.kinds))
+    if size > before and kinds != ["JPEG"]:
+        lines[0] += "\nThe .tkc is the larger one: pictures of a few pixels, or of noise, cannot be made smaller."
     if not lossless or len(kinds) < 2:
         return lines[0] + "\nAll are JPEG files, whose pixels are kept, and not their bytes." * (kinds == ["JPEG"])
     with Reader(file) as reader:

@@ -234,9 +234,11 @@ def envelope(curves: Sequence[Curve]) -> Curve:
 
 def _at(curve: Curve, rates: Any, axis: str) -> Any:
     """Values of a curve at some rates, NaN outside."""
-    return np.interp(
-        np.log(rates), [math.log(p.bpp) for p in curve], [getattr(p, axis) for p in curve], left=np.nan, right=np.nan
-    )
+    return np.interp(np.log(rates), _log_rates(curve), [getattr(p, axis) for p in curve], left=np.nan, right=np.nan)
+
+
+def _log_rates(curve: Curve) -> list[float]:
+    return [math.log(max(p.bpp, 1e-6)) for p in curve]  # a picture of a few pixels may take no bytes
 
 
 def decibels(ms_ssim: float) -> float:
@@ -264,7 +266,7 @@ def bd_rate(curve: Curve, anchor: Curve, least: float = 0.0, most: float = math.
     if not low < high:
         return math.nan
     qualities = np.linspace(low, high, 500)
-    rates = [np.interp(qualities, [p.psnr for p in c], [math.log(p.bpp) for p in c]) for c in (curve, anchor)]
+    rates = [np.interp(qualities, [p.psnr for p in c], _log_rates(c)) for c in (curve, anchor)]
     return 100 * (math.exp(float(np.mean(rates[0] - rates[1]))) - 1)
 
 
