@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -43,6 +43,7 @@ def noise(*shape: int) -> np.ndarray:
     size=st.tuples(st.integers(1, 33), st.integers(1, 33)),
     seed=st.integers(0, 2**32),
 )
+@example(height=4, width=6, c=3, channels=3, size=(4, 6), seed=0)
 @settings(max_examples=150, deadline=None)
 def test_tiles_come_back_from_their_valid_values_alone(
     height: int, width: int, c: int, channels: int, size: tuple[int, int], seed: int

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from tests.archives import files_of, noise, pack
+from tests.archives import files_of, noise, pack, unpack
 from tests.many import several
-from tests.tiny import picture_run
-from toolkit import compress, ranks
+from tests.tiny import configure, picture_run
+from toolkit import compress, ranks, zoo
 from toolkit.chunks.chained import Coder
+from toolkit.runs import build, save
 
 ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests/golden"
 
 
 def test_results_come_in_their_order_and_few_jobs_are_held() -> None:
@@ -93,28 +96,56 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return picture_run(tmp_path_factory.mktemp("runs") / "run")
+def models(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small model of each recipe that makes files of pictures, by recipe."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    cfg = configure("local", "recipe.module.width=8", "recipe.module.blocks=1", "recipe.module.components=2")
+    save(folder / "local", cfg, build(cfg, folder / "local")[0].module)
+    found = {recipe: GOLDEN / f"{recipe}_v4" for recipe in ("ikvae", "vae_lossless", "vae")}
+    whole = picture_run(folder / "whole")
+    return {
+        **found,
+        "bitswap": runs["rgb"],
+        "photographs": whole,
+        "local": folder / "local",
+        "any_rate": zoo.find("any-rate"),
+    }
 
 
-@pytest.mark.parametrize(("recipe", "count"), [("rgb", 2), ("rgb", 4), ("whole", 2)])
+@pytest.fixture(scope="module")
+def whole(models: dict[str, Path]) -> Path:
+    return models["photographs"]
+
+
+def test_every_recipe_has_a_model_here(models: dict[str, Path]) -> None:
+    recipes = {path.stem for path in (ROOT / "configs/recipe").glob("*.yaml")}
+    assert recipes == models.keys() | {"word_embeddings"}  # whose command refuses several processes: see below
+
+
+@pytest.mark.parametrize("recipe", ["any_rate", "bitswap", "ikvae", "local", "photographs", "vae", "vae_lossless"])
 def test_any_number_of_processes_writes_the_same_file_and_restores_it(
-    recipe: str, count: int, runs: dict[str, Path], whole: Path, pictures: Path, tmp_path: Path
+    recipe: str, models: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
-    run, more = (whole, []) if recipe == "whole" else (runs["rgb"], ["chunk_rows=7", "device=cpu"])
-    assert pack(run, pictures, tmp_path / "one.tkc", *([] if recipe == "whole" else ["chunk_rows=7"])) == 0
-    given = [f"run={run}", str(pictures), str(tmp_path / "many.tkc"), *more]
-    done = several(count, "compress", *given, logs=tmp_path / "logs")
-    assert done.status == [0] * count, done.err
-    assert (tmp_path / "many.tkc").read_bytes() == (tmp_path / "one.tkc").read_bytes()
-    assert "7 pictures" in done.out[0] and not any(done.out[1:]) and not any(done.err[1:])
-    given = [f"run={run}", str(tmp_path / "many.tkc"), str(tmp_path / "back")]
-    done = several(count, "decompress", *given, logs=tmp_path / "logs")
-    assert done.status == [0] * count, done.err
+    lossy, rows = recipe in ("any_rate", "vae"), recipe not in ("any_rate", "photographs", "vae")
+    given = [f"run={models[recipe]}", *["lambda=16"] * lossy, *["chunk_rows=7"] * rows, "device=cpu", str(pictures)]
+    one, many = tmp_path / "one.tkc", tmp_path / "many.tkc"
+    assert compress.main([*given, str(one)]) == 0
+    for count in (2, 4):
+        done = several(count, "compress", *given, str(many), "overwrite=true", logs=tmp_path / "logs")
+        assert done.status == [0] * count, done.err
+        assert many.read_bytes() == one.read_bytes()
+        assert "7 pictures" in done.out[0] and not any(done.out[1:]) and not any(done.err[1:])
+    given = [f"run={models[recipe]}", str(many), str(tmp_path / "back"), "device=cpu"]
+    done = several(2, "decompress", *given, logs=tmp_path / "logs")
+    assert done.status == [0, 0], done.err
+    expected = tmp_path / "expected" if lossy else pictures
+    assert not lossy or unpack(models[recipe], one, expected) == 0
     for name in (names := files_of(pictures)):
-        with Image.open(pictures / name) as before, Image.open(tmp_path / "back" / name) as after:
+        with Image.open(expected / name) as before, Image.open(tmp_path / "back" / name) as after:
             assert before.tobytes() == after.tobytes()
-    assert files_of(tmp_path / "back") == names and {*os.listdir(tmp_path)} == {"one.tkc", "many.tkc", "back", "logs"}
+    made = {"one.tkc", "many.tkc", "back", "logs", *["expected"] * lossy}
+    assert files_of(tmp_path / "back") == names and {*os.listdir(tmp_path)} == made
 
 
 def spread(rank: int) -> None:

@@ -60,6 +60,8 @@ def tiles(image: Tensor, channels: int, size: tuple[int, int]) -> tuple[Tensor, 
             f"expected a picture uint8 [1 or 3, height, width], got {image.dtype} {list(image.shape)}; "
             "do: read it with read_image or load_array"
         )
+    if image.shape == (channels, *size):  # one tile, as images of an array mostly are
+        return image.contiguous()[None], torch.ones(1, *image.shape, dtype=torch.bool)
     item = item_of("", image)
     down, across = _grid(item, channels, size)
     y = torch.arange(down * size[0]).clamp_(max=item.height - 1)
