@@ -147,9 +147,17 @@ class Chain(nn.Module):
         downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        if finer < 0 or shape[1] % 2**finer or shape[2] % 2**finer:
+        counts = {
+            "finer": ([finer], 0), "refinements": ([refinements], 0), "blocks": (blocks, 0), "width": ([width], 1),
+            "components": ([components], 1), "latent_channels": (latent_channels, 1), "downscale": (downscale, 1),
+            "bins": ([bins], 1), "bins_per_unit": ([bins_per_unit], 1),
+        }  # fmt: skip
+        for name, (values, low) in counts.items():
+            if min(values, default=low) < low:
+                raise ValueError(f"expected recipe.module.{name} from {low} on, got {min(values)}; give another number")
+        if shape[1] % 2**finer or shape[2] % 2**finer:
             raise ValueError(
-                f"expected finer from 0 on and images whose sides are multiples of 2^finer, got finer={finer} and "
+                f"expected images whose sides are multiples of 2^finer, got finer={finer} and "
                 f"{shape[1]} x {shape[2]}; {_fitting(math.gcd(*shape[1:]), finer, len(blocks))}, or change "
                 "data.splits.size"
             )

@@ -172,6 +172,24 @@ def test_sides_that_lattices_do_not_divide_are_refused() -> None:
         bitswap((1, 12, 12), finer=1)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "low"),
+    [
+        ("width", 0, 1), ("components", 0, 1), ("latent_channels", [2, 0], 1), ("downscale", [2, 0], 1),
+        ("blocks", [1, -1], 0), ("refinements", -1, 0), ("finer", -1, 0), ("bins", 0, 1), ("bins_per_unit", 0, 1),
+    ],
+)  # fmt: skip
+def test_counts_of_nothing_are_refused(setting: str, value: int | list[int], low: int) -> None:
+    with pytest.raises(ValueError, match=rf"expected recipe\.module\.{setting} from {low} on, got {low - 1}; give"):
+        bitswap(**{setting: value})
+
+
+def test_passes_without_residual_blocks_have_an_exact_form() -> None:
+    module, x = bitswap(finer=1, refinements=0, likelihood="guided", downscale=[2, 1]), images(4)
+    coder = Coder(module.exact(x), exactly(head), Settings(4, 8, 0))
+    assert torch.equal(coder.decode(coder.encode(x, everything(x))[0], everything(x)), x)
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 24, 32), (1, 6, 8), (1, 8, 8), (3, 44, 48)])
 def test_settings_that_an_error_names_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"set recipe\.module\.finer") as error:

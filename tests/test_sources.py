@@ -254,6 +254,12 @@ def test_validation_rows_must_leave_something_to_train_on(tmp_path: Path, rows: 
 # Own data
 
 
+def test_a_training_set_that_is_empty_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "none.npy", np.zeros((0, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"expected at least two training rows, .*got 0; do: add some"):
+        images.array(path, validation_rows=1)
+
+
 def save(path: Path, array: np.ndarray) -> Path:
     np.save(path, array)
     return path

@@ -46,6 +46,8 @@ def hold_out(train: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
     Raises ValueError unless 1 <= rows < the number of training rows.
     """
+    if len(train) < 2:
+        raise ValueError(f"expected at least two training rows, of which some validate, got {len(train)}; do: add some")
     if not 1 <= rows < len(train):
         raise ValueError(
             f"expected validation_rows from 1 to {len(train) - 1} (the training set has {len(train)} rows), "

@@ -140,7 +140,8 @@ class Conversion:
     ) -> tuple[nn.Sequential, Form]:
         """A sequence of layers; gain, shift: of the last one. A SiLU at the end is left to the next layer."""
         parts = list(_flat(modules))
-        last = max(i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d | nn.Linear | Residual))
+        layers = [i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d | nn.Linear | Residual)]
+        last = layers[-1] if layers else -1
         found: list[nn.Module] = []
         for i, part in enumerate(parts):
             if isinstance(part, nn.SiLU):
