@@ -451,7 +451,10 @@ def test_curves_that_share_no_quality_are_said_to() -> None:
     far = [p._replace(psnr=p.psnr + 50) for p in anchor]
     text = rate_distortion.table({"this": half, "JPEG 4:2:0": anchor, "JPEG 4:4:4": anchor, "other": far})
     assert "against JPEG: -50.0 %, " in text
-    assert "against other: no common range, " in text and "nan" not in text
+    assert "against other: no common range, " in text and "nan" not in text and "  MS-SSIM" in text
+    small = [p._replace(ms_ssim=math.nan) for p in anchor]  # of pictures too small for it
+    text = rate_distortion.table({"this": small, "JPEG 4:2:0": small, "JPEG 4:4:4": small})
+    assert "against JPEG: +0.0 %, no common range" in text and "nan" not in text and "  MS-SSIM" not in text
 
 
 def test_the_envelope_is_the_better_curve_at_each_rate() -> None:

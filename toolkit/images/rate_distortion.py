@@ -332,7 +332,8 @@ def table(curves: dict[str, Curve]) -> str:
         lines.append(f"{name}:")
         lines.append("  bits/pixel " + " ".join(f"{p.bpp:7.3f}" for p in curve))
         lines.append("  PSNR, dB   " + " ".join(f"{p.psnr:7.2f}" for p in curve))
-        lines.append("  MS-SSIM    " + " ".join(f"{p.ms_ssim:7.4f}" for p in curve))
+        if not any(math.isnan(p.ms_ssim) for p in curve):  # else a side is below SMALLEST_MS_SSIM
+            lines.append("  MS-SSIM    " + " ".join(f"{p.ms_ssim:7.4f}" for p in curve))
     lines.append("BD-rate over 0.2 to 1.2 bits/pixel (negative: fewer bits at equal quality), PSNR of RGB and MS-SSIM:")
     similar = differences(curves, "ms_ssim")
     lines += [f"  against {name}: {_percent(x)}, {_percent(similar[name])}" for name, x in differences(curves).items()]
