@@ -139,22 +139,21 @@ def loaders(args: argparse.Namespace, rows: np.ndarray, folder: Path) -> Iterato
     place = folder / "litdata"
     if found := litdata_of(paths, place):
         yield "litdata, PNG bytes in chunks", found, sum(path.stat().st_size for path in place.iterdir())
-    for run in args.run:
-        file = folder / f"{Path(run).name}.tkc"
+    for i, run in enumerate(args.run):
+        file = folder / f"{i}.tkc"
         as_tkc(rows, run, file, args.exact, args.chunk_rows)
 
         def loader(workers: int, file: Path = file, run: str = run) -> Any:
             data = TkcIterableDataset(file, run, BATCH)
             return DataLoader(data, batch_size=None, num_workers=workers) if workers else data
 
-        yield f".tkc, {args.name or Path(run).name}", loader, file.stat().st_size
+        yield f".tkc, {run}", loader, file.stat().st_size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("array", type=Path)
     parser.add_argument("--run", nargs="+", default=["photographs"])
-    parser.add_argument("--name", help="of the run, in the table")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--chunk-rows", type=int, default=1024)

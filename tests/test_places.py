@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.archives import noise, pixels
 from tests.places import Counting, clean_memory, serve
-from tests.tiny import picture_run
-from toolkit import compress, decompress, evaluate, inspect, places, train, zoo
+from tests.tiny import picture_run, run_folder
+from toolkit import compress, decompress, evaluate, export_embeddings, inspect, make_exact, places, train, zoo
 from toolkit.container import CHUNK_HEADER_SIZE, Reader, TruncatedFile, Writer
 from toolkit.data import images
 from toolkit.training import overrides
@@ -113,6 +113,33 @@ def test_the_figures_of_a_remote_run_are_written_beside_it(tmp_path: Path, capsy
     assert "a.png" in capsys.readouterr().out
     names = {path.rpartition("/")[2] for path in MemoryFileSystem().find("/bucket/run")}
     assert {"evaluation.txt", "evaluation.png", "evaluation.tkc"} <= names
+
+
+def test_an_exact_network_is_written_beside_a_remote_run(tmp_path: Path, capsys: Any) -> None:
+    upload(run_folder(tmp_path / "run", (1, 8, 8)), "memory://bucket/run")
+    assert make_exact.main(["run=memory://bucket/run"]) == 0
+    assert "memory://bucket/run/exact.pt: files of this run now decode on any machine" in capsys.readouterr().out
+    assert make_exact.main([f"run={tmp_path / 'run'}"]) == 0
+    assert MemoryFileSystem().cat_file("/bucket/run/exact.pt") == (tmp_path / "run/exact.pt").read_bytes()
+    assert make_exact.main(["run=https://host/run"]) == 1
+    assert "expected a place that can be written, got a web server" in capsys.readouterr().err
+
+
+def test_vectors_go_to_urls_and_back(tmp_path: Path, capsys: Any) -> None:
+    lines = [f"w{i} {' '.join(f'{np.sin(i * j):.3f}' for j in range(1, 9))}" for i in range(40)]
+    (tmp_path / "v.txt").write_text("\n".join(["40 8", *lines, ""]))
+    (tmp_path / "counts.txt").write_text("".join(f"w{i} {90 - i}\n" for i in range(40)))
+    local = [f"input={tmp_path / 'v.txt'}", f"counts={tmp_path / 'counts.txt'}", f"output={tmp_path / 'v.tkc'}"]
+    assert export_embeddings.main([*local, "bits_per_dim=16"]) == 0
+    for name in ("v.txt", "counts.txt"):
+        upload_one(tmp_path / name, f"memory://bucket/{name}")
+    remote = ["input=memory://bucket/v.txt", "counts=memory://bucket/counts.txt", "output=memory://bucket/v.tkc"]
+    assert export_embeddings.main([*remote, "bits_per_dim=16"]) == 0
+    assert MemoryFileSystem().cat_file("/bucket/v.tkc") == (tmp_path / "v.tkc").read_bytes()
+    assert export_embeddings.main([*remote, "bits_per_dim=16"]) == 1
+    assert "memory://bucket/v.tkc: expected a new file, got one that exists" in capsys.readouterr().err
+    assert export_embeddings.main(["input=memory://bucket/v.tkc", "output=memory://bucket/back.txt"]) == 0
+    assert MemoryFileSystem().cat_file("/bucket/back.txt").startswith(b"40 8\nw0 ")
 
 
 def upload_one(file: Path, url: str) -> None:

@@ -311,6 +311,14 @@ def test_array_refuses_other_dtypes(tmp_path: Path) -> None:
         images.array(save(tmp_path / "a.npy", np.zeros((3, 4, 4))))
 
 
+def test_an_array_file_with_more_than_one_array_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "a.npy", "wb") as file:
+        for _ in range(2):
+            np.save(file, np.zeros((3, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"a.npy: expected a .npy file .*bytes follow its first array; one array a f"):
+        images.array(tmp_path / "a.npy", validation_rows=1)
+
+
 def test_array_says_which_file_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a .npy file at .*a.npy, found none"):
         images.array(tmp_path / "a.npy")

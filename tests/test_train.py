@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tests.tiny import OWN, SMALL, configure
 from toolkit.runs import build
 from toolkit.train import train
 from toolkit.training import overrides
+from toolkit.training.schedule import Schedule
 from toolkit.training.trainer import trainer_of
 
 QUICK = ["recipe=bitswap", *SMALL, *OWN["bitswap"], "max_steps=2"]
@@ -238,6 +241,24 @@ def test_a_pass_over_the_rows_is_shared_by_processes(tmp_path: Path) -> None:
     assert trainer.max_steps == 2 * (1297 // 64)
 
 
+def test_a_pass_in_which_a_process_has_no_batch_is_refused(tmp_path: Path) -> None:
+    cfg = configure("bitswap", "epochs=2", "data.batch_size=700", "trainer.devices=2", "trainer.strategy=ddp")
+    with pytest.raises(ValueError, match="expected a batch of training data for each of 2 processes, got 1 in all"):
+        trainer_of(*build(cfg, tmp_path))
+
+
+def test_each_process_has_noise_of_its_own_also_where_a_training_goes_on() -> None:
+    def noise(world: int, seed: int, rank: int, step: int) -> tuple[float, ...]:
+        torch.manual_seed(seed)
+        trainer: Any = SimpleNamespace(world_size=world, global_rank=rank, global_step=step)
+        Schedule(1, -1, 0).on_train_start(trainer, cast(Any, None))
+        return tuple(torch.rand(3).tolist())
+
+    assert len({noise(2, seed, rank, step) for seed in (0, 1) for rank in (0, 1) for step in (0, 9)}) == 8
+    torch.manual_seed(5)
+    assert noise(1, 5, 0, 0) == noise(1, 5, 0, 9) != noise(2, 5, 0, 0)
+
+
 def test_processes_wait_while_the_first_one_codes_files(tmp_path: Path) -> None:
     run, data = build(configure("bitswap", "trainer.devices=2", "trainer.strategy=ddp"), tmp_path)
     trainer, _, _ = trainer_of(run, data)
@@ -254,3 +275,6 @@ def test_torchrun_says_how_many_processes_train(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RANK", "1")
     folder = overrides.of_torchrun(["recipe=local"])[3].removeprefix("hydra.run.dir=")
     assert not any(Path(folder).iterdir()) and overrides.of_torchrun(["resume=x"]) == [*given, "resume=x"]
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="expected as many processes on each machine, got 2 here, and 4 on 3 machines"):
+        overrides.of_torchrun(["recipe=local"])

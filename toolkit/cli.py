@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from toolkit import places
 from toolkit.coding import threads
 
+PLACES = "run", "input", "pictures", "counts", "names", "output"  # keys whose values may be URLs
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -153,8 +154,8 @@ def streams(
     """Arguments in which standard streams ("-") and URLs are local files: read before, or written out at the end.
 
     suffix: of an input "-", or what tells it by the first 16 bytes. An output "-" is a name in a new folder, without
-    suffix; what the command prints goes to standard error then. URLs: of run=, input= and pictures= are copied here,
-    of folders only what is wanted by name; an output is copied there when it is complete. in_parts: an input stays a
+    suffix; what the command prints goes to standard error then. URLs: inputs are copied here, of
+    folders only what is wanted by name; an output is copied there when it is complete. in_parts: an input stays a
     URL, for a reader of parts. Also yields what makes text that names these files say what they stand for; errors do.
     """
     with contextlib.ExitStack() as stack:
@@ -162,9 +163,7 @@ def streams(
         piped = {key for key in ("input", "output") if values.get(key) == "-"}
         if piped and os.environ.get("WORLD_SIZE", "1") != "1" and "TORCHELASTIC_RUN_ID" in os.environ:
             raise ValueError("expected files, as torchrun started several processes, got -; give names of files")
-        urls = {
-            key: values[key] for key in ("run", "input", "pictures", "output") if places.is_url(values.get(key, ""))
-        }
+        urls = {key: values[key] for key in PLACES if places.is_url(values.get(key, ""))}
         if in_parts:
             urls.pop("input", None)
         folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory()))) if piped or urls else Path()

@@ -35,19 +35,27 @@ OWN = {"run", "input", "output", "counts", "errors", "names", "tensor", "overwri
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     ranks.single()
-    values = cli.arguments(argv, KNOWN, {"output"}, USAGE)
-    output, given = Path(values["output"]), values.get("input", "")
-    if ("run" in values) == ("input" in values):
+    given = cli.arguments(argv, KNOWN, {"output"}, USAGE)
+    if ("run" in given) == ("input" in given):
         raise ValueError("expected one of run= and input=, got both or none; give a trained run or a file of vectors")
     for key in ("counts", "errors", "names", "tensor"):
-        if "run" in values and key in values:
+        if "run" in given and key in given:
             raise ValueError(f"expected {key}= with input= only, got it with run=, which knows its own; leave it out")
     for key in ("input", "output", "counts"):
-        if values.get(key) == "-":
+        if given.get(key) == "-":
             raise ValueError(
                 f"expected {key}= to name a file, got -: standard input and output have no ending that tells their "
                 "kind; give a file, or ./- for one of this name"
             )
+    with cli.streams(given, "") as (values, shown):
+        for text, file in zip(_export(values), (sys.stdout, sys.stderr), strict=False):
+            print(shown(text), file=file)
+    return 0
+
+
+def _export(values: dict[str, str]) -> list[str]:
+    """Write the file; what to say about it, and about what was left out."""
+    output, given = Path(values["output"]), values.get("input", "")
     overwrite = cli.boolean(values, "overwrite")
     if given.endswith(".tkc"):
         if more := sorted(values.keys() - {"input", "output", "overwrite"}):
@@ -55,21 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"expected only output= with input=FILE.tkc, got {', '.join(f'{key}=' for key in more)}; a file of "
                 "another size is made from what this one was made from"
             )
-        print(exporting.convert(given, output, overwrite))
-        return 0
+        return [exporting.convert(given, output, overwrite)]
     check_new(output, overwrite, [".tkc"], [given] if given else [])
     asked = {key: value for key, value in values.items() if key not in OWN}
     exporting.goal_of(asked)
     if given:
         options = [values.get(key) for key in ("names", "tensor")]
         found = sources.read(given, values.get("counts"), values.get("errors", "strict"), *options)
-        print(exporting.export_vectors(output, found, asked)[1])
-        if found.left_out:
-            print(f"left out: {found.left_out} words that are not UTF-8, by errors=skip", file=sys.stderr)
-        return 0
+        text = exporting.export_vectors(output, found, asked)[1]
+        left_out = f"left out: {found.left_out} words that are not UTF-8, by errors=skip"
+        return [text, left_out] if found.left_out else [text]
     run = load(zoo.folder_of(values["run"]), "cpu")
-    print(run.head.compress(run, None, output, asked))
-    return 0
+    return [run.head.compress(run, None, output, asked)]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from toolkit import cli, zoo
+from toolkit import cli, places, zoo
 from toolkit.run import EXACT
 from toolkit.runs import save_exact
 
@@ -17,11 +17,17 @@ KNOWN = {"run": "folder of the trained model (outputs/...)"}
 @cli.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    run = zoo.folder_of(cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"])
-    if zoo.is_ours(run):
-        raise ValueError(f"expected the folder of a training, got {run.name}, which ships as it is; leave it so")
-    save_exact(run)
-    print(f"{run / EXACT}: files of this run now decode on any machine")
+    given = cli.arguments(argv, KNOWN, {"run"}, USAGE)["run"]
+    if places.is_url(given):
+        places.check_new(places.join(given, EXACT), overwrite=True)
+    with cli.streams({"run": given}, "") as (values, shown):
+        run = zoo.folder_of(values["run"])
+        if zoo.is_ours(run):
+            raise ValueError(f"expected the folder of a training, got {run.name}, which ships as it is; leave it so")
+        save_exact(run)
+        if places.is_url(given):
+            places.put(run / EXACT, places.join(given, EXACT))
+        print(shown(f"{run / EXACT}: files of this run now decode on any machine"))
     return 0
 
 

@@ -51,7 +51,10 @@ def _read_rows(path: str | Path, layout: str | None) -> Tensor:  # uint8 [n, c, 
     if not Path(path).is_file():
         raise FileNotFoundError(f"expected a .npy file at {path}, found none; do: set data.splits.train to your file")
     try:
-        values = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            values = np.load(file, allow_pickle=False)
+            if isinstance(values, np.ndarray) and file.read(1):
+                raise ValueError("bytes follow its first array; one array a file")
     except Exception as error:  # numpy and zipfile raise whatever they like for a broken file
         raise ValueError(f"{path}: expected a .npy file of a uint8 array ({plain(error)}); save it again") from error
     if not isinstance(values, np.ndarray) or values.dtype != np.uint8:

@@ -80,9 +80,15 @@ def of_torchrun(arguments: Sequence[str]) -> list[str]:
         return [*arguments]
     there = {argument.partition("=")[0] for argument in arguments}
     local, every = (int(os.environ[key]) for key in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", every // local))
+    if local * machines != every:
+        raise ValueError(
+            f"expected as many processes on each machine, got {local} here, and {every} on {machines} machines; give "
+            "torchrun the same --nproc-per-node on all"
+        )
     found = {"trainer.devices": str(local), "trainer.strategy": "ddp" if every > 1 else "auto"}
-    if every > local:
-        found["trainer.num_nodes"] = str(every // local)
+    if machines > 1:
+        found["trainer.num_nodes"] = str(machines)
     if os.environ["RANK"] != "0" and "resume" not in there:
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

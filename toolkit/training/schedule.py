@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar, WeightAveraging
@@ -56,7 +57,8 @@ class Schedule(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.began = time.monotonic()
         if trainer.world_size > 1:  # all began with one seed, for one network; from here on their noise is their own
-            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+            entropy = [torch.initial_seed(), trainer.global_rank, trainer.global_step]  # new where a training goes on
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Tensor, index: int) -> None:
         progress = self.progress(trainer)

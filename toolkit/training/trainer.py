@@ -56,7 +56,13 @@ def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
         enable_model_summary=False,
     )  # fmt: skip
     # Now that the number of processes is known, which share the rows.
-    passes = cfg.epochs * (len(data.train_dataloader()) // trainer.world_size) if cfg.epochs > 0 else -1
+    batches = len(data.train_dataloader()) if cfg.epochs > 0 else trainer.world_size
+    if batches < trainer.world_size:
+        raise ValueError(
+            f"expected a batch of training data for each of {trainer.world_size} processes, got {batches} in all; make "
+            "batches smaller, or start fewer processes"
+        )
+    passes = cfg.epochs * (batches // trainer.world_size)
     schedule.max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
     trainer.fit_loop.epoch_loop.max_steps = schedule.max_steps
     return trainer, best, before
