@@ -55,7 +55,8 @@ class CodecEvaluation(Callback):
         figures, histograms = module.diagnose(self.rows, result)  # what only this recipe can tell
         result |= figures
         self.history.append((trainer.global_step, result["file_bpd"], result["elbo_bpd"]))
-        self.layers.append((trainer.global_step, bound(module, self.rows, 64).tolist()))
+        # Of all validation rows the module logs these itself.
+        self.layers.append((trainer.global_step, [result.pop(f"layers/{name}_bpd") for name in module.part_names]))
         for name, value in result.items():
             module.log(f"{self.stage}/{name}", value, rank_zero_only=True)
         module.log("file_bpd", result["file_bpd"], prog_bar=True, logger=False, rank_zero_only=True)
@@ -117,7 +118,8 @@ def evaluate(module: Any, coder: ChunkCoder, rows: Tensor, file: Path) -> dict[s
     module.eval()
     valid = torch.ones(rows.shape, dtype=torch.bool)
     batch = coder.settings.batch
-    elbo = float(bound(module, rows, batch).sum())
+    layers = bound(module, rows, batch)
+    elbo = float(layers.sum())
     payload, account = coder.encode(rows, valid, trace=True)
     with Writer(file, {"rows": list(rows.shape), **coder.settings._asdict()}) as writer:
         writer.write(payload, len(rows), rows_crc(rows, valid))
@@ -143,6 +145,7 @@ def evaluate(module: Any, coder: ChunkCoder, rows: Tensor, file: Path) -> dict[s
         "file_bpd": size / dims,
         "net_bpd": account.net / dims,
         "elbo_bpd": elbo,
+        **{f"layers/{name}_bpd": float(part) for name, part in zip(module.part_names, layers, strict=True)},
         "gap/discretisation_bpd": coded - elbo,
         f"gap/{rounding}_bpd": account.net / dims - coded,
         "gap/initial_bits_bpd": account.initial / dims,

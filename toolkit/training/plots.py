@@ -92,7 +92,9 @@ def rate_table(title: str, result: dict[str, float], others: dict[str, float]) -
     if "elbo_bpd" in result:
         gap = {name[4:-4].replace("_", " "): value for name, value in result.items() if name.startswith("gap/")}
         parts = ", ".join(f"{name} {value:+.4f}" for name, value in gap.items())
-        lines.append(f"of which: negative ELBO {result['elbo_bpd']:.4f}, {parts}; net {result['net_bpd']:.4f}")
+        layers = [f"{name[7:-4]} {value:.4f}" for name, value in result.items() if name.startswith("layers/")]
+        bound = f"{result['elbo_bpd']:.4f}" + f" ({', '.join(layers)})" * (len(layers) > 1)
+        lines.append(f"of which: negative ELBO {bound}, {parts}; net {result['net_bpd']:.4f}")
     for way in ("encode", "decode"):
         line, share = f"{way}: {result[f'speed/{way}_MB_per_s']:.3f} MB/s", result.get(f"speed/{way}_coder_share")
         if share is not None:
