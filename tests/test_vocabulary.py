@@ -128,6 +128,7 @@ def test_an_order_comes_back_whole_and_word_by_word_and_costs_little(n: int) -> 
         read = ordering.decode(data, runs)
         np.testing.assert_array_equal(ordering.rows(read), order)
         assert [ordering.row(read, word) for word in range(0, n, 7)] == order[::7].tolist()
+        assert [ordering.word(read, row) for row in order[::7].tolist()] == list(range(0, n, 7))
         bits = np.log2(np.arange(in_order + 1 if in_order >= ordering.LONG else 1, n + 1)).sum()
         assert len(data) <= 1.02 * bits / 8 + 3
 
@@ -143,6 +144,7 @@ def test_damaged_orders_are_refused_or_orders_of_the_same_rows() -> None:
         read = ordering.decode(bytes(changed), runs)
         try:
             assert all(0 <= ordering.row(read, word) < 700 for word in range(0, 700, 50))
+            assert all(ordering.row(read, ordering.word(read, row)) == row for row in range(0, 700, 50))
             assert sorted(ordering.rows(read)) == list(range(700))
         except ValueError as error:
             assert "an order that is none" in str(error)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 VECTORS = "embeddings"
 STATIC = 3  # version of a file whose first chunk has, instead of words, what names them: a tokenizer, and more
 LANE_VALUES = 4500  # coded values of a stack: what a word may need decoded, in a millisecond; more cost fewer bytes
-BATCH_VALUES, SEARCH_VALUES = 1 << 22, 1 << 16  # values coded at once, to bound memory; the same in a search
+BATCH_VALUES, SEARCH_VALUES = 1 << 22, 1 << 15  # values coded at once, to bound memory; the same in a search
 BOOK = struct.Struct("<HHI")  # code points, tables, bytes of the stored codebook
 # What a file may declare, so that a small one cannot take all memory; `write` keeps to it.
 MOST_DIMENSIONS, MOST_POINTS, MOST_TABLE = 1 << 16, 1 << 14, 1 << 20  # of a vector; of a codebook; points times tables
@@ -70,6 +70,8 @@ def write(
     beside a table of tokens, whose names are then words; first: what `first_chunk` says of these, where it is known.
     """
     d = quantised.symbols[0].shape[1]
+    if d > MOST_DIMENSIONS:
+        raise ValueError(f"expected vectors of at most {MOST_DIMENSIONS} dimensions, got {d}; make them shorter")
     vocabulary, version = first or first_chunk(words, kept)
     header = {
         "kind": VECTORS,
@@ -90,10 +92,10 @@ def write(
             head = BOOK.pack(len(book.points), len(book.freqs), len(codebook))
             writer.write(head + codebook + body, len(symbols), _rows_crc(book.points[symbols]))
             tables, lanes = tables + len(head) + len(codebook), lanes + len(body)
-        if d > MOST_DIMENSIONS or len(words) * d > VALUES_A_BYTE * writer.size:
+        if len(words) * d > VALUES_A_BYTE * writer.size:
             raise ValueError(
-                f"expected at most {MOST_DIMENSIONS} dimensions and {VALUES_A_BYTE} values a byte of the file, got "
-                f"{len(words)} words of {d} dimensions in {writer.size} bytes; choose a smaller lambda"
+                f"expected at most {VALUES_A_BYTE} values a byte of the file, got {len(words)} words of {d} dimensions "
+                f"in {writer.size} bytes; choose a smaller lambda"
             )
     return {"vocabulary": len(vocabulary), "tables": tables, "lanes": lanes, "file": writer.size}
 

@@ -26,6 +26,7 @@ _PLAIN, _CODED, _SORTED, _MIXED = range(4)  # kinds of nodes; the last two are e
 _KIND, _FIRST, _SIZE, _LEFT, _PLACE, _NEXT, _FIELDS = range(7)  # first row, rows, those on the left, bits, right child
 _LIMBS = 10  # of 32 bits, for the factorial of MOST
 _SCRATCH = MOST + _LIMBS
+_DEEPEST = 128  # nodes above an end, at most: every second one halves its rows
 _BITS = np.array([(math.factorial(n) - 1).bit_length() for n in range(MOST + 1)])
 
 
@@ -42,7 +43,7 @@ class Order(NamedTuple):
 
     tree: Tree
     bits: NDArray[np.uint64]
-    ones: NDArray[np.int64]  # before each 64 bits
+    ones: NDArray[np.int64]  # before each 512 bits
 
 
 def runs(order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -96,12 +97,12 @@ def decode(payload: bytes | memoryview, runs: NDArray[np.int64]) -> Order:
         raise ValueError(f"an order of {len(payload)} bytes instead of {size}")
     bits = np.zeros(_words(made), np.uint64)
     bits.view(np.uint8)[:size] = np.frombuffer(payload[:size], np.uint8)
-    bits = bits.view("<u8").astype(np.uint64)
+    bits = bits.view("<u8").astype(np.uint64, copy=False)
     if made.plain & 63:  # where the coded bits go on
         bits[made.plain >> 6] &= np.uint64((1 << (made.plain & 63)) - 1)
     data = np.frombuffer(payload[size:], np.uint8).copy()
     _code(np.zeros(binary.SIZE, np.int64), data, True, made.nodes, bits)
-    ones = np.zeros(len(bits) + 1, np.int64)
+    ones = np.zeros((len(bits) >> 3) + 2, np.int64)
     _count(bits, ones)
     return Order(made, bits, ones)
 
@@ -109,6 +110,15 @@ def decode(payload: bytes | memoryview, runs: NDArray[np.int64]) -> Order:
 def row(order: Order, word: int) -> int:
     """The row of a word of the alphabet. Raises ValueError for damaged bits."""
     found = int(_row(order.tree.nodes, order.bits, order.ones, word, np.empty(_SCRATCH, np.int64)))
+    if found < 0:
+        raise ValueError("an order that is none")
+    return found
+
+
+def word(order: Order, row: int) -> int:
+    """The word of the alphabet that has a row. Raises ValueError for damaged bits."""
+    scratch, path = np.empty(_SCRATCH, np.int64), np.empty((_DEEPEST, 2), np.int64)
+    found = int(_word(order.tree.nodes, order.bits, order.ones, row, scratch, path))
     if found < 0:
         raise ValueError("an order that is none")
     return found
@@ -224,13 +234,18 @@ def _population(x):
 @jit
 def _count(bits, ones):
     for i in range(len(bits)):
-        ones[i + 1] = ones[i] + _population(bits[i])
+        if i & 7 == 0:
+            ones[(i >> 3) + 1] = ones[i >> 3]
+        ones[(i >> 3) + 1] += _population(bits[i])
 
 
 @inline
 def _before(bits, ones, at):
     """How many ones are before a bit."""
-    return ones[at >> 6] + _population(bits[at >> 6] & ((np.uint64(1) << np.uint64(at & 63)) - np.uint64(1)))
+    found = ones[at >> 9] + _population(bits[at >> 6] & ((np.uint64(1) << np.uint64(at & 63)) - np.uint64(1)))
+    for i in range(at >> 9 << 3, at >> 6):
+        found += _population(bits[i])
+    return found
 
 
 @inline
@@ -292,6 +307,42 @@ def _row(nodes, bits, ones, word, scratch):
         else:
             n, word = n + 1, word - right
     return np.int64(-1)
+
+
+@jit
+def _word(nodes, bits, ones, row, scratch, path):
+    """The word of a row, or -1: down to the row's end, then up again by where each node has the bit of the word.
+
+    path: int64 [deepest, 2], for use within: nodes, and the bit that leads on.
+    """
+    n, depth = np.int64(0), np.int64(0)
+    while nodes[n, _KIND] < _SORTED:
+        right = np.int64(row >= nodes[n, _FIRST] + nodes[n, _LEFT])
+        path[depth, 0], path[depth, 1] = n, right
+        n, depth = nodes[n, _NEXT] if right else n + 1, depth + 1
+    word, size = row - nodes[n, _FIRST], nodes[n, _SIZE]
+    if nodes[n, _KIND] == _MIXED:
+        _read_mixed(bits, nodes[n, _PLACE], size, scratch)
+        place, word = word, np.int64(0)
+        while word < size and scratch[word] != place:
+            word += 1
+    while depth > 0:
+        depth -= 1
+        n, right = path[depth, 0], path[depth, 1]
+        place, size = nodes[n, _PLACE], nodes[n, _SIZE]
+        low, high = np.int64(0), size  # the first words of the node that have so many of these bits
+        before = _before(bits, ones, place)
+        while low < high:
+            middle = (low + high) // 2
+            there = _before(bits, ones, place + middle + 1) - before
+            if (there if right else middle + 1 - there) > word:
+                high = middle
+            else:
+                low = middle + 1
+        if low == size:
+            return np.int64(-1)
+        word = low
+    return word
 
 
 @jit

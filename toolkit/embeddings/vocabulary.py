@@ -85,8 +85,8 @@ class Spelt:
         if len(self._first) != blocks or end or sorted({*self._first, b""}) != [b"", *self._first]:
             raise ValueError("first words of blocks that are not in alphabetical order")
         self._codes, self._sizes, self._runs = spelling.codes(lengths), sizes[:, 0].tolist(), runs
-        self._coded = [body[i:j] for i, j in itertools.pairwise(coded)]
-        self._ordered = body[coded[-1] :]
+        self._coded = [bytes(body[i:j]) for i, j in itertools.pairwise(coded)]
+        self._ordered = bytes(body[coded[-1] :])  # until it is decoded
         self._blocks: dict[int, list[bytes]] = {}
 
     def row(self, word: str) -> int:
@@ -107,14 +107,15 @@ class Spelt:
 
     def named(self, rows: Sequence[int]) -> list[str]:
         """The words of some rows: decodes the blocks that they are in, one after the other."""
-        order = ordering.rows(self._order)
-        places = np.flatnonzero(np.isin(order, rows))
-        found, held = dict[int, str](), (-1, list[bytes]())
-        for place in places.tolist():
-            i = bisect.bisect_right(self._bounds, place) - 1
-            if i != held[0]:
-                held = i, self._blocks.get(i) or self._block(i)[1]
-            found[int(order[place])] = held[1][place - self._bounds[i]].decode()
+        places = {row: ordering.word(self._order, row) for row in rows}
+        found, held = dict[int, str](), -1
+        for row in sorted(rows, key=places.__getitem__):
+            i = bisect.bisect_right(self._bounds, places[row]) - 1
+            if i != held:
+                held, text = i, self._text(i)
+                ends = np.flatnonzero(text == spelling.END)
+            at = places[row] - self._bounds[i]
+            found[row] = text[ends[at - 1] + 1 if at else 0 : ends[at]].tobytes().decode()
         return [found[row] for row in rows]
 
     def words(self) -> list[str]:
@@ -130,19 +131,25 @@ class Spelt:
 
     @functools.cached_property
     def _order(self) -> ordering.Order:
-        return ordering.decode(self._ordered, self._runs)
+        found, self._ordered = ordering.decode(self._ordered, self._runs), b""
+        return found
 
     def _block(self, i: int) -> tuple[NDArray[np.uint8], list[bytes]]:
         """The letters of a block, with their ends, and its words."""
-        count, text = self._bounds[i + 1] - self._bounds[i], np.empty(self._sizes[i], np.uint8)
-        data = np.frombuffer(self._coded[i], np.uint8).copy()
-        if spelling.code_words(*spelling.model(True, data, text, self._codes, count)) < 0:
-            raise ValueError(f"words of block {i} that do not end where they should")
+        count, text = self._bounds[i + 1] - self._bounds[i], self._text(i)
         words = text.tobytes().split(b"\n")[:-1]
         after = [*words[1:], *self._first[i + 1 : i + 2]]
         if len(words) != count or words[0] != self._first[i] or not all(map(operator.lt, words, after)):
             raise ValueError(f"words of block {i} that are not in alphabetical order")
         return text, words
+
+    def _text(self, i: int) -> NDArray[np.uint8]:
+        """The letters of a block, with an end after each word."""
+        count, text = self._bounds[i + 1] - self._bounds[i], np.empty(self._sizes[i], np.uint8)
+        data = np.frombuffer(self._coded[i], np.uint8).copy()
+        if spelling.code_words(*spelling.model(True, data, text, self._codes, count)) < 0:
+            raise ValueError(f"words of block {i} that do not end where they should")
+        return text
 
 
 def _blocks(count: int) -> list[int]:
