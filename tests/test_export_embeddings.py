@@ -87,6 +87,33 @@ def test_real_files_of_every_reader_go_to_a_file_and_back(name: str, ending: str
     np.testing.assert_allclose(again.vectors, loaded.vectors, atol=1e-6 * scale)
 
 
+@pytest.mark.parametrize("name", ["v.bin", "v.txt", "v.kv", "v.safetensors", "v.npy"])
+def test_files_are_for_others_to_read_as_those_of_any_program(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And names of files need no key."""
+    monkeypatch.chdir(tmp_path)
+    Path("v.txt").write_text("a 1 2\nb 3 4\n")
+    assert export_embeddings.main(["v.txt", "v.tkc", "lambda=1"]) == 0
+    Path("v.txt").unlink()
+    assert export_embeddings.main(["v.tkc", name]) == 0
+    assert Path(name).stat().st_mode == Path("v.tkc").stat().st_mode
+    assert ("without the words" in capsys.readouterr().out) == (name == "v.npy")
+
+
+@pytest.mark.parametrize("metric", ["frequency", "ranks", "cosine"])
+@pytest.mark.parametrize("order", ["kept", "grouped"])
+@pytest.mark.parametrize("values", [[[3.0]], [[0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 2.0], [1.0, 2.0]]])
+def test_tables_of_one_row_of_zeros_or_of_equal_rows_come_back(
+    values: list[list[float]], order: str, metric: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "v.npy", values)
+    (tmp_path / "names.txt").write_text("".join(f"w{i}\n" for i in range(len(values))))
+    table = [f"input={tmp_path}/v.npy", f"names={tmp_path}/names.txt", f"metric={metric}", f"order={order}"]
+    assert exported(tmp_path, *table, "lambda=0") == 0
+    np.testing.assert_allclose(embeddings.load(tmp_path / "out.tkc").vectors, values, rtol=1e-6)
+
+
 def test_counts_make_frequent_words_exact(tmp_path: Path) -> None:
     words, vectors, _ = posterior(250)
     lines = [f"{w} {' '.join(f'{x:.6f}' for x in v)}" for w, v in zip(words, vectors.tolist(), strict=True)]
@@ -123,7 +150,7 @@ def test_grouped_words_stand_among_those_of_similar_rank_in_a_smaller_file(tmp_p
     [
         ([], "expected one of run= and input=, got both or none"),
         (["run=a", "input=b"], "expected one of run= and input=, got both or none"),
-        (["input=v.txt"], "expected one of lambda=, target_size= and bits_per_dim=, got none"),
+        (["input=v.txt"], "bits_per_dim=, got none; give one, for instance bits_per_dim=2"),
         (["input=v.txt", "lambda=1", "bits_per_dim=2"], "expected one of lambda=, target_size="),
         (["input=v.txt", "lambda=-1"], "expected lambda= a number that is not negative, got '-1'"),
         (["input=v.txt", "target_size=5XiB"], "expected target_size= a number above 0, got '5XiB'"),
@@ -138,7 +165,9 @@ def test_grouped_words_stand_among_those_of_similar_rank_in_a_smaller_file(tmp_p
         (["input=spaces.txt", "lambda=1"], "spaces.txt: expected a word and as many numbers on each line"),
         (["input=twice.txt", "lambda=1"], "got the word of an earlier row: 'a'"),
         (["input=latin.txt", "lambda=1"], "latin.txt, line 1: expected text in UTF-8, got b'\\xe9'"),
-        (["input=nan.txt", "lambda=1"], "got NaN or infinity for 'b'"),
+        (["input=nan.txt", "lambda=1"], "got NaN, infinity or what float32 cannot hold for 'b'"),
+        (["input=v.TKC", "lambda=1"], "expected only output= with input=FILE.tkc, got lambda="),
+        (["input=none.txt", "lambda=1"], "none.txt: expected vectors, got none\n"),
         (["input=empty.txt", "lambda=1"], "empty.txt: expected vectors, got an empty file"),
         (["input=short.bin", "lambda=1"], "expected 2 vectors of 2, got 1; the file is cut short"),
         (["input=huge.bin", "lambda=1"], "expected 999999999999 vectors of 999, got 25 bytes; the file is cut short"),
@@ -161,6 +190,7 @@ def test_the_command_refuses_what_it_cannot_do(
 ) -> None:
     files = {
         "v.txt": b"a 1 2\nb 3 4\n", "v.csv": b"a,1\n", "spaces.txt": b"a 1 2\nb 3 4 5\n", "empty.txt": b"",
+        "none.txt": b"0 2\n",
         "twice.txt": b"a 1 2\na 3 4\n", "latin.txt": b"caf\xe9 1 2\n", "nan.txt": b"a 1 2\nb nan 4\n",
         "short.bin": b"2 2\na 1234\x00\x01\x02\x03\nb 1234", "text.bin": b"a 1 2\n",
         "huge.bin": b"999999999999 999\na 123456", "counts": b"a 3\n", "bad": b"a x\n",

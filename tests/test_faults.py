@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from recipes.vae import VAE
 from tests.archives import noise
+from tests.test_tables import model_folder
 from tests.test_vae import configuration, photo
 from tests.tiny import images, picture_run, run_folder
 from toolkit import compress, decompress, embeddings, export_embeddings, make_exact
@@ -55,6 +56,8 @@ CASES = {
     "export over": Case(export_embeddings.main, ("input=g.txt", "output=v.tkc", "lambda=1", "overwrite=true"), "v.tkc"),
     "export back": Case(export_embeddings.main, ("input=v.tkc", "output=v.bin"), "v.bin"),
     "export back to gensim": Case(export_embeddings.main, ("input=v.tkc", "output=v.kv"), "v.kv"),
+    "export back to a table": Case(export_embeddings.main, ("input=v.tkc", "output=v.safetensors"), "v.safetensors"),
+    "export back to a folder": Case(export_embeddings.main, ("input=static.tkc", "output=new"), "new"),
     "make exact": Case(make_exact.main, ("run=run",), "run/exact.pt"),
 }
 
@@ -80,9 +83,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{word} {' '.join(map(str, row))}\n" for word, row in zip(words, vectors.tolist(), strict=True)]
     (folder / "g.txt").write_text("".join(lines))
     embeddings.export(folder / "v.tkc", words, vectors, torch.ones(40, 6), "lambda", 1)
+    model_folder(folder / "static", "nested")
     before = Path.cwd()
     os.chdir(folder)
     try:
+        assert export_embeddings.main(["static", "static.tkc", "lambda=1"]) == 0
         for arguments in (
             ["run=run", "input=in", "output=x.tkc", "chunk_rows=2"], ["run=run", "input=a.npy", "output=a.tkc"],
             ["run=rate", "input=in", "output=rate.tkc", "lambda=8"], ["run=whole", "input=in", "output=whole.tkc"],

@@ -86,7 +86,7 @@ def test_a_folder_of_static_embeddings_comes_back_but_for_the_bits_of_its_table(
 @pytest.mark.parametrize("ending", [".safetensors", ".npy"])
 @pytest.mark.parametrize("names", ["names.txt", "list.json", "numbers.json", "tokenizer.json"])
 def test_a_table_with_a_list_of_names_comes_back(ending: str, names: str, tmp_path: Path) -> None:
-    words = WORDS if names == "tokenizer.json" else [f"w{i * 7 % 300}" for i in range(len(WORDS))]
+    words = WORDS if names == "tokenizer.json" else ["model", *(f"w{i * 7 % 300}" for i in range(1, len(WORDS)))]
     texts = {
         "names.txt": "".join(f"{word}\n" for word in words), "list.json": json.dumps(words),
         "numbers.json": json.dumps(dict(sorted((word, i) for i, word in enumerate(words)))),
@@ -114,6 +114,24 @@ def test_a_table_with_a_list_of_names_comes_back(ending: str, names: str, tmp_pa
             assert name == "embed_tokens.weight" and torch.equal(x, back.half())
         else:  # which has its names with it
             assert torch.equal(x, back) and sources.read(tmp_path / "b.safetensors").words == words
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", np.longdouble])
+def test_a_table_of_any_byte_order_and_precision_comes_back(dtype: object, tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", numbers().numpy().astype(dtype))
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer())
+    given = [f"input={tmp_path}/t.npy", f"names={tmp_path}/tokenizer.json"]
+    assert run(*given, f"output={tmp_path}/t.tkc", "lambda=0.0001") == 0
+    assert run(f"input={tmp_path}/t.tkc", f"output={tmp_path}/b.npy") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), numbers().numpy(), atol=0.2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_float32_cannot_hold_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "t.npy", [[1.0, 2.0], [1e200, 0.0]])
+    (tmp_path / "n.txt").write_text("a\nb\n")
+    assert run(f"input={tmp_path}/t.npy", f"names={tmp_path}/n.txt", f"output={tmp_path}/t.tkc", "lambda=1") == 1
+    assert "what float32 cannot hold for 'b'" in capsys.readouterr().err
 
 
 def test_static_models_of_both_libraries_give_what_the_table_gives(tmp_path: Path) -> None:

@@ -218,7 +218,8 @@ def model_of(reader: Reader, run: str | PathLike[str] | None) -> Path:
     if reader.header.get("kind") == "embeddings":
         raise ValueError(
             f"{reader.path}: expected a file of pictures, got one of word vectors; use "
-            f"{cli.command_line('export_embeddings', f'input={reader.path}', 'output=vectors.bin')}"
+            f"{cli.command_line('export_embeddings', f'input={reader.path}', 'output=vectors.bin')}, or in Python "
+            "toolkit.embeddings.open"
         )
     raise ValueError(
         f"{reader.path}: expected a file of a model that ships ({', '.join(zoo.names()) or 'none do'}), got one of "

@@ -19,8 +19,8 @@ USAGE = """usage: toolkit compress PICTURES FILE.tkc [run=RUN]
 
 Compress an image, a folder of images (sub-folders too) or an array of images (.npy, .pt) with a model that ships, or
 one that toolkit.train made: losslessly, or with a lossy one at the rate that lambda=, bpp= or psnr= asks for. Grey and
-RGB, 8 bits a value, any size; a model of whole pictures keeps transparency and 16 bits, too. Exit status: 0, 1 for an
-error, 2 if the file was written and pictures were left out that nobody asked to leave out."""
+RGB, 8 bits a value, any size; a model of whole pictures keeps transparency and 16 bits, too. Word vectors: toolkit
+export_embeddings. Exit status: 0, 1 for an error, 2 if pictures were left out that nobody asked to leave out."""
 KNOWN = {
     "run": "folder of a trained model (outputs/...), or name of one that ships (toolkit zoo lists them; default "
     f"{zoo.DEFAULT}, or {zoo.LOSSY} with lambda=, bpp= or psnr=)",

@@ -117,7 +117,6 @@ def _here() -> str:
 
 
 _HOST = _here()
-MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
 _PARTIAL = re.compile(rf"\..*\.{_HOST}-(\d{{1,9}})-[0-9a-f]{{8}}\.partial(\..*)?", re.DOTALL)
 
 
@@ -135,8 +134,7 @@ def clean(folder: Path) -> None:
             match = _PARTIAL.fullmatch(path.name)
             if match and not _is_alive(int(match[1])):
                 if path.is_dir() and not path.is_symlink():
-                    if {part.name for part in path.iterdir()} <= {MARK}:  # else somebody has put something there
-                        shutil.rmtree(path, ignore_errors=True)
+                    shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
 

@@ -10,9 +10,9 @@ from toolkit.embeddings import exporting, sources
 from toolkit.runs import load
 
 USAGE = """\
-usage: toolkit export_embeddings run=RUN output=FILE.tkc lambda=1|target_size=5MB|bits_per_dim=2
-       toolkit export_embeddings input=VECTORS output=FILE.tkc ...    (vectors trained elsewhere)
-       toolkit export_embeddings input=FILE.tkc output=VECTORS.bin    (back to files of other programs)
+usage: toolkit export_embeddings run=RUN FILE.tkc bits_per_dim=2|target_size=5MB|lambda=1
+       toolkit export_embeddings VECTORS FILE.tkc ...        (vectors trained elsewhere)
+       toolkit export_embeddings FILE.tkc VECTORS.bin        (back to files of other programs)
 
 Compress word vectors to the size you ask for: each coordinate as exactly as its uncertainty makes worthwhile."""
 KNOWN = {
@@ -35,7 +35,9 @@ OWN = {"run", "input", "output", "counts", "errors", "names", "tensor", "overwri
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     ranks.single()
-    given = cli.arguments(argv, KNOWN, {"output"}, USAGE)
+    argv = sys.argv[1:] if argv is None else argv
+    bare = ["output"] if any(argument.startswith("run=") for argument in argv) else ["input", "output"]
+    given = cli.arguments(argv, KNOWN, {"output"}, USAGE, paths=bare)
     if ("run" in given) == ("input" in given):
         raise ValueError("expected one of run= and input=, got both or none; give a trained run or a file of vectors")
     for key in ("counts", "errors", "names", "tensor"):
@@ -57,7 +59,7 @@ def _export(values: dict[str, str]) -> list[str]:
     """Write the file; what to say about it, and about what was left out."""
     output, given = Path(values["output"]), values.get("input", "")
     overwrite = cli.boolean(values, "overwrite")
-    if given.endswith(".tkc"):
+    if given.lower().endswith(".tkc"):
         if more := sorted(values.keys() - {"input", "output", "overwrite"}):
             raise ValueError(
                 f"expected only output= with input=FILE.tkc, got {', '.join(f'{key}=' for key in more)}; a file of "

@@ -31,6 +31,7 @@ OPTIONS = {
     "order": "of the words: kept, or grouped: alphabetical among those of similar rank, a smaller file (default: kept)",
 }
 ORDERS = ("kept", "grouped")
+SIZES = 1e-9, 1e15  # of the largest number of a table
 UNITS = {
     f"{prefix}{kind}": base**power
     for power, prefix in enumerate(("", "k", "m", "g", "t"))
@@ -42,7 +43,10 @@ def goal_of(asked: dict[str, str]) -> tuple[str, float]:
     """The one goal among options, and its number. Raises ValueError for none, several, or no number."""
     goals = [key for key in GOALS if key in asked]
     if len(goals) != 1:
-        raise ValueError(f"expected one of lambda=, target_size= and bits_per_dim=, got {goals or 'none'}; give one")
+        raise ValueError(
+            f"expected one of lambda=, target_size= and bits_per_dim=, got {', '.join(goals) or 'none'}; give one, for "
+            "instance bits_per_dim=2"
+        )
     [key], text = goals, asked[goals[0]]
     digits, unit = re.fullmatch(r"(.*?)\s*([a-zA-Z]*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     try:
@@ -58,7 +62,7 @@ def goal_of(asked: dict[str, str]) -> tuple[str, float]:
 def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple[dict[str, int], str]:
     """Write vectors as options ask; bytes of the file's parts, and what people read of it. Raises ValueError."""
     goal, number = goal_of(asked)
-    check(found.words, found.vectors, found.kept is None)
+    check(found.words, found.vectors, found.kept is None)  # before `grouped` gives rows other numbers
     if (order := asked.get("order", ORDERS[0])) not in ORDERS:
         raise ValueError(f"expected order= to be one of {', '.join(ORDERS)}, got {order!r}")
     if order == "grouped" and found.kept is not None:
@@ -98,7 +102,8 @@ def convert(file: str | Path, output: Path, overwrite: bool = False) -> str:
     if output.suffix.lower() in TABLES:
         with Embeddings(file) as opened, atomic_path(output) as temporary:
             tables.save(temporary, opened.vectors(), opened.words, opened.kept)
-        return f"{file} -> {output}: {output.stat().st_size} bytes"
+        without = ", without the words, which other endings keep" * (output.suffix.lower() == ".npy")
+        return f"{file} -> {output}: {output.stat().st_size} bytes{without}"
     keyed = load(file)
     spaced = next((word for word in keyed.index_to_key if " " in word), None)
     if spaced is not None and output.suffix.lower() != ".kv":
@@ -134,8 +139,9 @@ def _convert_folder(file: str | Path, output: Path) -> str:
 def check(words: Sequence[str], vectors: Tensor, stored: bool = True) -> None:
     """Raise ValueError that names the word unless all words can be stored and all vectors are finite.
 
-    words: one for each row of vectors, float [words, d]; not empty, without spaces, each once, valid as UTF-8. stored:
-    whether words are, and not a tokenizer that has them.
+    words: one for each row of vectors, float [words, d]; not empty, on one line, each once, valid as UTF-8. stored:
+    whether words are, and not a tokenizer that has them. Vectors whose largest number is not within SIZES are refused:
+    squares of others, in units of sigma, are not what float32 holds.
     """
     if vectors.dim() != 2 or len(words) != len(vectors) or not vectors.numel():
         raise ValueError(
@@ -145,7 +151,7 @@ def check(words: Sequence[str], vectors: Tensor, stored: bool = True) -> None:
     for row, word in enumerate(words if stored else ()):
         wrong = (
             "an empty word" if not word
-            else "a word with a tab, a line end, NUL or the like" if _breaks(word)
+            else "a word with a tab, a line end, NUL or the like, or with a space at an end" if _breaks(word)
             else "the word of an earlier row" if word in seen
             else "text that is not valid as UTF-8" if not _encodable(word)
             else ""
@@ -160,8 +166,14 @@ def check(words: Sequence[str], vectors: Tensor, stored: bool = True) -> None:
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise ValueError(
-            f"row {row}: expected finite vectors, got NaN or infinity for {words[row]!r} ({int(bad.sum())} rows in "
-            "all); remove these rows"
+            f"row {row}: expected finite vectors, got NaN, infinity or what float32 cannot hold for {words[row]!r} "
+            f"({int(bad.sum())} rows in all); remove these rows"
+        )
+    largest = float(vectors.abs().max())
+    if largest and not SIZES[0] <= largest <= SIZES[1]:
+        raise ValueError(
+            f"expected numbers of which the largest is within {SIZES[0]:g} and {SIZES[1]:g}, got {largest:g}; multiply "
+            "all by one factor, which changes no cosine"
         )
 
 
@@ -172,8 +184,10 @@ def export(
     """Quantise and write what a goal asks for; returns the bytes of the file's parts, as `write` does.
 
     goal: "lambda"; "target_size", bytes of the file; or "bits_per_dim", bits of the file without its vocabulary for
-    each coordinate. Other arguments as of `quantise` and `write`.
+    each coordinate. Other arguments as of `quantise` and `write`. Raises ValueError as `check` and `quantise` do.
     """
+    check(words, vectors, kept is None)
+    vectors, sigma = vectors.float(), sigma.float()
     first = first_chunk(words, kept)
     if goal == "lambda":
         lam, quantised = number, quantise(vectors, sigma, number, method)

@@ -99,7 +99,9 @@ def sigma_of(found: Vectors, metric: str | None = None) -> Tensor:
         known = found.counts if metric == "frequency" else None
         counts = known.double().clamp(min=1) if known is not None else (1 / (rows + 2.7)).double()
         counts = counts * tables.row_weights(found.kept, len(rows)).square()
-        sigma = (counts / counts.median()).clamp(min=1e-12).rsqrt() * found.vectors.double().std()
+        sigma = (counts / counts.median()).clamp(min=1e-12).rsqrt() * found.vectors.double().std(
+            correction=int(found.vectors.numel() > 1)
+        )
     return sigma.float().clamp(min=1e-12)[:, None].expand_as(found.vectors).contiguous()
 
 
@@ -278,7 +280,7 @@ def _text(path: Path, errors: str) -> tuple[list[str], np.ndarray[Any, Any], int
             "again, or add the line end if it is whole"
         )
     if not rows:
-        raise ValueError(f"{path}: expected vectors, got none whose word is UTF-8")
+        raise ValueError(f"{path}: expected vectors, got none{' whose word is UTF-8' * bool(lines)}")
     return words, np.stack(rows), len(lines) - len(rows)
 
 

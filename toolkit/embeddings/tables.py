@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as packed
 from torch import Tensor
 
 TOKENIZER, MODEL = "tokenizer.json", "model.safetensors"
@@ -135,7 +135,7 @@ def names_of(path: Path, rows: int) -> tuple[list[str], Kept | None]:
             names = [name.removesuffix("\r") for name in (names[:-1] if not names[-1] else names)]
         else:
             parsed = json.loads(data)
-            if isinstance(parsed, dict) and "model" in parsed:
+            if isinstance(parsed, dict) and isinstance(parsed.get("model"), dict):
                 return tokens(data, rows, str(path)), Kept({TOKENIZER: data}, {}, TABLES[0], "float32", "")
             if isinstance(parsed, dict):
                 if sorted(parsed.values()) != list(range(len(parsed))):
@@ -168,7 +168,8 @@ def table(path: Path, tensor: str | None) -> tuple[Tensor, str, str, list[str] |
             raise ValueError(
                 f"{path}: expected a table of floating-point numbers [rows, d], got {array.dtype} {list(array.shape)}"
             )
-        return torch.from_numpy(array.astype(np.float32)), TABLES[0], f"{array.dtype}", None
+        dtype = f"float{8 * min(array.itemsize, 8)}"  # of any order of bytes; a long double becomes the nearest double
+        return torch.from_numpy(array.astype(dtype)).float(), TABLES[0], dtype, None
     try:
         with safe_open(path, "pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, no dictionary
@@ -254,7 +255,7 @@ def save(path: Path, vectors: Tensor, names: Sequence[str], kept: Kept | None) -
     name = kept.name if kept is not None else TABLES[0]
     beside = {key: torch.from_numpy(x) for key, x in kept.beside.items()} if kept is not None else {}
     about = {"names": json.dumps(list(names))} if kept is None else None
-    save_file({name: values.contiguous(), **beside}, path, about)
+    path.write_bytes(packed({name: values.contiguous(), **beside}, about))  # save_file's are for their owner alone
 
 
 def save_folder(path: Path, vectors: Tensor, kept: Kept) -> None:

@@ -117,6 +117,8 @@ def open_array(path: str | Path, name: str | None = None) -> tuple[np.ndarray, A
         raise ValueError(
             f"{path}: expected integers from 0 to 255, got dtype {array.dtype}; "
             'do: quantise them first, for instance (x * 255).round().astype("uint8")'
+            + "; or if they are word vectors, use toolkit export_embeddings"
+            * (array.ndim == 2)
         )
     try:
         axes = axes_of(array.shape)

@@ -57,7 +57,8 @@ def look(path: str | Path) -> Found:
         reasons = "; ".join(f"{file.name}: {why}" for file, why, _ in found.left_out[:3])
         raise ValueError(
             f"expected images ({' '.join(SUFFIXES)}) in {path}, found none{f' ({reasons})' if reasons else ''}; "
-            "do: convert them to PNG, or give arrays (.npy, .pt) by their own path"
+            "do: convert them to PNG; give arrays (.npy, .pt) by their own path, and word vectors to toolkit "
+            "export_embeddings"
         )
     return found
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from toolkit.container import MARK, Reader, check_new, temporary_of
+from toolkit.container import Reader, check_new, temporary_of
 from toolkit.images import arrays, files, metadata
 from toolkit.images.files import Earlier, Item
 
 ON_DAMAGE = ("error", "skip")
+MARK = "about.txt"  # of the folder of an interrupted run: which file it is for
 Write = Callable[[int, np.ndarray, dict[str, Any]], None]  # number, [c, h, w], its metadata
 
 
