@@ -1017,7 +1017,7 @@ def test_h30_messages_name_standard_input_and_output(
 def test_h30_vectors_do_not_go_through_pipes(key: str, tmp_path: Path, capsys: Capture) -> None:
     given = {"input": str(tmp_path / "v.txt"), "output": str(tmp_path / "v.tkc"), "lambda": "1", key: "-"}
     command = [f"{name}={value}" for name, value in given.items()]
-    message = f"expected {key}= to name a file, got -: standard input and output have no ending"
+    message = f"expected {key}= to name a file, got -, which has no ending to tell its kind"
     refused(lambda: export_embeddings.main(command), tmp_path, message, capsys)
 
 

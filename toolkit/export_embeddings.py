@@ -45,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"expected {key}= with input= only, got it with run=, which knows its own; leave it out")
     for key in ("input", "output", "counts"):
         if given.get(key) == "-":
-            raise ValueError(
-                f"expected {key}= to name a file, got -: standard input and output have no ending that tells their "
-                "kind; give a file, or ./- for one of this name"
-            )
+            raise ValueError(f"expected {key}= to name a file, got -, which has no ending to tell its kind; give one")
     with cli.streams(given, "") as (values, shown):
         for text, file in zip(_export(values), (sys.stdout, sys.stderr), strict=False):
             print(shown(text), file=file)
@@ -57,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(values: dict[str, str]) -> list[str]:
     """Write the file; what to say about it, and about what was left out."""
-    output, given = Path(values["output"]), values.get("input", "")
-    overwrite = cli.boolean(values, "overwrite")
+    output, given, overwrite = Path(values["output"]), values.get("input", ""), cli.boolean(values, "overwrite")
     if given.lower().endswith(".tkc"):
         if more := sorted(values.keys() - {"input", "output", "overwrite"}):
             raise ValueError(
