@@ -82,8 +82,8 @@ def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: f
         coder, Source([item], lambda i: picture.numpy(), None), path, Target(way, value), {}, progress=False
     )
     with Reader(path) as reader:
-        [found], [level] = rate_archive.described(reader)
-        return size, rate_archive.picture_of(reader, coder, found, level, 0)
+        [found], [level], [fitted] = rate_archive.described(reader)
+        return size, rate_archive.picture_of(reader, coder, found, level, fitted, 0)
 
 
 def test_the_transform_starts_as_an_orthonormal_one_whose_first_channel_is_the_mean() -> None:
@@ -169,8 +169,8 @@ def test_files_of_other_choices_of_code_points_decode_alike(coder: PictureCoder,
     file_of(coder, picture, tmp_path / "b.tkc", "lambda", 16)
     assert (tmp_path / "a.tkc").read_bytes() != (tmp_path / "b.tkc").read_bytes()
     with Reader(tmp_path / "a.tkc") as reader:
-        [item], [level] = rate_archive.described(reader)
-        assert torch.equal(rate_archive.picture_of(reader, coder, item, level, 0), restored)
+        [item], [level], [fitted] = rate_archive.described(reader)
+        assert torch.equal(rate_archive.picture_of(reader, coder, item, level, fitted, 0), restored)
 
 
 def test_bits_of_channels_are_those_of_the_picture(coder: PictureCoder) -> None:

@@ -211,6 +211,6 @@ def _coder(run: Run, effort: str = "0") -> PictureCoder:
 def _effort(asked: dict[str, str]) -> str:
     """Take the effort out of what a person asked for. Raises ValueError for another."""
     effort = asked.pop("effort", "0")
-    if effort not in rate_coder.PASSES:
-        raise ValueError(f"expected effort to be one of {', '.join(rate_coder.PASSES)}, got {effort!r}; give one")
+    if effort not in rate_coder.EFFORTS:
+        raise ValueError(f"expected effort to be one of {', '.join(rate_coder.EFFORTS)}, got {effort!r}; give one")
     return effort

@@ -5,6 +5,7 @@ docs/format.md, section "Pictures at a chosen rate", is the specification.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import tempfile
@@ -21,12 +22,14 @@ from tqdm import tqdm
 
 from toolkit import ranks
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
+from toolkit.images import wiener
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
     CHUNK,
     LEVELS,
     STRIDE,
+    Encoded,
     PictureCoder,
     Target,
     Tile,
@@ -38,7 +41,9 @@ from toolkit.images.rate_coder import (
 from toolkit.images.source import Source
 
 LOSSY = "lossy"
-CODER = 2  # of the coefficients' bytes: those of 1, before toolkit 0.2 was finished, are not read any more
+# Versions of what stands in a file: 3 has filters fitted to the pictures, 2 none; those of 1, before toolkit 0.2 was
+# finished, are not read any more.
+CODER, FITTED = 2, 3
 EMPTY = 64  # bytes of a file without header and chunks
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
@@ -55,7 +60,7 @@ def compress(
     header = {
         **identity,
         "kind": LOSSY,
-        "coder": CODER,
+        "coder": FITTED if coder.effort.fitted else CODER,
         "values": origin.values,
         **origin.header,
         "items": [list(item) for item in items],
@@ -65,7 +70,7 @@ def compress(
     )
     share = (len(stored) + EMPTY) / len(items)
 
-    def coded(i: int) -> tuple[int, list[tuple[bytes, int]]]:
+    def coded(i: int) -> Encoded:
         picture = torch.from_numpy(origin.picture(i))
         try:
             return coder.encode(picture, target, share)
@@ -73,24 +78,26 @@ def compress(
             raise ValueError(f"{items[i].name}: {error}") from error
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
-    every = ranks.ordered(coded, jobs, of=(header, target, coder.passes), output=output)
-    levels, chunks = list[int](), list[tuple[int, int]]()
+    every = ranks.ordered(coded, jobs, of=(header, target, coder.effort), output=output)
+    levels, filters, chunks = list[int](), list[str](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
     with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as kept:
         spent = pixels = 0
         with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
-            for item, (level, found) in zip(items, every, strict=True):
+            for item, (level, fitted, found) in zip(items, every, strict=True):
                 levels.append(level)
+                filters.append(base64.b64encode(fitted).decode())
                 for payload, crc in found:
                     kept.write(payload)
                     chunks.append((len(payload), crc))
-                spent += sum(len(payload) + CHUNK for payload, _ in found)
+                spent += sum(len(payload) + CHUNK for payload, _ in found) + len(fitted)
                 pixels += item.height * item.width
                 bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
                 bar.update()
         kept.seek(0)
-        with Writer(output, {**header, "levels": levels}) as writer:
+        known = {"levels": levels, "filters": filters} if coder.effort.fitted else {"levels": levels}
+        with Writer(output, {**header, **known}) as writer:
             for size, crc in chunks:
                 writer.write(kept.read(size), 1, crc)
     return writer.size
@@ -103,7 +110,7 @@ class RateContents:
 
     def __init__(self, reader: Reader, coder: PictureCoder) -> None:
         self._reader, self._coder = reader, coder
-        self.items, self._levels = described(reader)
+        self.items, self._levels, self._filters = described(reader)
         self._first = [0, *accumulate(map(tile_count, self.items))]
         self._which: Sequence[int] = ()
         self._ahead: Generator[Decoded, None, None] | None = None  # of these, in their order
@@ -153,15 +160,15 @@ class RateContents:
     def _decoded(self, job: tuple[int, list[bytes | DamagedFile]]) -> Decoded:
         i, payloads = job
         lost = list[DamagedFile]()
-        found = _restored(self._reader, self._coder, self.items[i], self._levels[i], self._first[i], payloads, lost)
-        return found.numpy(), lost
+        known = self.items[i], self._levels[i], self._filters[i]
+        return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost).numpy(), lost
 
 
-def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, first: int) -> Tensor:
+def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, fitted: bytes, first: int) -> Tensor:
     """Decode the picture whose tiles begin at chunk `first`: uint8 [c, h, w]. Raises DamagedFile."""
     payloads = [_payload(reader, number) for number in range(first, first + tile_count(item))]
     lost = list[DamagedFile]()
-    found = _restored(reader, coder, item, level, first, payloads, lost)
+    found = _restored(reader, coder, item, level, fitted, first, payloads, lost)
     if lost:
         raise lost[0]
     return found
@@ -169,8 +176,8 @@ def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, firs
 
 @torch.inference_mode()
 def _restored(
-    reader: Reader, coder: PictureCoder, item: Item, level: int, first: int, payloads: Sequence[bytes | DamagedFile],
-    lost: list[DamagedFile],
+    reader: Reader, coder: PictureCoder, item: Item, level: int, fitted: bytes, first: int,
+    payloads: Sequence[bytes | DamagedFile], lost: list[DamagedFile],
 ) -> Tensor:  # fmt: skip
     """The picture uint8 [c, h, w] of the payloads of its tiles, which begin at chunk `first`.
 
@@ -191,7 +198,7 @@ def _restored(
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     if k is None:
         return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
-    picture = coder.restore(k, item, level)
+    picture = coder.restore(k, item, level, fitted)
     for tile in grey:
         y, x = tile.y * STRIDE, tile.x * STRIDE
         picture[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE] = GREY
@@ -219,8 +226,8 @@ def _read_tile(
     return k
 
 
-def described(reader: Reader) -> tuple[list[Item], list[int]]:
-    """The pictures of a file, and their levels of lambda.
+def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
+    """The pictures of a file, their levels of lambda, and the filters fitted to them, empty where there is none.
 
     Raises DamagedFile for a header that does not fit it, UnknownVersion for chunks of another coder.
     """
@@ -228,9 +235,11 @@ def described(reader: Reader) -> tuple[list[Item], list[int]]:
         raise DamagedFile(
             f"{reader.path}: expected kind {LOSSY}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
         )
-    if (coder := reader.header.get("coder", 1)) != CODER:
+    if (coder := reader.header.get("coder", 1)) not in (CODER, FITTED):
         hint = "compress the pictures again" if coder == 1 else "update this toolkit"
-        raise UnknownVersion(f"{reader.path}: expected coder {CODER} of pictures at a rate, got {coder!r}; {hint}")
+        raise UnknownVersion(
+            f"{reader.path}: expected coder {CODER} or {FITTED} of pictures at a rate, got {coder!r}; {hint}"
+        )
     try:
         items = [described_item(*item) for item in reader.header["items"]]
         levels = list(reader.header["levels"])
@@ -239,7 +248,12 @@ def described(reader: Reader) -> tuple[list[Item], list[int]]:
         count, pixels = sum(map(tile_count, items)), max((item.height * item.width for item in items), default=0)
         if pixels > MOST_PIXELS or (reader.damage is None and count != len(reader.chunks)):
             raise ValueError(f"{count} tiles in {len(reader.chunks)} chunks, {pixels} pixels in the largest picture")
-        return items, levels
+        stored = list(reader.header["filters"]) if coder == FITTED else [""] * len(items)
+        filters = [base64.b64decode(text, validate=True) for text in stored]
+        for item, fitted in zip(items, filters, strict=True):
+            if fitted:
+                wiener.from_bytes(fitted, item.mode == "L")
+        return items, levels, filters
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile(
             f"{reader.path}: expected items and levels that fit the file, got {type(error).__name__}: {error}; copy it "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.loop import RATES
+from toolkit.images import wiener
 from toolkit.images.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -24,11 +25,21 @@ TILE = 128  # blocks a side of a tile, which is coded by itself
 WINDOW = 2 * TILE  # blocks a side of what becomes pixels at once: larger, and its halo is a smaller part
 OCTAVE = 64  # levels of lambda to a factor of two
 LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
+FILTER_HALO = 1  # blocks around a rectangle that its filtered pixels depend on
 CHUNK = 60  # bytes of a chunk without payload
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
-PASSES = {"0": 0, "1": 1, "2": 3, "3": 10}  # of refinement, for each effort
+
+
+class Effort(NamedTuple):
+    """What an encoder does after its first search."""
+
+    fitted: bool  # a filter is fitted to the picture, and sent
+    passes: int  # of refinement of code points
+
+
+EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 1), "3": Effort(True, 10)}
 
 
 class LossyModel(Protocol):
@@ -57,6 +68,14 @@ class Latents(NamedTuple):
     mu: Tensor  # float32 [1, channels, h, w]
     sigma: Tensor
     pixels: Tensor  # float32 [1, 3, 8 h, 8 w] in [0, 1]
+
+
+class Encoded(NamedTuple):
+    """A picture as it is sent."""
+
+    level: int
+    fitted: bytes  # filter, or nothing
+    tiles: list[tuple[bytes, int]]  # payload of each, and the checksum of its coefficients
 
 
 class Target(NamedTuple):
@@ -124,13 +143,13 @@ class PictureCoder:
 
     choice: how code points are chosen. "search": the cheapest near the latents by distortion and rate; "one sigma": the
     same, as if all were equally uncertain; "rounding": the nearest. All three make files that decode alike. effort: a
-    key of `PASSES`, for how long to go on after the first search; files decode as fast.
+    key of `EFFORTS`, for how long to go on after the first search.
     """
 
     def __init__(
         self, model: LossyModel, device: torch.device | str = "cpu", choice: str = "search", effort: str = "0"
     ) -> None:
-        self.model, self.device, self.choice, self.passes = model, device, choice, PASSES[effort]
+        self.model, self.device, self.choice, self.effort = model, device, choice, EFFORTS[effort]
         self.tables = model.tables()
 
     @torch.inference_mode()
@@ -158,8 +177,8 @@ class PictureCoder:
         """
         found = best = self._chosen(latents.mu, latents.sigma, level)
         least = math.inf
-        for left in range(self.passes, -1, -1):
-            if not self.passes:
+        for left in range(self.effort.passes, -1, -1):
+            if not self.effort.passes:
                 break
             cost, wanted = self._slope(found, latents.pixels, level)
             if cost < least:
@@ -203,54 +222,87 @@ class PictureCoder:
         return coefficients.decode(self.tables, payload, rate_index(level), size)
 
     @torch.inference_mode()
-    def restore(self, k: Tensor, item: Item, level: int) -> Tensor:
-        """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8]."""
+    def restore(self, k: Tensor, item: Item, level: int, fitted: bytes = b"") -> Tensor:
+        """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8].
+
+        fitted: the filter that was sent with it. Raises ValueError for bytes that are none.
+        """
         grey = CHANNELS[item.mode] == 1
+        chosen = wiener.from_bytes(fitted, grey) if fitted else None
         picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
-        for tile in tiles(item.height, item.width, self.model.pixels_halo, WINDOW):
-            rows, columns = tile.around()
-            pixels = self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))
+        halo = self.model.pixels_halo + (FILTER_HALO if chosen else 0)
+        for tile in tiles(item.height, item.width, halo, WINDOW):
+            pixels = self._pixels(k, tile, level)
+            if chosen:
+                filtered = wiener.apply(pixels.numpy(), chosen, self.model.step(lambda_of(level)))
+                pixels = torch.from_numpy(filtered)
             y, x = tile.top * STRIDE, tile.left * STRIDE
-            inner = pixels[0, :, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE].float().cpu()
+            inner = pixels[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE]
             inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
             y, x = tile.y * STRIDE, tile.x * STRIDE
             place = picture[:, y : y + inner.shape[1], x : x + inner.shape[2]]
             place.copy_(inner[:, : place.shape[1], : place.shape[2]])
         return picture
 
-    def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> tuple[int, list[tuple[bytes, int]]]:
-        """The level of lambda that meets a target, and for each tile its payload and the checksum of its coefficients.
+    def _pixels(self, k: Tensor, tile: Tile, level: int) -> Tensor:
+        """The pixels of a tile and its halo: float32 [3, h, w] on the host."""
+        rows, columns = tile.around()
+        return self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))[0].float().cpu()
 
-        overhead: bytes of the file that are the picture's beside its tiles. Raises ValueError for a target out of
-        reach, with the range that is in reach.
+    @torch.inference_mode()
+    def fit(self, picture: Tensor, k: Tensor, level: int) -> bytes:
+        """The filter that saves the most bits at the level's balance, given all coefficients; empty where none does."""
+        grid, samples = tiles(picture.shape[1], picture.shape[2], self.model.pixels_halo + FILTER_HALO), []
+        for tile in _some(grid):
+            height, width = _size(picture, tile)
+            y, x = tile.top * STRIDE, tile.left * STRIDE
+            wanted = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, :height, :width].numpy()
+            inner = slice(y, y + height), slice(x, x + width)
+            samples.append(wiener.Sample(self._pixels(k, tile, level).numpy(), inner, wanted))
+        area = sum(_area(picture, tile) for tile in _some(grid))
+        share = picture.shape[1] * picture.shape[2] / area  # of the picture in its sample
+        return wiener.fit(samples, self.model.step(lambda_of(level)), BALANCE * share)
+
+    def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> Encoded:
+        """A picture at the level of lambda that meets a target.
+
+        overhead: bytes of the file that are the picture's beside its tiles and filter. Raises ValueError for a target
+        out of reach, with the range that is in reach.
         """
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
+        item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
+        k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
         for attempt in range(4):
             found: list[tuple[bytes, int]] = []
             for tile in grid:
                 coded = self.quantise(self.latents(picture, tile), level)
                 found.append((coded.payload, checksum(coded.k)))
-            size = sum(len(payload) + CHUNK for payload, _ in found) + overhead
-            # Of large pictures the search did not see all tiles.
-            miss = math.log2(size / wanted) / 0.6 * OCTAVE if target.way == "bpp" else 0.0
-            if attempt == 3 or abs(size / wanted - 1) < 0.01 or not round(miss):
+                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
+            fitted = self.fit(picture, k, level) if self.effort.fitted else b""
+            miss, near = 0.0, True  # levels
+            if target.way == "bpp":  # of large pictures the search did not see all tiles
+                size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
+                miss, near = math.log2(size / wanted) / 0.6 * OCTAVE, abs(size / wanted - 1) < 0.01
+            elif target.way == "psnr" and self.effort.fitted:  # nor does it fit a filter
+                better = _psnr(picture, self.restore(k, item, level, fitted)) - target.value
+                miss, near = better / 1.7 * OCTAVE, abs(better) < 0.04
+            if attempt == 3 or near or not round(miss):
                 break
             level = min(max(level + round(miss), 0), LEVELS)
-        return level, found
+        return Encoded(level, fitted, found)
 
     def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float) -> int:
-        """The level at which a picture meets its target, by the secant rule on what levels that were tried gave."""
-        if len(grid) > SAMPLE_TILES:
-            grid = [grid[(2 * i + 1) * len(grid) // (2 * SAMPLE_TILES)] for i in range(SAMPLE_TILES)]
+        """The level at which a picture meets its target at no effort, by the secant rule on what tried levels gave."""
+        grid = _some(grid)
         latents = [self.latents(picture, tile) for tile in grid]
         area = sum(_area(picture, tile) for tile in grid)
         whole = picture.shape[1] * picture.shape[2]
 
         def measure(level: int) -> float:
             """log2 of bits a pixel, or the PSNR, each falling with the level."""
-            coded = [self.quantise(x, level) for x in latents]
+            coded = [self._chosen(x.mu, x.sigma, level) for x in latents]
             if target.way == "bpp":
                 bits = sum(8 * (len(c.payload) + CHUNK) for c in coded)
                 return math.log2(bits / area + 8 * overhead / whole)
@@ -286,6 +338,18 @@ class PictureCoder:
             f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
             f"{target.value:g}; choose one in that range"
         )
+
+
+def _some(grid: list[Tile]) -> list[Tile]:
+    """Tiles that stand for all of a large picture."""
+    if len(grid) <= SAMPLE_TILES:
+        return grid
+    return [grid[(2 * i + 1) * len(grid) // (2 * SAMPLE_TILES)] for i in range(SAMPLE_TILES)]
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    """PSNR in dB of uint8 pictures."""
+    return 10 * math.log10(255**2 / max(float((a.float() - b.float()).square().mean()), 1e-3))
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

@@ -54,9 +54,9 @@ class Times(NamedTuple):
     """Seconds of the parts of coding a picture, without reading and writing image files."""
 
     latents: float  # networks
-    search: float  # of code points, and coding them
+    search: float  # of code points and of a filter, and coding them
     reading: float  # decoding code points
-    pixels: float  # networks
+    pixels: float  # networks, and the filter
 
 
 def quality(picture: Tensor, restored: Tensor) -> tuple[float, float]:
@@ -98,8 +98,8 @@ def of_files(
             origin = Source([item], functools.partial(_same, picture.numpy()), None)
             size = rate_archive.compress(coder, origin, file, Target("lambda", lam), identity, progress=False)
             with Reader(file) as reader:
-                [item], [level] = rate_archive.described(reader)
-                restored = rate_archive.picture_of(reader, coder, item, level, 0)
+                [item], [level], [fitted] = rate_archive.described(reader)
+                restored = rate_archive.picture_of(reader, coder, item, level, fitted, 0)
             shown.setdefault(lam, restored)
             points.append((8 * size / picture[0].numel(), *quality(picture, restored)))
         found.append(mean(points))
@@ -117,8 +117,9 @@ def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, coded, strict=True):
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
-    _, pixels = _least(lambda: coder.restore(k, item, level))
-    return Times(first, search, reading, pixels)
+    fitted, fitting = _least(lambda: coder.fit(picture, k, level)) if coder.effort.fitted else (b"", 0.0)
+    _, pixels = _least(lambda: coder.restore(k, item, level, fitted))
+    return Times(first, search + fitting, reading, pixels)
 
 
 def _least(work: Callable[[], T]) -> tuple[T, float]:
