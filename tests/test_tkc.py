@@ -132,6 +132,24 @@ def test_no_more_than_a_window_is_in_memory_and_each_chunk_is_decoded_once(
     assert all(len({x // 10 for x in near[i : i + 10]}) <= 3 for i in range(0, 200, 10))
 
 
+def test_a_file_within_a_window_is_decoded_once(file: Path, runs: dict[str, Path], monkeypatch: Any) -> None:
+    decoded, part = [], Archive.part
+    monkeypatch.setattr(Archive, "part", lambda self, which: decoded.append(which) or part(self, which))
+    kept, plain = (stream(file, runs, window=window, flip=True) for window in (203, 100))
+    counts = []
+    for epoch in range(3):
+        for data in (kept, plain):
+            data.set_epoch(epoch)
+            found = [*data]
+            counts.append(len(decoded))
+            decoded.clear()
+            if data is kept:
+                batches = Batches(ROWS, 8, shuffle=True, flip=True, current_epoch=lambda epoch=epoch: epoch)
+                assert all(torch.equal(a, b) for a, b in zip(found, batches, strict=True))
+    assert counts == [counts[0], counts[1], 0, counts[1], 0, counts[1]] and min(counts[:2]) > 0
+    assert len(pickle.dumps(kept)) < 2000 + len(pickle.dumps(plain))  # workers do without what is kept
+
+
 def test_batches_may_be_larger_than_a_window(file: Path, runs: dict[str, Path]) -> None:
     found = [*stream(file, runs, window=5, batch_size=32)]
     assert [len(batch) for batch in found] == [32] * 6 and len({*numbers(found)}) == 192

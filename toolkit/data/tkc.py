@@ -74,7 +74,7 @@ class Window(NamedTuple):
 
 
 class TkcIterableDataset(IterableDataset[Any]):
-    """The pictures of a .tkc file, each decoded once an epoch, in a new order each epoch.
+    """The pictures of a .tkc file, each decoded once an epoch, in a new order each epoch; of a small file, once in all.
 
     shuffle: parts of the file that are decoded together come in an order of `seed` and epoch, and pictures are mixed in
     a window of at least `window` of them, which is what is in memory. batch_size: of batches, uint8 [batch, c, h, w] of
@@ -85,7 +85,7 @@ class TkcIterableDataset(IterableDataset[Any]):
     pictures that are used, and the one behind the last; flip: mirror a picture left to right with probability 1/2.
 
     Before an epoch call `set_epoch`. A file that fits into one window, read by one process and at most one worker,
-    gives the batches that `toolkit.data.images.Batches` makes of its array.
+    gives the batches that `toolkit.data.images.Batches` makes of its array, and that process keeps it decoded.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class TkcIterableDataset(IterableDataset[Any]):
                 f"instance {kinds[:2]}; leave batch_size out, or compress crops of one size"
             )
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers that persist see it change
+        self._kept: np.ndarray | None = None  # all pictures, where a window holds them: later epochs decode nothing
         self.skip = 0  # batches of an epoch that are left out, for a training that goes on
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,7 +132,8 @@ class TkcIterableDataset(IterableDataset[Any]):
         return rank, world
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_share": self.processes()}  # a worker that is spawned knows no process group
+        # A worker that is spawned knows no process group.
+        return {**self.__dict__, "_share": self.processes(), "_kept": None}
 
     def __len__(self) -> int:
         """Batches, or pictures, of an epoch in this process."""
@@ -197,11 +199,22 @@ class TkcIterableDataset(IterableDataset[Any]):
 
     def _pictures(self, window: Window) -> Tensor | list[Tensor]:
         """Pictures of a window in their order: [n, c, h, w] if all have one size."""
+        whole = sum(map(len, window.parts)) == self.rows
+        if whole and self._kept is not None:
+            return self._mixed(self._kept[window.order], window)
         pictures = [picture for part in window.parts for picture in self._file().part(part)]
         if any(picture.shape != pictures[0].shape for picture in pictures):
             found = [torch.from_numpy(np.ascontiguousarray(pictures[i])) for i in window.order]
             return [x.flip(-1) if turned else x for x, turned in zip(found, window.mirrored, strict=True)]
-        together = np.stack([pictures[i] for i in window.order])
+        if whole:
+            self._kept = np.stack(pictures)
+            del pictures
+            return self._mixed(self._kept[window.order], window)
+        return self._mixed(np.stack([pictures[i] for i in window.order]), window)
+
+    @staticmethod
+    def _mixed(together: np.ndarray, window: Window) -> Tensor:
+        """Pictures in the order of a window, with those mirrored that are to be."""
         if window.mirrored.any():
             together[window.mirrored] = together[window.mirrored, ..., ::-1]
         return torch.from_numpy(together)
