@@ -31,6 +31,7 @@ OPTIONS = {
     "order": "of the words: kept, or grouped: alphabetical among those of similar rank, a smaller file (default: kept)",
 }
 ORDERS = ("kept", "grouped")
+WRONG = re.compile(r"[^\S \n]|\0|\n\n| \n|\n ")  # in words with line feeds around them
 SIZES = 1e-9, 1e15  # of the largest number of a table
 UNITS = {
     f"{prefix}{kind}": base**power
@@ -62,14 +63,15 @@ def goal_of(asked: dict[str, str]) -> tuple[str, float]:
 def export_vectors(output: Path, found: Vectors, asked: dict[str, str]) -> tuple[dict[str, int], str]:
     """Write vectors as options ask; bytes of the file's parts, and what people read of it. Raises ValueError."""
     goal, number = goal_of(asked)
-    check(found.words, found.vectors, found.kept is None)  # before `grouped` gives rows other numbers
     if (order := asked.get("order", ORDERS[0])) not in ORDERS:
         raise ValueError(f"expected order= to be one of {', '.join(ORDERS)}, got {order!r}")
     if order == "grouped" and found.kept is not None:
         raise ValueError("expected order=kept for tokens, whose tokenizer numbers the rows, got grouped; leave it out")
     if (metric := asked.get("metric")) is not None or found.sigma is None:
         found = with_sigma(found, metric)
-    found = grouped(found) if order == "grouped" else found
+    if order == "grouped":
+        check(found.words, found.vectors)  # which names rows as they were
+        found = grouped(found)
     assert found.sigma is not None
     sizes = export(
         output, found.words, found.vectors, found.sigma, goal, number, asked.get("method", "default"),
@@ -148,7 +150,7 @@ def check(words: Sequence[str], vectors: Tensor, stored: bool = True) -> None:
             f"expected one word for each row of vectors [words, d], got {len(words)} words and {list(vectors.shape)}"
         )
     seen: set[str] = set()
-    for row, word in enumerate(words if stored else ()):
+    for row, word in enumerate(words if stored and not _sound(words) else ()):
         wrong = (
             "an empty word" if not word
             else "a word with a tab, a line end, NUL or the like, or with a space at an end" if _breaks(word)
@@ -213,6 +215,13 @@ def summary(sizes: dict[str, int], words: Sequence[str], d: int, path: str | os.
 def vocabulary_size(words: Sequence[str]) -> int:
     """Bytes that words take in a file."""
     return len(first_chunk(words, None)[0])
+
+
+def _sound(words: Sequence[str]) -> bool:
+    """Whether no word is refused: all at once, which is several times as fast."""
+    text = "\n".join(words)
+    lines = text.count("\n") == len(words) - 1 and not WRONG.search(f"\n{text}\n")
+    return lines and _encodable(text) and len(set(words)) == len(words)
 
 
 def _breaks(word: str) -> bool:
