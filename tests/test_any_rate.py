@@ -11,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
+import toolkit
 from recipes.vae.any_rate import AnyRate
 from recipes.vae.transform import CHANNELS
 from tests.test_vae import photo
 from toolkit import compress, decompress
 from toolkit.coding.coefficients import codec
 from toolkit.images import rate_coder, rate_distortion
-from toolkit.images.files import item_of, read_image
+from toolkit.images.files import item_of, read_image, write_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.runs import load, save
 from toolkit.train import train
@@ -136,6 +137,33 @@ def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: 
     refused = [f"run={run}", str(tmp_path / "a.png"), str(tmp_path / "x.tkc"), "lambda=16", "effort=4"]
     assert compress.main(refused) == 1
     assert "expected effort to be one of 0, 1, 2, 3, got '4'; give one" in capsys.readouterr().err
+    assert not (tmp_path / "x.tkc").exists()
+
+
+def test_a_writer_makes_the_files_of_compress(run: Path, tmp_path: Path) -> None:
+    pictures = {"a.png": photo(70, 90).numpy(), "b.png": photo(40, 30, 1).numpy()[:1]}
+    (tmp_path / "in").mkdir()
+    for name, picture in pictures.items():
+        write_image(tmp_path / "in" / name, picture)
+    asked = {"lambda": 16, "effort": 1}
+    options = [f"{key}={value}" for key, value in asked.items()]
+    assert compress.main([f"run={run}", str(tmp_path / "in"), str(tmp_path / "c.tkc"), "metadata=none", *options]) == 0
+    file = tmp_path / "w.tkc"
+    with toolkit.Writer(file, run, **asked) as writer:
+        for name, picture in pictures.items():
+            writer.add(picture, name)
+        with pytest.raises(ValueError, match="expected grey or RGB, 8 bits"):
+            writer.add(picture.astype(np.uint16), "16.png")
+        with pytest.raises(ValueError, match="for a lossy model, got an array"):
+            writer.add(np.zeros((2, 3, 8, 8), np.uint8))
+    assert file.read_bytes() == (tmp_path / "c.tkc").read_bytes()
+    before = list(toolkit.open(file, run))
+    with toolkit.Writer(file, run, append=True, bpp=1.5) as writer:
+        writer.add(pictures["a.png"], "c.png")
+    after = list(toolkit.open(file, run))
+    assert len(after) == 3 and all(map(np.array_equal, before, after)) and not np.array_equal(after[0], after[2])
+    with pytest.raises(ValueError, match="expected one of lambda=, bpp=, psnr=, got none"):
+        toolkit.Writer(tmp_path / "x.tkc", run)
     assert not (tmp_path / "x.tkc").exists()
 
 

@@ -114,9 +114,10 @@ class Writer:
     in a file without a name beside it (of a URL: in the folder for temporary files), of which a crash leaves nothing.
     Memory is that of a chunk, or of as many pictures as there are processors.
 
-    run: as of `toolkit compress`; options: as of it, too (effort, chunk_rows, exact). append: go on with a file that is
-    there, with its model, which is copied; its last chunk is coded again if it is not full. overwrite: a file that is
-    there may go. Raises ValueError or OSError for what cannot be done.
+    run: as of `toolkit compress`; options: as of it, too (effort, chunk_rows, exact; bpp, psnr or lambda, with which
+    the model is the lossy one that ships, if run is None). append: go on with a file that is there, with its model,
+    which is copied; its last chunk is coded again if it is not full. overwrite: a file that is there may go. Raises
+    ValueError or OSError for what cannot be done.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Writer:
                 self._count = len(self._before.header.get("items", []))
                 model = _run(stack, self._before, run, device)
             else:
-                folder = _folder(stack, run)
+                folder = _folder(stack, run, zoo.LOSSY if zoo.RATES & asked.keys() else None)
                 exact = None if "exact" not in asked else asked["exact"] == "true"
                 model = opened.load(folder, device, exact)
             known = dict(model.head.compress_options)
@@ -228,10 +229,10 @@ def model_of(reader: Reader, run: str | PathLike[str] | None) -> Path:
     )
 
 
-def _folder(stack: ExitStack, run: str | PathLike[str] | None) -> Path:
-    """The folder of a run; of a URL a copy until the stack is closed."""
+def _folder(stack: ExitStack, run: str | PathLike[str] | None, default: str | None = None) -> Path:
+    """The folder of a run, None: of a model that ships; of a URL a copy until the stack is closed."""
     if run is None or not places.is_url(run):
-        return zoo.folder_of(None if run is None else str(run))
+        return zoo.folder_of(None if run is None else str(run), default)
     target = Path(stack.enter_context(tempfile.TemporaryDirectory())) / places.name_of(str(run))
     return places.fetch(str(run), target, places.of_run)
 

@@ -42,7 +42,6 @@ KNOWN = {
     "overwrite": "true: replace a file that is there (default false: an error)",
     "device": "auto, cpu or cuda (default auto)",
 }
-LOSSY = {"lambda", "bpp", "psnr"}
 OWN = {"run", "input", "output", "on_bad", "metadata", "jpeg", "overwrite", "device"}
 
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.streams(values, suffix_of, coded) as (found, shown):
         output = found["output"] + ".tkc" * (values["output"] == "-")
         check_new(output, cli.boolean(found, "overwrite"), [".tkc"], [found["input"]])
-        head, name = head_of(folder := zoo.folder_of(found.get("run"), zoo.LOSSY if LOSSY & found.keys() else None))
+        head, name = head_of(folder := zoo.folder_of(found.get("run"), zoo.LOSSY if zoo.RATES & found.keys() else None))
         comparable = {"compare": KNOWN["compare"]} if head.lossless else {}
         asked = cli.asked(found, OWN, head.compress_options | comparable, name)
         jpeg, compare = found.get("jpeg", "skip" if head.lossless else "pixels"), cli.boolean(asked, "compare")

@@ -20,7 +20,7 @@ from toolkit.heads.given import some
 from toolkit.images import rate_archive, rate_coder, rate_distortion
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
-from toolkit.images.rate_archive import RateContents
+from toolkit.images.rate_archive import RateContents, RateEncoder
 from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
 from toolkit.images.rate_distortion import Curve
 from toolkit.images.restore import Contents, check_model
@@ -114,17 +114,10 @@ Next:
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
         source = some(source, run.folder)
-        effort = _effort(asked)
-        if len(asked) != 1:
-            ways = ", ".join(f"{way}=" for way in rate_coder.WAYS)
-            got = " and ".join(asked) or "none"
-            raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
+        effort, target = _asked(asked)
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
-        [way] = asked
-        size = rate_archive.compress(
-            _coder(run, effort), source, output, Target(way, cli.number(asked, way)), self.identity(run)
-        )
+        size = rate_archive.compress(_coder(run, effort), source, output, target, self.identity(run))
         pixels = sum(item.height * item.width for item in source.items)
         return (
             f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {pixels} pixels -> {output}: {size} bytes, "
@@ -132,9 +125,10 @@ Next:
         )
 
     def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
-        raise ValueError(
-            "expected a lossless model of pictures, got one of pictures at a chosen rate; use toolkit compress"
-        )
+        if before is not None:
+            check_model(before, self.identity(run))
+        effort, target = _asked(asked)
+        return RateEncoder(_coder(run, effort), target, self.identity(run), before)
 
     def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, self.identity(run))
@@ -206,6 +200,17 @@ Next:
 
 def _coder(run: Run, effort: str = "0") -> PictureCoder:
     return PictureCoder(run.module, run.module.device, effort=effort)
+
+
+def _asked(asked: dict[str, str]) -> tuple[str, Target]:
+    """The effort and the target that a person asked for. Raises ValueError for others, and for more than one target."""
+    effort = _effort(asked)
+    if len(asked) != 1:
+        ways = ", ".join(f"{way}=" for way in rate_coder.WAYS)
+        got = " and ".join(asked) or "none"
+        raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
+    [way] = asked
+    return effort, Target(way, cli.number(asked, way))
 
 
 def _effort(asked: dict[str, str]) -> str:

@@ -39,6 +39,7 @@ from toolkit.images.rate_coder import (
     tiles,
 )
 from toolkit.images.source import Source
+from toolkit.images.streaming import Listed, Payload
 
 LOSSY = "lossy"
 # Versions of what stands in a file: 3 has filters fitted to the pictures, 2 none; those of 1, before toolkit 0.2 was
@@ -79,7 +80,7 @@ def compress(
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
     every = ranks.ordered(coded, jobs, of=(header, target, coder.effort), output=output)
-    levels, filters, chunks = list[int](), list[str](), list[tuple[int, int]]()
+    levels, filters, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
     with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as kept:
@@ -87,7 +88,7 @@ def compress(
         with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
             for item, (level, fitted, found) in zip(items, every, strict=True):
                 levels.append(level)
-                filters.append(base64.b64encode(fitted).decode())
+                filters.append(fitted)
                 for payload, crc in found:
                     kept.write(payload)
                     chunks.append((len(payload), crc))
@@ -96,11 +97,67 @@ def compress(
                 bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
                 bar.update()
         kept.seek(0)
-        known = {"levels": levels, "filters": filters} if coder.effort.fitted else {"levels": levels}
-        with Writer(output, {**header, **known}) as writer:
+        with Writer(output, {**header, **_settings(levels, filters, coder.effort.fitted)}) as writer:
             for size, crc in chunks:
                 writer.write(kept.read(size), 1, crc)
     return writer.size
+
+
+class RateEncoder:
+    """Pictures at a target that come one after another: see `streaming.Encoder`."""
+
+    def __init__(self, coder: PictureCoder, target: Target, identity: dict[str, Any], before: Reader | None) -> None:
+        check(target)
+        self._coder, self._target, self._identity = coder, target, identity
+        self._levels, self._filters = list[int](), list[bytes]()
+        if before:
+            _, self._levels, self._filters = described(before)
+        self._listed, self.kept = Listed(before), len(before.chunks) if before else 0
+
+    def picture(self, item: Item, pixels: np.ndarray) -> Iterator[Payload]:
+        """See `streaming.Encoder`."""
+        if (size := item.height * item.width) > MOST_PIXELS:
+            raise ValueError(f"{item.name}: expected at most {MOST_PIXELS} pixels, got {size}; cut it into parts")
+        self._listed.add(item, False)
+        return self._coded(item, pixels)
+
+    def images(self, values: np.ndarray) -> Iterator[Payload]:
+        """See `streaming.Encoder`."""
+        raise ValueError("expected pictures [c, h, w] for a lossy model, got an array; give run=, one of tiles")
+
+    def finish(self) -> Iterator[Payload]:
+        """See `streaming.Encoder`."""
+        return iter(())
+
+    def header(self) -> dict[str, Any]:
+        """See `streaming.Encoder`."""
+        listed, fitted = self._listed, self._coder.effort.fitted or any(self._filters)
+        return {
+            **self._identity, "kind": LOSSY, "coder": FITTED if fitted else CODER, "values": listed.values,
+            **listed.kept_metadata(), **listed.described(), **_settings(self._levels, self._filters, fitted),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """See `streaming.Encoder`."""
+
+    def _coded(self, item: Item, pixels: np.ndarray) -> Iterator[Payload]:
+        # The first picture carries what files have only once.
+        known = self.header() if not self._levels else list(item)
+        share = len(zlib.compress(json.dumps(known).encode(), 9)) + (0 if self._levels else EMPTY)
+        try:
+            level, fitted, found = self._coder.encode(torch.from_numpy(pixels.copy()), self._target, share)
+        except ValueError as error:
+            raise ValueError(f"{item.name}: {error}") from error
+        self._levels.append(level)
+        self._filters.append(fitted)
+        for payload, crc in found:
+            yield Payload(payload, 1, crc)
+
+
+def _settings(levels: list[int], filters: list[bytes], fitted: bool) -> dict[str, Any]:
+    """What a header says of how pictures were coded."""
+    stored = [base64.b64encode(one).decode() for one in filters]
+    return {"levels": levels, "filters": stored} if fitted else {"levels": levels}
 
 
 class RateContents:
