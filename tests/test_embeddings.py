@@ -121,8 +121,28 @@ def test_neighbours_are_those_that_gensim_finds_without_decoding_all_at_once(
             assert [other for other, _ in ours] == [other for other, _ in theirs]
             np.testing.assert_allclose([x for _, x in ours], [x for _, x in theirs], atol=1e-6)
         assert len(opened.most_similar(opened.words[3], topn=5000)) == 1499
+        assert opened.nearest(torch.ones(1, 12, dtype=torch.float64))[0].dtype == torch.float32
         with pytest.raises(KeyError, match="expected a word of the vocabulary, got 'nowhere'"):
             opened.most_similar("nowhere")
+
+
+@pytest.mark.parametrize(("shape", "n"), [((1, 11), 3), ((12,), 3), ((1, 12), -1)])
+def test_queries_of_another_shape_are_refused(
+    shape: tuple[int, ...], n: int, file: tuple[Path, embeddings.Quantised, dict]
+) -> None:
+    with (
+        embeddings.open(file[0]) as opened,
+        pytest.raises(ValueError, match=r"expected queries \[queries, 12\] and their n nearest, n at least 0, got \["),
+    ):
+        opened.nearest(torch.zeros(shape), n)
+
+
+def test_a_closed_file_is_said_to_be_closed_and_not_damaged(file: tuple[Path, embeddings.Quantised, dict]) -> None:
+    with embeddings.open(file[0]) as opened:
+        pass
+    with pytest.raises(ValueError, match="expected an open file, got a closed one; open it again") as error:
+        opened.vectors()
+    assert not isinstance(error.value, ContainerError)
 
 
 def test_a_search_decodes_few_rows_and_words_at_a_time_and_keeps_none(

@@ -266,6 +266,7 @@ class Reader:
         self.path = places.named(path)  # for people
         self.damage: ContainerError | None = None  # of the index or the end
         self.first_bytes: dict[int, bytes] = {}  # of payloads that were read
+        self._closed = False
         with ExitStack() as stack:
             self._file: BinaryIO = stack.enter_context(places.opened(path))
             self.size = self._file.seek(0, os.SEEK_END)  # bytes of the file
@@ -285,14 +286,17 @@ class Reader:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._closed = True
         self._stack.close()
 
     def read(self, i: int) -> bytes:
         """Return the payload of chunk i, which lies in [0, len(chunks)); no other chunk is read.
 
         Raises DamagedFile, which names the chunk, if its header or its checksum is wrong, or if it was to be salvaged
-        and is not there; and IndexError.
+        and is not there; ValueError for a closed file; and IndexError.
         """
+        if self._closed:
+            raise ValueError(f"{self.path}: expected an open file, got a closed one; open it again")
         if self.damage and i not in self.found:
             raise self._damaged(f"chunk {i}", "with a sound header", "none in the file")
         if i not in self.found:

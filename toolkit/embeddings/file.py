@@ -247,9 +247,14 @@ class Embeddings:
         """The n rows of the largest cosine with each query, float32 [queries, d], the largest first.
 
         Returns cosines float32 and rows int64, [queries, n] each, or as many as there are words. A few rows are decoded
-        at a time and none kept, so that a search takes little memory.
+        at a time and none kept, so that a search takes little memory. Raises ValueError for queries of another shape.
         """
-        unit = torch.nn.functional.normalize(queries, dim=1)
+        if queries.dim() != 2 or queries.shape[1] != self.dimensions or n < 0:
+            raise ValueError(
+                f"expected queries [queries, {self.dimensions}] and their n nearest, n at least 0, got "
+                f"{list(queries.shape)} and {n}; give a row for each query"
+            )
+        unit = torch.nn.functional.normalize(queries.float(), dim=1)
         best, rows = unit.new_empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.int64)
         for first, part in self._parts(SEARCH_VALUES):
             both = torch.cat([best, unit @ torch.nn.functional.normalize(part, dim=1).T], 1)
@@ -292,11 +297,10 @@ class Embeddings:
 
     def _read(self, number: int) -> _Group:
         rows = self._first[number + 1] - self._first[number]
+        payload = self._reader.read(number + 1)
         try:
-            return _Group(self._reader.read(number + 1), self.dimensions, rows, self._lane_rows[number])
+            return _Group(payload, self.dimensions, rows, self._lane_rows[number])
         except (ValueError, struct.error, zlib.error) as error:
-            if isinstance(error, DamagedFile):
-                raise
             raise self._damaged(f"chunk {number + 1} as it was written", str(error)) from error
 
     def _damaged(self, expected: str, got: str) -> DamagedFile:
