@@ -1,5 +1,6 @@
 """toolkit COMMAND: the commands by name; and our own packages wherever a program is started."""
 
+import importlib
 import os
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import cli
-from toolkit.__main__ import COMMANDS
+from toolkit.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +32,18 @@ def test_a_command_gets_the_arguments_that_follow_its_name(name: str) -> None:
     done = toolkit(name, "--help")
     assert done.returncode == 0
     assert name in done.stdout
+
+
+def test_ctrl_c_while_libraries_are_loaded_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["toolkit", "inspect", "a.tkc"])
+    assert main() == 130
+    assert capsys.readouterr().err == "error: interrupted; give the same command again\n"
 
 
 def test_the_exit_status_is_that_of_the_command() -> None:

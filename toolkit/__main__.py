@@ -30,7 +30,12 @@ def main() -> int | None:
         raise SystemExit(f"error: expected a command of {', '.join(COMMANDS)}, got {name!r}; {remedy}")
     # What `cli.command_line` goes by.
     sys.argv = [f"{'python -m toolkit' if sys.argv[0].endswith('__main__.py') else 'toolkit'} {name}", *rest]
-    status: int | None = importlib.import_module(f"toolkit.{name}").main()
+    try:
+        command = importlib.import_module(f"toolkit.{name}")
+    except KeyboardInterrupt:  # loading libraries takes a second or two; what comes after it, commands handle
+        print("error: interrupted; give the same command again", file=sys.stderr)
+        return 130
+    status: int | None = command.main()
     return status
 
 
