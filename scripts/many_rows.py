@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +42,18 @@ def measured(*arguments: str) -> tuple[float, float]:
     """Processor seconds and the most megabytes of a command."""
     process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace")
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(said[-2000:])
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+    said, most = list[bytes](), 0
+    reader = threading.Thread(target=lambda: said.append(process.stderr.read()))  # type: ignore[union-attr]
+    reader.start()
+    # Not what wait4 says, which counts the memory of this process, too, in which the command was born.
+    while reader.is_alive():
+        reader.join(0.1)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        most = max([most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+    _, failed, used = os.wait4(process.pid, 0)
+    if failed:
+        raise SystemExit(said[0].decode(errors="replace")[-2000:])
+    return used.ru_utime + used.ru_stime, most * 1024 / 1e6
 
 
 def main() -> None:
