@@ -433,7 +433,7 @@ class BitSwap(RowModel):
 
     def diagnose(self, rows: Tensor, result: dict[str, float]) -> tuple[dict[str, float], dict[str, Tensor]]:
         """How near images through the latents are to the originals, and through exchanged latents: PSNR in dB."""
-        from toolkit.images.rate_distortion import psnr  # which a coder of rows does without
+        from toolkit.images.rate_coder import psnr  # which a coder of rows does without
 
         rows = rows[:64].to(self.device)
         views = self.views(rows)

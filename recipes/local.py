@@ -112,8 +112,8 @@ class Net(nn.Module):
     def grown(self, small: Net) -> dict[str, Tensor]:
         """Weights with which this net says what a smaller one says (Chen, Goodfellow, Shlens 2016, arXiv:1511.05641).
 
-        What it has and the smaller has not starts as in any training, but the smaller's part does not see it yet. Where
-        the smaller is no smaller, or differs in more than reach, width and blocks: the smaller's own weights.
+        What is new starts as in any training, with weight zero towards what the smaller net has. A net that does not
+        fit into this one, or differs in more than reach, width and blocks: its own weights, which will not load.
         """
         found, theirs = {name: value.clone() for name, value in self.state_dict().items()}, small.state_dict()
         near, seen = window(self.reach), window(small.reach)

@@ -17,7 +17,7 @@ from recipes.vae.transform import CHANNELS
 from tests.test_vae import photo
 from toolkit import compress, decompress
 from toolkit.coding.coefficients import codec
-from toolkit.images import rate_coder, rate_distortion
+from toolkit.images import rate_coder
 from toolkit.images.files import item_of, read_image, write_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.runs import load, save
@@ -120,7 +120,7 @@ def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float,
         assert 8 * size / picture[0].numel() == pytest.approx(value, rel=0.02)
     else:
         restored = coder.restore(k, item_of("", picture), level, fitted)
-        assert rate_distortion.psnr(picture, restored) == pytest.approx(value, abs=0.1)
+        assert rate_coder.psnr(picture, restored) == pytest.approx(value, abs=0.1)
 
 
 def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +131,7 @@ def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: 
         assert compress.main([f"run={run}", str(tmp_path / "a.png"), str(file), "lambda=16", f"effort={effort}"]) == 0
         assert decompress.main([f"run={run}", str(file), str(tmp_path / f"{effort}.png")]) == 0
         a, b = (torch.from_numpy(read_image(tmp_path / name)) for name in ("a.png", f"{effort}.png"))
-        assert rate_distortion.psnr(a, b) > 28
+        assert rate_coder.psnr(a, b) > 28
         sizes.append(file.stat().st_size)
     assert len(set(sizes)) > 1
     refused = [f"run={run}", str(tmp_path / "a.png"), str(tmp_path / "x.tkc"), "lambda=16", "effort=4"]
@@ -167,15 +167,21 @@ def test_a_writer_makes_the_files_of_compress(run: Path, tmp_path: Path) -> None
     assert not (tmp_path / "x.tkc").exists()
 
 
-def test_training_brings_coefficients_closer_to_what_they_were(tmp_path: Path) -> None:
-    cfg = configuration("max_steps=40", "recipe.module.learning_rate=0.01", "recipe.head.every_n_epochs=1000")
-    np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(40)]).numpy())
-    splits = {"train": str(tmp_path / "rows.npy"), "validation_rows": 8}
+def of_rows(folder: Path, rows: int, *overrides: str) -> DictConfig:
+    """Configuration of a training on rows of an array, of which a fifth validate, with one picture held out."""
+    cfg = configuration(*overrides, "recipe.head.every_n_epochs=1000")
+    np.save(folder / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(rows)]).numpy())
+    splits = {"train": str(folder / "rows.npy"), "validation_rows": rows // 5}
     cfg.data.splits = {"_target_": "toolkit.data.images.array", "_partial_": True, **splits}
     cfg.data.batch_size = 8
-    (tmp_path / "held_out").mkdir()
-    Image.fromarray(photo(72, 80, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
-    cfg.recipe.head.pictures = str(tmp_path / "held_out")
+    (folder / "held_out").mkdir()
+    Image.fromarray(photo(72, 80, 99).permute(1, 2, 0).numpy()).save(folder / "held_out/a.png")
+    cfg.recipe.head.pictures = str(folder / "held_out")
+    return cfg
+
+
+def test_training_brings_coefficients_closer_to_what_they_were(tmp_path: Path) -> None:
+    cfg = of_rows(tmp_path, 40, "max_steps=40", "recipe.module.learning_rate=0.01")
     torch.manual_seed(0)
     train(cfg, tmp_path / "run")
     module: Any = load(tmp_path / "run", "cpu").module
@@ -196,14 +202,7 @@ def test_training_brings_coefficients_closer_to_what_they_were(tmp_path: Path) -
 
 
 def test_training_goes_on_from_a_run(run: Path, tmp_path: Path) -> None:
-    cfg = configuration(f"init={run}", "max_steps=1", "recipe.head.every_n_epochs=1000")
-    np.save(tmp_path / "rows.npy", torch.stack([photo(64, 64, seed) for seed in range(12)]).numpy())
-    splits = {"train": str(tmp_path / "rows.npy"), "validation_rows": 4}
-    cfg.data.splits = {"_target_": "toolkit.data.images.array", "_partial_": True, **splits}
-    cfg.data.batch_size = 8
-    (tmp_path / "held_out").mkdir()
-    Image.fromarray(photo(72, 80, 99).permute(1, 2, 0).numpy()).save(tmp_path / "held_out/a.png")
-    cfg.recipe.head.pictures = str(tmp_path / "held_out")
+    cfg = of_rows(tmp_path, 12, f"init={run}", "max_steps=1")
     train(cfg, tmp_path / "run")
     assert (tmp_path / "run/model.pt").is_file()
 

@@ -156,7 +156,7 @@ def test_a_folder_comes_back_under_its_names_near_its_pixels(run: Path, tmp_path
     for name in (*sizes, "grey.png"):
         a, b = (torch.from_numpy(read_image(tmp_path / folder / name)) for folder in ("in", "out"))
         assert a.shape == b.shape
-        assert rate_distortion.psnr(a, b) > 36, name
+        assert rate_coder.psnr(a, b) > 36, name
     assert decompress.main([f"run={run}", f"input={file}", f"output={tmp_path / 'one'}", "only=sub/b.png"]) == 0
     assert [p.name for p in (tmp_path / "one").rglob("*.png")] == ["b.png"]
     assert (tmp_path / "one/sub/b.png").read_bytes() == (tmp_path / "out/sub/b.png").read_bytes()
@@ -186,7 +186,7 @@ def test_a_larger_lambda_makes_a_smaller_and_worse_file(coder: PictureCoder, tmp
     points = []
     for lam in (1, 16, 256):
         size, restored = file_of(coder, picture, tmp_path / "a.tkc", "lambda", lam)
-        points.append((size, rate_distortion.psnr(picture, restored)))
+        points.append((size, rate_coder.psnr(picture, restored)))
     assert points == sorted(points, reverse=True)
 
 
@@ -201,7 +201,7 @@ def test_a_file_has_the_size_that_was_asked_for(coder: PictureCoder, tmp_path: P
 def test_a_picture_has_the_quality_that_was_asked_for(coder: PictureCoder, tmp_path: Path, psnr: float) -> None:
     picture = photo(96, 120)
     _, restored = file_of(coder, picture, tmp_path / "a.tkc", "psnr", psnr)
-    assert rate_distortion.psnr(picture, restored) == pytest.approx(psnr, abs=0.1)
+    assert rate_coder.psnr(picture, restored) == pytest.approx(psnr, abs=0.1)
 
 
 def test_a_rate_out_of_reach_is_refused_with_the_range(coder: PictureCoder, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
         expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
         assert torch.allclose(coder.latents(picture, tile)[0], expected, atol=1e-5)
     _, tiled = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
-    assert rate_distortion.psnr(whole, tiled) > 40
+    assert rate_coder.psnr(whole, tiled) > 40
     k = torch.randint(-3, 4, (1, CHANNELS, 9, 8))
     together = coder.restore(k, item_of("", picture), 300)
     monkeypatch.setattr(rate_coder, "WINDOW", 256)
@@ -480,5 +480,5 @@ def test_kmeans_gives_a_curve_of_the_same_latents(coder: PictureCoder) -> None:
     # A fine codebook comes near what the latents themselves give.
     [item] = [item_of("a", pictures[0])]
     level, latents = rate_coder.level_of(0.25), coder.latents(pictures[0], rate_coder.tiles(80, 100, 4)[0])[0]
-    best = rate_distortion.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
+    best = rate_coder.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
     assert fine.psnr < best + 1

@@ -23,7 +23,7 @@ from tests.tiny import bitswap, images, picture_run, run_folder
 from toolkit import compress, decompress, evaluate, inspect, make_exact, runs, zoo
 from toolkit.container import Reader
 from toolkit.data.embedded import digits
-from toolkit.images.rate_distortion import psnr
+from toolkit.images.rate_coder import psnr
 
 ROOT = Path(__file__).parents[1]
 Capture = pytest.CaptureFixture[str]

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Resumable:
-    """What a Trainer takes as a loader, and a checkpoint knows how far it is: a resumed run sees the same rows.
+    """A loader for a Trainer, whose position in the epoch a checkpoint keeps: a resumed run sees the same rows.
 
     current_epoch: gives the number of the epoch.
     """

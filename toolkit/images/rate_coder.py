@@ -176,10 +176,10 @@ class PictureCoder:
         they are from the latents.
         """
         found = best = self._chosen(latents.mu, latents.sigma, level)
+        if not self.effort.passes:
+            return found
         least = math.inf
         for left in range(self.effort.passes, -1, -1):
-            if not self.effort.passes:
-                break
             cost, wanted = self._slope(found, latents.pixels, level)
             if cost < least:
                 best, least = found, cost
@@ -286,7 +286,7 @@ class PictureCoder:
                 size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
                 miss, near = math.log2(size / wanted) / 0.6 * OCTAVE, abs(size / wanted - 1) < 0.01
             elif target.way == "psnr" and self.effort.fitted:  # nor does it fit a filter
-                better = _psnr(picture, self.restore(k, item, level, fitted)) - target.value
+                better = psnr(picture, self.restore(k, item, level, fitted)) - target.value
                 miss, near = better / 1.7 * OCTAVE, abs(better) < 0.04
             if attempt == 3 or near or not round(miss):
                 break
@@ -347,9 +347,10 @@ def _some(grid: list[Tile]) -> list[Tile]:
     return [grid[(2 * i + 1) * len(grid) // (2 * SAMPLE_TILES)] for i in range(SAMPLE_TILES)]
 
 
-def _psnr(a: Tensor, b: Tensor) -> float:
-    """PSNR in dB of uint8 pictures."""
-    return 10 * math.log10(255**2 / max(float((a.float() - b.float()).square().mean()), 1e-3))
+def psnr(picture: Tensor, restored: Tensor) -> float:
+    """PSNR in dB of uint8 pictures of one shape, over all their values."""
+    error = float((picture.double() - restored.double()).square().mean())
+    return 10 * math.log10(255**2 / max(error, 1e-3))
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

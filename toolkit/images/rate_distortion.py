@@ -18,7 +18,7 @@ from torch import Tensor
 from toolkit.container import Reader
 from toolkit.images import rate_archive
 from toolkit.images.files import item_of
-from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, tiles
+from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, psnr, tiles
 from toolkit.images.source import Source
 
 if TYPE_CHECKING:
@@ -68,12 +68,6 @@ def quality(picture: Tensor, restored: Tensor) -> tuple[float, float]:
 
     a, b = (x[None].float() for x in (restored, picture))
     return psnr(picture, restored), float(ms_ssim(a, b, data_range=255.0))
-
-
-def psnr(picture: Tensor, restored: Tensor) -> float:
-    """PSNR in dB of uint8 pictures of one shape, over all their values."""
-    error = float((picture.double() - restored.double()).square().mean())
-    return 10 * math.log10(255**2 / max(error, 1e-3))
 
 
 def mean(points: Sequence[Sequence[float]]) -> Point:

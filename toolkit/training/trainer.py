@@ -62,7 +62,7 @@ def trainer_of(run: Run, data: Any) -> tuple[Trainer, ModelCheckpoint, Before]:
             f"expected a batch of training data for each of {trainer.world_size} processes, got {batches} in all; make "
             "batches smaller, or start fewer processes"
         )
-    passes = cfg.epochs * (batches // trainer.world_size)
+    passes = cfg.epochs * (batches // trainer.world_size)  # below 0: no limit
     schedule.max_steps = min((steps for steps in (passes, cfg.max_steps) if steps > 0), default=-1)
     trainer.fit_loop.epoch_loop.max_steps = schedule.max_steps
     return trainer, best, before
