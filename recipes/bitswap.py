@@ -352,7 +352,7 @@ class BitSwap(RowModel):
         learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.shape, self.any_size = tuple(shape), likelihood != "logistic"  # which learns a scale for each place
+        self.shape = tuple(shape)
         self.net = Chain(
             shape,
             likelihood,
@@ -367,6 +367,8 @@ class BitSwap(RowModel):
             bins_per_unit,
             finer,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest in
+        if likelihood != "logistic":  # which learns a scale for each place
+            self.side_step = math.lcm(self.net.stride, 2**levels if likelihood == "interlaced" else 1) << finer
         self.part_names = ["x", *(f"z{i + 1}" for i in range(len(blocks)))]
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.free_bits, self.kl_warmup = free_bits, kl_warmup

@@ -133,14 +133,13 @@ class LosslessVAE(RowModel):
     the latents' cost gains its weight.
     """
 
-    any_size = True
-
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int, latents: int,
         width: int, blocks: int, learning_rate: float, warmup: int, weight_decay: float, kl_warmup: int,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.latents = tuple(shape), latents
+        self.side_step = 2**levels if likelihood == "interlaced" else 2
         net = Net(shape, likelihood, components, levels, refinements, latents, width, blocks)
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions' fastest
         self.learning_rate, self.weight_decay, self.kl_warmup = learning_rate, weight_decay, kl_warmup

@@ -37,7 +37,7 @@ class RowModel(Model):
     learning_rate: float  # at its peak
     weight_decay: float = 0.0
     part_names: Sequence[str] = ("x", "z")  # of what `parts` returns
-    any_size = False  # whether its networks, trained on rows of some height and width, take multiples of these, too
+    side_step: int | None = None  # its networks take rows whose sides are multiples of this; None: of training's size
     alone = False  # whether each row is coded by itself, for random access: see `toolkit.chunks.separate`
     is_exact = False  # whether the networks that a decoder runs are in exact arithmetic
 
@@ -50,8 +50,7 @@ class RowModel(Model):
         """This model, weights shared, of rows of another shape. Raises ValueError for one that it cannot have."""
         if tuple(shape) == self.shape:
             return self
-        (channels, *sides), (own, *steps) = shape, self.shape
-        if not self.any_size or channels != own or any(n % step for n, step in zip(sides, steps, strict=True)):
+        if self.side_step is None or shape[0] != self.shape[0] or any(side % self.side_step for side in shape[1:]):
             raise ValueError(f"expected rows of {list(self.shape)}, got {list(shape)}")
         found = copy.copy(self)
         found.shape = tuple(shape)

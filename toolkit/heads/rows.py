@@ -85,12 +85,13 @@ class Rows:
     def _shape(self, module: RowModel, source: Source) -> tuple[int, ...]:
         """Of tiles: as few as cover the largest picture down and across, of about the same size."""
         channels, *sides = module.shape
-        if not module.any_size or not source.items:
+        step = module.side_step
+        if step is None or not self.tile or not source.items:
             return module.shape
 
         def covering(side: int, largest: int) -> int:
             parts = -(-largest // max(self.tile, side))
-            return -(-largest // (parts * side)) * side
+            return -(-largest // (parts * step)) * step
 
         height, width = (max(sizes) for sizes in zip(*(item[2:] for item in source.items), strict=True))
         return channels, covering(sides[0], height), covering(sides[1], width)
