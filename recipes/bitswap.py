@@ -16,7 +16,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, Layer, bb_ans, bit_swap, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
-from toolkit.nets.exact import Conversion, ExactParameters, Form, converted, real
+from toolkit.nets.exact import TABLE, Conversion, ExactParameters, Form, converted, real
 from toolkit.nets.exact_observation import PIXELS, exact_passes, observation
 from toolkit.nets.observation import (
     GuidedObservation,
@@ -291,7 +291,7 @@ class Chain(nn.Module):
         def conditional(net: Conditional, form: Form) -> ExactParameters:
             reach = 0.75 * self.reach
             return ExactParameters(
-                conversion.stack(net.net, form)[0],
+                conversion.stack(net.net, form, 2.0**TABLE)[0],
                 conversion.table(lambda raw: self.snap_location(net.location(raw, reach)), 4 * reach),
                 conversion.table(lambda raw: self.snap_scale(net.scale(raw)), SCALE_REACH),
             )

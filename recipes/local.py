@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.chunks.model import RowModel
 from toolkit.coding.codecs import Codec
 from toolkit.coding.message import Message
-from toolkit.nets.exact import STREAM, Conversion, Form, converted
+from toolkit.nets.exact import Conversion, converted
 from toolkit.nets.exact_observation import LOCATION, PIXELS, ExactMixture
 from toolkit.nets.observation import Mixture, complete, normalise
 from toolkit.nets.residual import Residual
@@ -241,10 +241,10 @@ class Net(nn.Module):
         if self.guess is not None:
             found.guess, _ = conversion.layer(self.guess, PIXELS, LOCATION, LOCATION)
         if self.places is not None:
-            places = (self.places.detach().double().cpu() * 2**STREAM).round()
+            places = (self.places.detach().double().cpu() * 2**conversion.stream).round()
             del found.places  # a parameter
             found.register_buffer("places", places.float())
-            form = form.plus(Form(most=int(places.abs().max()) + 1))
+            form = form.plus(form._replace(most=int(places.abs().max()) + 1))
         found.refine, form = conversion.stack(self.refine, form)
         found.mixture = ExactMixture(self.mixture, form, conversion)
         return found

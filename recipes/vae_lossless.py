@@ -16,7 +16,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.codecs import Codec, bits_back, traced
 from toolkit.coding.distributions import location_scale
 from toolkit.coding.message import Message
-from toolkit.nets.exact import Conversion, ExactParameters, converted, real
+from toolkit.nets.exact import TABLE, Conversion, ExactParameters, converted, real
 from toolkit.nets.exact_observation import PIXELS, observation
 from toolkit.nets.observation import (
     InterlacedObservation,
@@ -116,7 +116,7 @@ class Net(nn.Module):
         """This net in exact arithmetic, whose `snapped` and `observation.codec` are integers throughout."""
         found = copy.deepcopy(self)
         found.infer = ExactParameters(
-            conversion.stack(self.infer, PIXELS)[0],
+            conversion.stack(self.infer, PIXELS, 2.0**TABLE)[0],
             conversion.table(lambda raw: snap_location(location(raw)), 4 * MOST_LOCATION),
             conversion.table(lambda raw: snap_scale(scale(raw)), RAW_REACH),
         )

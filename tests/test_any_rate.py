@@ -140,6 +140,27 @@ def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "x.tkc").exists()
 
 
+@pytest.mark.parametrize("effort", ["0", "1"])
+def test_the_bytes_of_a_picture_do_not_depend_on_the_number_of_threads(
+    module: AnyRate, effort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[int]()
+    transform = module.latents
+
+    def noted(pixels: Tensor) -> Any:
+        taken.append(torch.get_num_threads())
+        return transform(pixels)
+
+    monkeypatch.setattr(module, "latents", noted)
+    picture, before, found = photo(200, 300, 5), torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(PictureCoder(module, effort=effort).encode(picture, Target("bpp", 1.0)))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0] == found[1] and set(taken) == {1}
+
+
 def test_a_writer_makes_the_files_of_compress(run: Path, tmp_path: Path) -> None:
     pictures = {"a.png": photo(70, 90).numpy(), "b.png": photo(40, 30, 1).numpy()[:1]}
     (tmp_path / "in").mkdir()

@@ -24,7 +24,7 @@ from toolkit.coding import frequencies
 from toolkit.coding.exactness import exact_products
 from toolkit.container import DamagedFile, Reader
 from toolkit.nets import exact as exact_nets
-from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, lookup, prove, real, watch
+from toolkit.nets.exact import LIMIT, STREAM, Conversion, ExactLayer, Form, Seen, lookup, prove, real, watch
 from toolkit.nets.residual import residual_stack
 from toolkit.run import EXACT, WEIGHTS
 from toolkit.runs import identity, load, save_exact
@@ -77,15 +77,15 @@ def exact_net(net: nn.Module, x: Tensor, **options: Any) -> nn.Module:
 # Layers
 
 
-def integers_of(layer: ExactLayer) -> tuple[Tensor, Tensor, float]:
-    """Weights and biases as integers in the unit of their output's sums, and the largest input."""
+def integers_of(layer: ExactLayer) -> tuple[Tensor, Tensor, tuple[float, float]]:
+    """Weights and biases as integers in the unit of their output's sums, and the least and the largest input."""
     weight, bias = layer.weight.double().flatten(1), layer.bias.double()
     both = torch.cat([weight, bias[:, None]], 1)
     unit = torch.full((len(both), 1), 2.0**-60, dtype=torch.float64)
     for _ in range(90):  # the largest power of two that divides them all
         unit = torch.where((both / (2 * unit) == (both / (2 * unit)).round()).all(1, keepdim=True), 2 * unit, unit)
-    most = float(layer.table.abs().max()) if len(layer.table) else layer.high
-    return weight / unit, bias / unit[:, 0], most
+    span = (float(layer.table.min()), float(layer.table.max())) if len(layer.table) else (layer.low, layer.high)
+    return weight / unit, bias / unit[:, 0], span
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
@@ -94,8 +94,10 @@ def test_no_sum_of_any_layer_can_reach_the_limit(channels: int, name: str) -> No
     layers = [part for part in models(channels, name)[1].modules() if isinstance(part, ExactLayer)]
     assert len(layers) > 10
     for layer in layers:
-        weight, bias, most = integers_of(layer)
-        total = weight.abs().sum(1) * most + bias.abs()
+        weight, bias, (low, high) = integers_of(layer)
+        assert low <= 0 <= high  # any part of a sum may be all there is of it so far
+        ends = torch.stack([weight * low, weight * high])
+        total = torch.maximum(ends.amax(0).sum(1), -ends.amin(0).sum(1)) + bias.abs()
         assert bool((total < LIMIT).all())
         # Linear maps that layers start as have weights of few bits; whatever else is there fills the sums.
         assert float(total.max()) > LIMIT / 8 or len(weight.unique()) < 4, "bits are left unused"
@@ -192,7 +194,7 @@ def test_a_table_is_looked_up_in_the_order_of_memory(order: torch.memory_format)
 
 def test_the_table_of_silu_is_silu_on_both_grids() -> None:
     silu, layer = nn.SiLU(), nn.Conv2d(1, 1, 1)
-    found, _ = Conversion({layer: (4.0, 1.0)}).layer(layer, Form(silu=True))
+    found, _ = Conversion({layer: Seen(4.0, torch.eye(2).double())}).layer(layer, Form(2.0**-STREAM, silu=True))
     x = torch.arange(-30 * 2**STREAM, 4 * 2**STREAM).float()[None, None, None]
     step = 2.0**-STREAM / found.factor
     assert float((found.inputs(x) * step - silu(x / 2**STREAM)).abs().max()) <= step / 2
@@ -464,7 +466,8 @@ def test_scale_levels_and_locations_are_those_of_the_float_path() -> None:
     module, exact = models(3, "mixture")
     features = torch.randn(8, 8, 4, 4)
     mixture, other = module.net.observe.mixture, exact.net.observe.mixture
-    conversion = Conversion({mixture.head: (5.0, 1.0)})
+    seen = Seen(5.0, torch.eye(mixture.head.weight[0].numel() + 1).double())
+    conversion = Conversion({mixture.head: seen})
     other = type(other)(mixture, real(None, 0), conversion)
     logits, loc, scale, coupling = mixture(features)
     levels = frequencies.snap_scale((scale - 2.5).clamp(-7, 3) + math.log(127.5))

@@ -21,6 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from toolkit import ranks
+from toolkit.coding.exactness import exact_products
+from toolkit.coding.threads import processors
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
 from toolkit.images import wiener
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
@@ -79,7 +81,7 @@ def compress(
             raise ValueError(f"{items[i].name}: {error}") from error
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
-    every = ranks.ordered(coded, jobs, of=(header, target, coder.effort), output=output)
+    every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort), output)
     levels, filters, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
@@ -212,13 +214,20 @@ class RateContents:
                 else:
                     yield math.prod(shape), (i, [_payload(self._reader, n) for n in range(*self._first[i : i + 2])])
 
-        return ranks.ordered(self._decoded, jobs(), of=(self._reader.header, self._reader.found))
+        count = _at_a_time(self._coder) if len(which) != 1 else 0
+        return ranks.ordered(self._decoded, jobs(), count, (self._reader.header, self._reader.found))
 
     def _decoded(self, job: tuple[int, list[bytes | DamagedFile]]) -> Decoded:
         i, payloads = job
         lost = list[DamagedFile]()
         known = self.items[i], self._levels[i], self._filters[i]
-        return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost).numpy(), lost
+        with exact_products(threads=None if len(self._which) == 1 else 1):  # as others are decoded meanwhile
+            return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost).numpy(), lost
+
+
+def _at_a_time(coder: PictureCoder) -> int:
+    """How many pictures are coded at a time, in threads of their own; 0: one, in this thread."""
+    return processors() if torch.device(coder.device).type == "cpu" else 0
 
 
 def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, fitted: bytes, first: int) -> Tensor:

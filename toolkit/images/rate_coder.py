@@ -17,6 +17,7 @@ from torch import Tensor
 
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.loop import RATES
+from toolkit.coding.exactness import exact_products
 from toolkit.images import wiener
 from toolkit.images.files import CHANNELS, Item
 
@@ -266,9 +267,14 @@ class PictureCoder:
     def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> Encoded:
         """A picture at the level of lambda that meets a target.
 
-        overhead: bytes of the file that are the picture's beside its tiles and filter. Raises ValueError for a target
-        out of reach, with the range that is in reach.
+        overhead: bytes of the file that are the picture's beside its tiles and filter. On a CPU it takes one thread, so
+        that its bytes do not depend on how many there are. Raises ValueError for a target out of reach, with the range
+        that is in reach.
         """
+        with exact_products(threads=1):
+            return self._encode(picture, target, overhead)
+
+    def _encode(self, picture: Tensor, target: Target, overhead: float) -> Encoded:
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
         item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])

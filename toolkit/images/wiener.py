@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from toolkit.coding.compiled import jit
 from toolkit.coding.vectors import LANES, load, most, splat, store
@@ -189,8 +190,8 @@ def _sums(shown: Any, activities: Any, low: float, high: float, plane: int, stri
                 seen = np.stack([a + b - 2 * p[y, x : x + width] for a, b in at])
                 parts.append((share[:, None] * seen).reshape(KNOTS * len(TAPS), -1))
             inputs = np.concatenate(parts)
-            gram += inputs @ inputs.T
-            products += inputs @ error[rows].ravel()
+            gram += _product(inputs, inputs.T)
+            products += _product(inputs, error[rows].ravel())
     return gram, products
 
 
@@ -198,9 +199,17 @@ def _solved(gram: Any, products: Any, mesh: Any, step: float) -> tuple[Any, Any,
     """Weights of least squares; a factor of the inverse, for `_rounded`; and the sums, of weights that are sent."""
     sets = len(products) // (KNOTS * len(TAPS))
     spread = np.kron(np.eye(sets), np.kron(mesh, np.eye(len(TAPS))))
-    gram, products = spread.T @ gram @ spread, spread.T @ products
-    inverse = np.linalg.inv(gram + RIDGE * step**2 * np.eye(len(gram)))
-    return inverse @ products, np.linalg.cholesky(inverse).T, gram, products
+    gram, products = _product(_product(spread.T, gram), spread), _product(spread.T, products)
+    inverse = torch.linalg.inv(torch.tensor(gram + RIDGE * step**2 * np.eye(len(gram))))
+    return _product(inverse.numpy(), products), torch.linalg.cholesky(inverse).T.numpy(), gram, products
+
+
+def _product(a: Any, b: Any) -> Any:
+    """Of matrices, or of one and a vector. By torch, which a caller can tell how many threads to use, and from copies.
+
+    Libraries round differently with another number of threads, or another alignment.
+    """
+    return (torch.tensor(a) @ torch.tensor(b)).numpy()
 
 
 def _rounded(weights: Any, factor: Any, units: int) -> Any:

@@ -20,16 +20,24 @@ from torch import Tensor, nn
 from toolkit.coding.exactness import exact_products
 from toolkit.nets.residual import Residual
 
-STREAM = 8  # bits after the point of what layers pass on
+STREAM = 10  # bits after the point of what layers pass on
+COARSE = 8  # instead, in networks whose sums would be too large
+TABLE = 8  # bits after the point of what a table at the end of a network is given
+SILU_LEAST = 0.2785  # no SiLU is below its negative
 LIMIT = 1 << 24  # sums of integers are exact below, in float32
 COLUMNS = 1 << 28  # numbers that `by_columns` holds at a time, and so a GiB of float32
+SEEN = 2048  # columns of inputs that `watch` looks at, of each call
 PERMUTATIONS = (nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten, nn.Unflatten, nn.Identity)
+
+
+class LargeSumsError(ValueError):
+    """Sums of a network can be larger than floats hold exactly."""
 
 
 class Form(NamedTuple):
     """What a tensor holds between two layers."""
 
-    unit: float = 2.0**-STREAM  # what a 1 in it means
+    unit: float  # what a 1 in it means
     step: float | None = None  # its values are integers of at most `most` times this; None: as calibration finds
     most: int = 0
     silu: bool = False  # a SiLU is still to be applied: the next layer's table does
@@ -74,6 +82,12 @@ class ExactLayer(nn.Module):
         if len(self.table):
             return lookup(self.table, x, self.low, self.high)
         return (x * self.factor).round_().clamp_(self.low, self.high)
+
+    def span_of_inputs(self) -> tuple[float, float]:
+        """Least and largest integer that is multiplied."""
+        if len(self.table):
+            return float(self.table.min()), float(self.table.max())
+        return self.low, self.high
 
     def multiply(self, x: Tensor) -> Tensor:
         if self.weight.dim() == 4:
@@ -128,15 +142,15 @@ class ExactResidual(nn.Module):
 class Conversion:
     """Makes exact modules of trained ones.
 
-    seen: of each layer, the largest magnitude and the mean square of its inputs on training rows, by `watch`; layers
-    that are not in it get some range, for a module whose tensors are loaded afterwards.
+    seen: what each layer was given on training rows, by `watch`; layers that are not in it get some range, for a module
+    whose tensors are loaded afterwards. stream: bits after the point of what layers pass on.
     """
 
-    def __init__(self, seen: dict[nn.Module, tuple[float, float]] | None = None) -> None:
-        self.seen = seen or {}
+    def __init__(self, seen: dict[nn.Module, Seen] | None = None, stream: int = STREAM) -> None:
+        self.seen, self.stream = seen or {}, stream
 
     def stack(
-        self, modules: nn.Module, form: Form, gain: Tensor | float = 2.0**STREAM, shift: Tensor | float = 0.0
+        self, modules: nn.Module, form: Form, gain: Tensor | float | None = None, shift: Tensor | float = 0.0
     ) -> tuple[nn.Sequential, Form]:
         """A sequence of layers; gain, shift: of the last one. A SiLU at the end is left to the next layer."""
         parts = list(_flat(modules))
@@ -161,43 +175,59 @@ class Conversion:
         return nn.Sequential(*found), form
 
     def layer(
-        self, layer: nn.Module, form: Form, gain: Tensor | float = 2.0**STREAM, shift: Tensor | float = 0.0
+        self, layer: nn.Module, form: Form, gain: Tensor | float | None = None, shift: Tensor | float = 0.0
     ) -> tuple[ExactLayer, Form]:
-        """One layer, whose output is round(gain x + shift) for the real output x; gain, shift: a number an output."""
+        """One layer, whose output is round(gain x + shift) for the real output x.
+
+        gain, shift: a number an output; gain None: 2**stream.
+        """
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         if isinstance(layer, nn.Conv2d) and (layer.stride, layer.dilation, layer.groups) != ((1, 1), (1, 1), 1):
             raise TypeError(f"expected a convolution of stride, dilation and groups 1, got {layer}")
         weight = layer.weight.detach().double().cpu().flatten(1)
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu()
-        gain = torch.as_tensor(gain, dtype=torch.float64).expand(len(weight))
+        unit = 2.0**-self.stream
+        gain = torch.as_tensor(1 / unit if gain is None else gain, dtype=torch.float64).expand(len(weight))
         weight, bias = weight * gain[:, None], bias * gain + shift
-        largest, power = self.seen.get(layer, (1.0, 1.0))
+        seen = self.seen.get(layer)
         if form.step is not None and form.most < 1 << 11 and not form.silu:
             step, most = form.step, form.most
         else:
-            step, most = _choose_step(weight, bias, largest, power)
+            step, most = _choose_step(weight, bias, seen, form.silu) if seen else (2.0**-6, 1 << 10)
         table, low, high = torch.zeros(0), float(-most), float(most)
+        least = low
         if form.silu:
             table, low = _silu_table(form.unit, step, most)
-            high = low + len(table) - 1
-        weight, bias, bound = _integers(weight * step, bias, most)
+            high, least = low + len(table) - 1, float(table.min())
+        moments = seen.moments if seen else torch.eye(weight.shape[1] + 1, dtype=torch.float64)
+        weight, bias, bound = _integers(weight * step, bias, (least, float(most)), _in_steps(moments, step))
         found = ExactLayer(layer, weight, bias, table, [form.unit / step, low, high])
-        return found, _checked(Form(most=math.ceil(bound) + 1))
+        return found, _checked(Form(unit, most=math.ceil(bound) + 1))
 
     @staticmethod
-    def table(function: Callable[[Tensor], Tensor], reach: float, bits: int = STREAM) -> Table:
-        """A function of real numbers in [-reach, reach], given in units of 2**-bits: float64 [n] -> integers [n]."""
-        most = round(reach * 2**bits)
-        return Table(function(torch.arange(-most, most + 1).double() / 2**bits), -most)
+    def table(function: Callable[[Tensor], Tensor], reach: float) -> Table:
+        """A function of real numbers in [-reach, reach], given in units of 2**-TABLE: float64 [n] -> integers [n]."""
+        most = round(reach * 2**TABLE)
+        return Table(function(torch.arange(-most, most + 1).double() / 2**TABLE), -most)
 
 
-def watch(net: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, tuple[float, float]]:
-    """Largest magnitude and mean square of the inputs of all layers of a network while `run` calls it."""
-    found: dict[nn.Module, list[tuple[float, float]]] = {}
+class Seen(NamedTuple):
+    """What a layer is given, column by column: the inputs that one of its outputs sees."""
+
+    largest: float  # magnitude
+    moments: Tensor  # float64 [inputs + 1, the same]: mean products of inputs and a one among themselves
+
+
+def watch(net: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, Seen]:
+    """What all layers of a network are given while `run` calls it."""
+    found: dict[nn.Module, list[Seen]] = {}
 
     def note(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         x = arguments[0].detach().float()
-        found.setdefault(layer, []).append((float(x.abs().max()), float(x.square().mean())))
+        columns = _columns(layer, x)
+        columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1).cpu().double()
+        moments = columns.T @ columns / len(columns)
+        found.setdefault(layer, []).append(Seen(float(x.abs().max()), moments))
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_pre_hook(note) for layer in layers]
@@ -207,9 +237,21 @@ def watch(net: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, tuple[float
         for handle in handles:
             handle.remove()
     return {
-        layer: (max(most for most, _ in pairs), sum(power for _, power in pairs) / len(pairs))
-        for layer, pairs in found.items()
+        layer: Seen(max(one.largest for one in every), torch.stack([one.moments for one in every]).mean(0))
+        for layer, every in found.items()
     }
+
+
+def _columns(layer: nn.Module, x: Tensor) -> Tensor:
+    """Some of the columns of a layer's inputs: float32 [at most SEEN, inputs]."""
+    if isinstance(layer, nn.Conv2d):
+        some = x[:: max(len(x) * x[0, 0].numel() // (4 * SEEN), 1)]
+        columns = F.unfold(some, cast(tuple[int, int], layer.kernel_size), padding=cast(tuple[int, int], layer.padding))
+        columns = columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    else:
+        columns = x.flatten(0, -2)
+    chosen = torch.linspace(0, len(columns) - 1, min(len(columns), SEEN), device=x.device).long()
+    return columns[chosen]
 
 
 def converted(module: Any, rows: Tensor | None) -> Any:
@@ -223,7 +265,11 @@ def converted(module: Any, rows: Tensor | None) -> Any:
             for part in rows.split(64) if rows is not None else ():
                 module.bits(part.to(module.device))
 
-    exact = module.net.exact(Conversion(watch(module.net, run)))
+    seen = watch(module.net, run)
+    try:
+        exact = module.net.exact(Conversion(seen))
+    except LargeSumsError:
+        exact = module.net.exact(Conversion(seen, COARSE))
     module.train(was)
     # Without the float networks, which would only be copied.
     net, module.net = module.net, None
@@ -264,12 +310,14 @@ def prove(module: nn.Module) -> None:
     rng = torch.Generator().manual_seed(0)
     for name, layer in module.named_modules():
         if isinstance(layer, ExactLayer):
-            most = float(layer.table.abs().max()) if len(layer.table) else layer.high
+            low, high = layer.span_of_inputs()
             _, inputs, *sides = layer.weight.shape
-            x = torch.randint(-1, 2, (16, inputs, *(4 * side for side in sides)), generator=rng) * most
+            x = torch.randint(-1, 2, (16, inputs, *(4 * side for side in sides)), generator=rng) * high
             # In one window all products of the first output add up.
             window = (slice(0, 1), slice(None), *(slice(side, 2 * side) for side in sides))
-            x[window] = layer.weight[0].cpu().sign() * most
+            first = layer.weight[0].cpu()
+            x[window] = first.sign() * high * (1.0 if float(first.sum()) > 0 else -1.0)
+            x.clamp_(low, high)
             weight, bias = (t.cpu().double() for t in (layer.weight, layer.bias))
             with exact_products():
                 got = layer.multiply(x.to(layer.weight)).cpu().double()
@@ -326,37 +374,78 @@ def lookup(table: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     return table.index_select(0, i.flatten()).view(i.shape)
 
 
-def _choose_step(weight: Tensor, bias: Tensor, largest: float, power: float) -> tuple[float, int]:
-    """Step of the inputs, and their largest number of steps: coarse inputs leave room for fine weights."""
+def _choose_step(weight: Tensor, bias: Tensor, seen: Seen, silu: bool) -> tuple[float, int]:
+    """Step of the inputs, and their largest number of steps: coarse inputs leave room for fine weights.
+
+    silu: whether inputs are those of a SiLU, none of which is much below zero.
+    """
     norm = weight.square().sum(1)
     used = norm > 0
     best, choice = math.inf, (2.0**-6, 1 << 10)
     for exponent in range(-16, 9):
         step = 2.0**exponent
-        most = max(math.ceil(largest / step), 1)
-        if most > LIMIT >> 6:
+        most = max(math.ceil(seen.largest / step), 1)
+        if most > LIMIT >> 6 or not bool(used.any()):
             continue
-        unit = (weight.abs().sum(1) * step * most + bias.abs()) / (LIMIT / 1.5)  # of the sums; a power of two below
-        error = step**2 * norm + (unit / step) ** 2 * weight.shape[1] * power
-        total = float((error[used] / norm[used]).mean()) if bool(used.any()) else math.inf
+        # Of inputs that are rounded, and of weights, the more so the less of an input follows from the others.
+        unit = _most(weight * step, bias, (-SILU_LEAST / step if silu else -most, most)) / (LIMIT / 1.5)
+        own = _factor(_in_steps(seen.moments, step)).diagonal()[:-1].square().reciprocal().sum()
+        total = float((step**2 + unit.square() * own / norm)[used].mean())
         if total < best:
             best, choice = total, (step, most)
     return choice
 
 
-def _integers(weight: Tensor, bias: Tensor, most: int) -> tuple[Tensor, Tensor, float]:
+def _in_steps(moments: Tensor, step: float) -> Tensor:
+    """Moments of inputs in steps, which are rounded to them."""
+    scale = torch.full((len(moments),), 1 / step, dtype=torch.float64)
+    scale[-1] = 1.0
+    rounding = torch.full_like(scale, 1 / 12)
+    rounding[-1] = 0.0
+    return moments * scale * scale[:, None] + rounding.diag()
+
+
+def _factor(moments: Tensor) -> Tensor:
+    """What `_rounded` makes up for errors with: the upper factor of the inverse of the moments."""
+    regular = moments + 1e-9 * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
+    upper = torch.linalg.cholesky(regular.flip(0, 1)).flip(0, 1)
+    return torch.linalg.solve_triangular(upper, torch.eye(len(moments), dtype=moments.dtype), upper=True)
+
+
+def _most(weight: Tensor, bias: Tensor, span: tuple[float, float]) -> Tensor:
+    """The largest magnitude that any part of each output's sum can have, for inputs of a span around zero."""
+    above, below = weight.clamp(min=0).sum(1), (-weight).clamp(min=0).sum(1)
+    low, high = span
+    return torch.maximum(above * high - below * low, below * high - above * low) + bias.abs()
+
+
+def _integers(weight: Tensor, bias: Tensor, span: tuple[float, float], moments: Tensor) -> tuple[Tensor, Tensor, float]:
     """Weights and biases on the finest grids that keep all sums exact, and the largest output.
 
-    float64 [outputs, inputs], [outputs] -> the same, integers times a power of two for each output.
+    float64 [outputs, inputs], [outputs] -> the same, integers times a power of two for each output. span: least and
+    largest input; moments: of the inputs.
     """
-    room = (weight.abs().sum(1) * most + bias.abs()).clamp(min=2.0**-30)
-    grid = torch.exp2(torch.floor(torch.log2(LIMIT / room)))
+    order = torch.cat([moments.diagonal()[:-1].argsort(descending=True), torch.tensor([len(moments) - 1])])
+    both, factor = torch.cat([weight, bias[:, None]], 1)[:, order], _factor(moments[order][:, order])
+    grid = torch.exp2(torch.floor(torch.log2(LIMIT / _most(weight, bias, span).clamp(min=2.0**-30))))
     while True:
-        whole, rest = (weight * grid[:, None]).round(), (bias * grid).round()
-        total = whole.abs().sum(1) * most + rest.abs()
+        found = torch.empty_like(both)
+        found[:, order] = _rounded(both * grid[:, None], factor)
+        whole, rest = found[:, :-1], found[:, -1]
+        total = _most(whole, rest, span)
         if bool((total < LIMIT).all()):
             return whole / grid[:, None], rest / grid, float((total / grid).max())
         grid = torch.where(total < LIMIT, grid, grid / 2)
+
+
+def _rounded(weights: Tensor, factor: Tensor) -> Tensor:
+    """Weights as integers: each error is made up for by those after it (Frantar et al. 2022, arXiv:2210.17323)."""
+    left = weights.clone()
+    for i, row in enumerate(factor):
+        exact = left[:, i].clone()
+        left[:, i] = exact.round()
+        left[:, i + 1 :] -= ((exact - left[:, i]) / row[i])[:, None] * row[i + 1 :]
+    return left
 
 
 def _silu_table(unit: float, step: float, most: int) -> tuple[Tensor, float]:
@@ -378,7 +467,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
 
 def _checked(form: Form) -> Form:
     if form.most >= LIMIT:
-        raise ValueError(
+        raise LargeSumsError(
             f"expected sums below {LIMIT}, got {form.most}: the network's weights are too large for exact arithmetic; "
             "train with more weight decay, or code with exact=false"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.coding import frequencies
-from toolkit.nets.exact import Conversion, Form, real
+from toolkit.nets.exact import TABLE, Conversion, Form, real
 from toolkit.nets.observation import (
     HALF,
     LOG_SCALES,
@@ -50,14 +50,12 @@ class ExactMixture(Mixture):
         nn.Module.__init__(self)
         self.channels, self.components, self.pairs, self.sizes = of.channels, of.components, of.pairs, of.sizes
         self.up = of.up
-        gains = torch.tensor([frequencies.LOGIT_STEPS, LOCATION, SCALE, 256.0], dtype=torch.float64)
+        gains = torch.tensor([frequencies.LOGIT_STEPS, LOCATION, SCALE, 2.0**TABLE], dtype=torch.float64)
         shifts = torch.tensor([0, 0, scale_shift(float(log_scales(torch.zeros(())))), 0], dtype=torch.float64)
         count = torch.tensor(of.sizes) * of.up**2
         head, _ = conversion.layer(of.head, form, gains.repeat_interleave(count), shifts.repeat_interleave(count))
         self.head = head  # type: ignore[assignment]  # not a Conv2d
-        self.tanh = conversion.table(
-            lambda raw: frequencies.snap_coupling(2 * torch.tanh(raw)), COUPLING_REACH, 8
-        )  # fmt: skip
+        self.tanh = conversion.table(lambda raw: frequencies.snap_coupling(2 * torch.tanh(raw)), COUPLING_REACH)
 
     @property
     def scale_range(self) -> tuple[int, int]:
