@@ -51,6 +51,17 @@ def test_a_container_has_the_processors_whose_time_it_is_allowed(
     assert processors() == expected
 
 
+def test_limits_of_all_groups_around_a_process_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slice" / "service").mkdir(parents=True)
+    (tmp_path / "slice" / "cpu.max").write_text("200000 100000\n")
+    (tmp_path / "slice" / "service" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "own").write_text("0::/slice/service\n")
+    monkeypatch.setattr(threads, "GROUPS", tmp_path)
+    monkeypatch.setattr(threads, "GROUP", tmp_path / "own")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert processors() == 2
+
+
 def test_blocks_wait_for_room_and_what_is_larger_than_all_of_it_is_alone() -> None:
     room, order = Room(10), list[str]()
 

@@ -20,6 +20,7 @@ T = TypeVar("T")
 AWAKE = 0.2  # seconds between looks at what a signal has left
 PATIENCE = 2  # seconds that tasks have to end when their block is left
 GROUPS = Path("/sys/fs/cgroup")  # of Linux: limits of containers and services
+GROUP = Path("/proc/self/cgroup")  # where among them this process is
 # Of a thread: set when the block that it works for, or one around that, was left by an exception.
 _left: ContextVar[tuple[threading.Event, ...]] = ContextVar("left", default=())
 _lost: list[Future[Any]] = []  # tasks that did not end when their block was left
@@ -167,8 +168,10 @@ def _share() -> float:
     """How many processors' time the control groups around this process allow it; infinite if there is no limit."""
     files = [(GROUPS / "cpu/cpu.cfs_quota_us", GROUPS / "cpu/cpu.cfs_period_us")]  # of version 1
     try:
-        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::/")[2].splitlines()[:1]
-        files += [(folder / "cpu.max", Path(os.devnull)) for folder in (GROUPS.joinpath(*own), GROUPS)]
+        own = GROUP.read_text(encoding="utf-8").rpartition("0::/")[2].splitlines()[:1]
+        inner = Path("/", *own)  # each group's limit is one for those within
+        folders = [GROUPS / folder.relative_to("/") for folder in (inner, *inner.parents)]
+        files += [(folder / "cpu.max", Path(os.devnull)) for folder in folders]
     except OSError:
         pass
     limit = math.inf
