@@ -17,7 +17,7 @@ from recipes.vae.transform import CHANNELS
 from tests.test_vae import photo
 from toolkit import compress, decompress
 from toolkit.coding.coefficients import codec
-from toolkit.images import rate_coder
+from toolkit.images import colours, rate_coder
 from toolkit.images.files import item_of, read_image, write_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.runs import load, save
@@ -93,6 +93,24 @@ def test_each_effort_costs_no_more_than_the_one_below(module: AnyRate) -> None:
     assert totals == sorted(totals, reverse=True) and totals[-1] < totals[1] < totals[0]
 
 
+def test_turned_colours_save_bits_and_come_back(module: AnyRate, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = (photo(96, 120).float() * torch.tensor([1.0, 0.8, 0.5])[:, None, None]).round().to(torch.uint8)
+    level = rate_coder.level_of(4)
+    turned = [cost(module, picture, effort, level) for effort in ("0", "1")]
+    assert any(PictureCoder(module).angles(picture))
+    monkeypatch.setattr(module, "turned", False)
+    plain = [cost(module, picture, effort, level) for effort in ("0", "1")]
+    assert turned[0] < 0.98 * plain[0] and turned[1] < 0.98 * plain[1]
+
+
+def test_angles_of_a_grey_picture_are_refused() -> None:
+    for stored in (b"", bytes(3)):
+        assert rate_coder.read_fitted(stored, True) == (b"", None)
+    for stored, reason in ((b"\1\0\0", "no angles for the colours of a grey"), (b"\1\0", "3 angles")):
+        with pytest.raises(ValueError, match=reason):
+            rate_coder.read_fitted(stored, True)
+
+
 def test_a_second_search_knows_what_a_choice_costs_those_after_it(module: AnyRate) -> None:
     level, picture = rate_coder.level_of(64), photo(128, 160)
     coder = PictureCoder(module)
@@ -113,7 +131,7 @@ def test_a_second_search_knows_what_a_choice_costs_those_after_it(module: AnyRat
 def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float, effort: str) -> None:
     picture, coder = photo(200, 240), PictureCoder(module, effort=effort)
     level, fitted, found = coder.encode(picture, Target(way, value))
-    assert bool(fitted) == (effort != "0")
+    assert (len(fitted) > colours.SIZE) == (effort != "0")
     k = coder.read(found[0][0], level, (25, 30))
     if way == "bpp":
         size = sum(len(payload) + rate_coder.CHUNK for payload, _ in found) + len(fitted)

@@ -121,7 +121,7 @@ class VAE(Model):
         # Of the latents' coder, made after training by `fit_tables`; zeros before.
         for name, table in coefficients.blank(KNOWN)._asdict().items():
             self.register_buffer(f"coder_{name}", torch.zeros_like(table))
-        self.latents_halo, self.pixels_halo = 2 * encoder_blocks, 2 * decoder_blocks
+        self.latents_halo, self.pixels_halo, self.turned = 2 * encoder_blocks, 2 * decoder_blocks, False
         self.lambdas, self.learning_rate, self.weight_decay = tuple(lambdas), learning_rate, weight_decay
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

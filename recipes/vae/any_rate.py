@@ -15,7 +15,7 @@ from recipes.vae.transform import Restoration, bands, block_transform, known
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients import fit
 from toolkit.data.splits import spread
-from toolkit.images import rate_coder
+from toolkit.images import colours, rate_coder
 from toolkit.images.rate_coder import BALANCE, STRIDE
 from toolkit.model import Model
 
@@ -23,6 +23,7 @@ KNOWN = known()
 FIT_ROWS, FIT_STEPS = 224, 30  # of the coder that training searches with
 SMALLEST = 0.01  # mean squared error in steps that a crop still learns from
 PIECE = 64  # rows that are transformed at once
+PLACES = 96  # blocks of a row that its colours are turned for
 
 
 class AnyRate(Model):
@@ -39,6 +40,7 @@ class AnyRate(Model):
     coder_mixing: Tensor
     channel_names: ClassVar = [channel for band in bands() for channel in band]
     latents_halo = 0
+    turned = True
 
     def __init__(
         self, shape: Sequence[int], width: int, blocks: int, noise: float, lambdas: Sequence[float],
@@ -56,6 +58,11 @@ class AnyRate(Model):
 
     def _coefficients(self, pixels: Tensor) -> Tensor:
         return F.conv2d(F.pixel_unshuffle(pixels - 0.5, STRIDE), self.transform)
+
+    def _turned(self, rows: Tensor) -> Tensor:
+        """Coefficients of uint8 [rows, 3, h, w] whose colours are turned, each as of a picture, on the own device."""
+        turned = [rate_coder.turned(row.float() / 255, colours.fit(row.numpy(), PLACES)) for row in rows.cpu()]
+        return self._coefficients(torch.stack(turned).to(self.device))
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients of float32 [1, 3, h, w] pixels in [0, 1], and one sigma for all."""
@@ -85,7 +92,7 @@ class AnyRate(Model):
         levels = (low + (torch.rand(len(rows), generator=generator) * (high - low)).long()).tolist()
         unit = step_of(torch.tensor([rate_coder.lambda_of(level) for level in levels]), self.noise)
         rate = torch.tensor([rate_coder.rate_index(level) for level in levels])
-        mu = torch.cat([self._coefficients(part.to(self.device).float() / 255).cpu() for part in rows.split(PIECE)])
+        mu = torch.cat([self._turned(part).cpu() for part in rows.split(PIECE)])
         mu /= unit[:, None, None, None]
         every = torch.full((len(rows),), BALANCE)
         tables, bits = fit.tables(KNOWN, mu, torch.ones_like(mu), every, rate, steps, generator)
@@ -111,7 +118,7 @@ class AnyRate(Model):
         assert self._searching is not None
         unit = step_of(lam, self.noise)
         with torch.no_grad():
-            mu = self._coefficients(x.float() / 255) / unit[:, None, None, None]
+            mu = self._turned(x) / unit[:, None, None, None]
             host, levels = mu.cpu(), [rate_coder.level_of(value) for value in lam.tolist()]
             chosen = [
                 coefficients.search(self._searching, row[None], torch.ones_like(row[None]), BALANCE, rate).k

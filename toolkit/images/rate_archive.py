@@ -24,7 +24,7 @@ from toolkit import ranks
 from toolkit.coding.exactness import exact_products
 from toolkit.coding.threads import processors
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
-from toolkit.images import wiener
+from toolkit.images import colours
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
@@ -37,6 +37,7 @@ from toolkit.images.rate_coder import (
     Tile,
     check,
     checksum,
+    read_fitted,
     tile_count,
     tiles,
 )
@@ -44,9 +45,9 @@ from toolkit.images.source import Source
 from toolkit.images.streaming import Listed, Payload
 
 LOSSY = "lossy"
-# Versions of what stands in a file: 3 has filters fitted to the pictures, 2 none; those of 1, before toolkit 0.2 was
-# finished, are not read any more.
-CODER, FITTED = 2, 3
+# Versions of what stands in a file: 4 has what was fitted to the pictures, 3 filters alone, 2 nothing; those of 1,
+# before toolkit 0.2 was finished, are not read any more.
+CODER, FILTERS, BARE = 4, 3, 2
 EMPTY = 64  # bytes of a file without header and chunks
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
@@ -63,7 +64,7 @@ def compress(
     header = {
         **identity,
         "kind": LOSSY,
-        "coder": FITTED if coder.effort.fitted else CODER,
+        "coder": CODER,
         "values": origin.values,
         **origin.header,
         "items": [list(item) for item in items],
@@ -82,24 +83,24 @@ def compress(
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
     every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort), output)
-    levels, filters, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
+    levels, fitted, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
     with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as kept:
         spent = pixels = 0
         with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
-            for item, (level, fitted, found) in zip(items, every, strict=True):
+            for item, (level, one, found) in zip(items, every, strict=True):
                 levels.append(level)
-                filters.append(fitted)
+                fitted.append(one)
                 for payload, crc in found:
                     kept.write(payload)
                     chunks.append((len(payload), crc))
-                spent += sum(len(payload) + CHUNK for payload, _ in found) + len(fitted)
+                spent += sum(len(payload) + CHUNK for payload, _ in found) + len(one)
                 pixels += item.height * item.width
                 bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
                 bar.update()
         kept.seek(0)
-        with Writer(output, {**header, **_settings(levels, filters, coder.effort.fitted)}) as writer:
+        with Writer(output, {**header, **_settings(levels, fitted)}) as writer:
             for size, crc in chunks:
                 writer.write(kept.read(size), 1, crc)
     return writer.size
@@ -111,9 +112,9 @@ class RateEncoder:
     def __init__(self, coder: PictureCoder, target: Target, identity: dict[str, Any], before: Reader | None) -> None:
         check(target)
         self._coder, self._target, self._identity = coder, target, identity
-        self._levels, self._filters = list[int](), list[bytes]()
+        self._levels, self._fitted = list[int](), list[bytes]()
         if before:
-            _, self._levels, self._filters = described(before)
+            _, self._levels, self._fitted = described(before)
         self._listed, self.kept = Listed(before), len(before.chunks) if before else 0
 
     def picture(self, item: Item, pixels: np.ndarray) -> Iterator[Payload]:
@@ -133,10 +134,10 @@ class RateEncoder:
 
     def header(self) -> dict[str, Any]:
         """See `streaming.Encoder`."""
-        listed, fitted = self._listed, self._coder.effort.fitted or any(self._filters)
+        listed = self._listed
         return {
-            **self._identity, "kind": LOSSY, "coder": FITTED if fitted else CODER, "values": listed.values,
-            **listed.kept_metadata(), **listed.described(), **_settings(self._levels, self._filters, fitted),
+            **self._identity, "kind": LOSSY, "coder": CODER, "values": listed.values,
+            **listed.kept_metadata(), **listed.described(), **_settings(self._levels, self._fitted),
         }  # fmt: skip
 
     def close(self) -> None:
@@ -151,15 +152,14 @@ class RateEncoder:
         except ValueError as error:
             raise ValueError(f"{item.name}: {error}") from error
         self._levels.append(level)
-        self._filters.append(fitted)
+        self._fitted.append(fitted)
         for payload, crc in found:
             yield Payload(payload, 1, crc)
 
 
-def _settings(levels: list[int], filters: list[bytes], fitted: bool) -> dict[str, Any]:
+def _settings(levels: list[int], fitted: list[bytes]) -> dict[str, Any]:
     """What a header says of how pictures were coded."""
-    stored = [base64.b64encode(one).decode() for one in filters]
-    return {"levels": levels, "filters": stored} if fitted else {"levels": levels}
+    return {"levels": levels, "fitted": [base64.b64encode(one).decode() for one in fitted]}
 
 
 class RateContents:
@@ -169,7 +169,7 @@ class RateContents:
 
     def __init__(self, reader: Reader, coder: PictureCoder) -> None:
         self._reader, self._coder = reader, coder
-        self.items, self._levels, self._filters = described(reader)
+        self.items, self._levels, self._fitted = described(reader)
         self._first = [0, *accumulate(map(tile_count, self.items))]
         self._which: Sequence[int] = ()
         self._ahead: Generator[Decoded, None, None] | None = None  # of these, in their order
@@ -220,7 +220,7 @@ class RateContents:
     def _decoded(self, job: tuple[int, list[bytes | DamagedFile]]) -> Decoded:
         i, payloads = job
         lost = list[DamagedFile]()
-        known = self.items[i], self._levels[i], self._filters[i]
+        known = self.items[i], self._levels[i], self._fitted[i]
         with exact_products(threads=None if len(self._which) == 1 else 1):  # as others are decoded meanwhile
             return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost).numpy(), lost
 
@@ -293,7 +293,7 @@ def _read_tile(
 
 
 def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
-    """The pictures of a file, their levels of lambda, and the filters fitted to them, empty where there is none.
+    """The pictures of a file, their levels of lambda, and what was fitted to them, empty where that is nothing.
 
     Raises DamagedFile for a header that does not fit it, UnknownVersion for chunks of another coder.
     """
@@ -301,10 +301,10 @@ def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
         raise DamagedFile(
             f"{reader.path}: expected kind {LOSSY}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
         )
-    if (coder := reader.header.get("coder", 1)) not in (CODER, FITTED):
+    if (coder := reader.header.get("coder", 1)) not in (CODER, FILTERS, BARE):
         hint = "compress the pictures again" if coder == 1 else "update this toolkit"
         raise UnknownVersion(
-            f"{reader.path}: expected coder {CODER} or {FITTED} of pictures at a rate, got {coder!r}; {hint}"
+            f"{reader.path}: expected coder {BARE}, {FILTERS} or {CODER} of pictures at a rate, got {coder!r}; {hint}"
         )
     try:
         items = [described_item(*item) for item in reader.header["items"]]
@@ -314,12 +314,13 @@ def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
         count, pixels = sum(map(tile_count, items)), max((item.height * item.width for item in items), default=0)
         if pixels > MOST_PIXELS or (reader.damage is None and count != len(reader.chunks)):
             raise ValueError(f"{count} tiles in {len(reader.chunks)} chunks, {pixels} pixels in the largest picture")
-        stored = list(reader.header["filters"]) if coder == FITTED else [""] * len(items)
-        filters = [base64.b64decode(text, validate=True) for text in stored]
-        for item, fitted in zip(items, filters, strict=True):
-            if fitted:
-                wiener.from_bytes(fitted, item.mode == "L")
-        return items, levels, filters
+        stored = list(reader.header["fitted" if coder == CODER else "filters"]) if coder != BARE else [""] * len(items)
+        fitted = [base64.b64decode(text, validate=True) for text in stored]
+        if coder == FILTERS:
+            fitted = [bytes(colours.SIZE) + one if one else one for one in fitted]
+        for item, one in zip(items, fitted, strict=True):
+            read_fitted(one, item.mode == "L")
+        return items, levels, fitted
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedFile(
             f"{reader.path}: expected items and levels that fit the file, got {type(error).__name__}: {error}; copy it "

@@ -18,7 +18,7 @@ from torch import Tensor
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.loop import RATES
 from toolkit.coding.exactness import exact_products
-from toolkit.images import wiener
+from toolkit.images import colours, wiener
 from toolkit.images.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -49,6 +49,7 @@ class LossyModel(Protocol):
     # Blocks around a rectangle that its latents, and its pixels, depend on.
     latents_halo: int
     pixels_halo: int
+    turned: bool  # whether it takes pictures of turned colours, whose pixels leave [0, 1]
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
@@ -68,14 +69,14 @@ class Latents(NamedTuple):
 
     mu: Tensor  # float32 [1, channels, h, w]
     sigma: Tensor
-    pixels: Tensor  # float32 [1, 3, 8 h, 8 w] in [0, 1]
+    pixels: Tensor  # float32 [1, 3, 8 h, 8 w] in [0, 1], or turned
 
 
 class Encoded(NamedTuple):
     """A picture as it is sent."""
 
     level: int
-    fitted: bytes  # filter, or nothing
+    fitted: bytes  # angles that its colours were turned by, and its filter, if it has one; nothing where it has neither
     tiles: list[tuple[bytes, int]]  # payload of each, and the checksum of its coefficients
 
 
@@ -153,9 +154,14 @@ class PictureCoder:
         self.model, self.device, self.choice, self.effort = model, device, choice, EFFORTS[effort]
         self.tables = model.tables()
 
+    def angles(self, picture: Tensor) -> bytes:
+        """How to turn the colours of a picture uint8 [1 or 3, h, w]: see `colours`; nothing where that is of no use."""
+        found = colours.fit(picture.numpy()) if self.model.turned else b""
+        return found if any(found) else b""
+
     @torch.inference_mode()
-    def latents(self, picture: Tensor, tile: Tile) -> Latents:
-        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w]."""
+    def latents(self, picture: Tensor, tile: Tile, angles: bytes = b"") -> Latents:
+        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w], its colours turned by angles."""
         rows, columns = tile.around()
         block = picture[:, rows.start * STRIDE : rows.stop * STRIDE, columns.start * STRIDE : columns.stop * STRIDE]
         short = (
@@ -163,6 +169,7 @@ class PictureCoder:
             (rows.stop - rows.start) * STRIDE - block.shape[1],
         )
         pixels = F.pad(block[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
+        pixels = turned(pixels[0], angles)[None]
         inner = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
         mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
         top, left = tile.top * STRIDE, tile.left * STRIDE
@@ -212,9 +219,9 @@ class PictureCoder:
 
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
-        grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
+        grid, angles = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo), self.angles(picture)
         return sum(
-            (self.quantise(self.latents(picture, tile), level).channel_bits for tile in grid),
+            (self.quantise(self.latents(picture, tile, angles), level).channel_bits for tile in grid),
             torch.zeros(self.tables.channels, dtype=torch.float64),
         )
 
@@ -226,10 +233,10 @@ class PictureCoder:
     def restore(self, k: Tensor, item: Item, level: int, fitted: bytes = b"") -> Tensor:
         """The picture uint8 [c, h, w] of all its coefficients, int or float [1, channels, h / 8, w / 8].
 
-        fitted: the filter that was sent with it. Raises ValueError for bytes that are none.
+        fitted: what was fitted to it and sent with it. Raises ValueError for bytes that are none of `encode`.
         """
         grey = CHANNELS[item.mode] == 1
-        chosen = wiener.from_bytes(fitted, grey) if fitted else None
+        angles, chosen = read_fitted(fitted, grey)
         picture = torch.zeros(CHANNELS[item.mode], item.height, item.width, dtype=torch.uint8)
         halo = self.model.pixels_halo + (FILTER_HALO if chosen else 0)
         for tile in tiles(item.height, item.width, halo, WINDOW):
@@ -237,6 +244,7 @@ class PictureCoder:
             if chosen:
                 filtered = wiener.apply(pixels.numpy(), chosen, self.model.step(lambda_of(level)))
                 pixels = torch.from_numpy(filtered)
+            pixels = turned(pixels, angles, back=True)
             y, x = tile.top * STRIDE, tile.left * STRIDE
             inner = pixels[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE]
             inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
@@ -251,18 +259,26 @@ class PictureCoder:
         return self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))[0].float().cpu()
 
     @torch.inference_mode()
-    def fit(self, picture: Tensor, k: Tensor, level: int) -> bytes:
-        """The filter that saves the most bits at the level's balance, given all coefficients; empty where none does."""
+    def fit(self, picture: Tensor, k: Tensor, level: int, angles: bytes = b"") -> bytes:
+        """What is sent with a picture: the angles, and, if the effort has one, the filter that saves the most bits.
+
+        k: all its coefficients. The filter is made for pixels whose colours are still turned.
+        """
+        if not self.effort.fitted:
+            return angles
         grid, samples = tiles(picture.shape[1], picture.shape[2], self.model.pixels_halo + FILTER_HALO), []
         for tile in _some(grid):
             height, width = _size(picture, tile)
             y, x = tile.top * STRIDE, tile.left * STRIDE
-            wanted = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, :height, :width].numpy()
+            wanted = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, :height, :width]
+            if angles:
+                wanted = 255 * turned(wanted.float() / 255, angles)
             inner = slice(y, y + height), slice(x, x + width)
-            samples.append(wiener.Sample(self._pixels(k, tile, level).numpy(), inner, wanted))
+            samples.append(wiener.Sample(self._pixels(k, tile, level).numpy(), inner, wanted.numpy()))
         area = sum(_area(picture, tile) for tile in _some(grid))
         share = picture.shape[1] * picture.shape[2] / area  # of the picture in its sample
-        return wiener.fit(samples, self.model.step(lambda_of(level)), BALANCE * share)
+        found = wiener.fit(samples, self.model.step(lambda_of(level)), BALANCE * share)
+        return (angles or bytes(colours.SIZE)) + found if found else angles
 
     def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> Encoded:
         """A picture at the level of lambda that meets a target.
@@ -276,17 +292,19 @@ class PictureCoder:
 
     def _encode(self, picture: Tensor, target: Target, overhead: float) -> Encoded:
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
-        level = level_of(target.value) if target.way == "lambda" else self._find(picture, grid, target, overhead)
+        angles = self.angles(picture)
+        known = target.way == "lambda"
+        level = level_of(target.value) if known else self._find(picture, grid, target, overhead, angles)
         item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
         k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
         for attempt in range(4):
             found: list[tuple[bytes, int]] = []
             for tile in grid:
-                coded = self.quantise(self.latents(picture, tile), level)
+                coded = self.quantise(self.latents(picture, tile, angles), level)
                 found.append((coded.payload, checksum(coded.k)))
                 k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
-            fitted = self.fit(picture, k, level) if self.effort.fitted else b""
+            fitted = self.fit(picture, k, level, angles)
             miss, near = 0.0, True  # levels
             if target.way == "bpp":  # of large pictures the search did not see all tiles
                 size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
@@ -299,10 +317,10 @@ class PictureCoder:
             level = min(max(level + round(miss), 0), LEVELS)
         return Encoded(level, fitted, found)
 
-    def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float) -> int:
+    def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes) -> int:
         """The level at which a picture meets its target at no effort, by the secant rule on what tried levels gave."""
         grid = _some(grid)
-        latents = [self.latents(picture, tile) for tile in grid]
+        latents = [self.latents(picture, tile, angles) for tile in grid]
         area = sum(_area(picture, tile) for tile in grid)
         whole = picture.shape[1] * picture.shape[2]
 
@@ -311,12 +329,12 @@ class PictureCoder:
             coded = [self._chosen(x.mu, x.sigma, level) for x in latents]
             if target.way == "bpp":
                 bits = sum(8 * (len(c.payload) + CHUNK) for c in coded)
-                return math.log2(bits / area + 8 * overhead / whole)
+                return math.log2(bits / area + 8 * (overhead + len(angles)) / whole)
             error = 0.0
             for c, tile in zip(coded, grid, strict=True):
                 item = Item("", "L" if len(picture) == 1 else "RGB", *_size(picture, tile))
                 part = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, : item.height, : item.width]
-                error += float((self.restore(c.k, item, level).float() - part.float()).square().sum())
+                error += float((self.restore(c.k, item, level, angles).float() - part.float()).square().sum())
             return 10 * math.log10(255**2 * area * len(picture) / max(error, 1e-9))
 
         wanted = math.log2(target.value) if target.way == "bpp" else target.value
@@ -344,6 +362,24 @@ class PictureCoder:
             f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
             f"{target.value:g}; choose one in that range"
         )
+
+
+def read_fitted(stored: bytes, grey: bool) -> tuple[bytes, wiener.Filter | None]:
+    """Angles and filter of what was sent with a picture, where it has them. Raises ValueError for other bytes."""
+    angles, rest = stored[: colours.SIZE], stored[colours.SIZE :]
+    if stored:
+        colours.matrix(angles)
+    if grey and any(angles):
+        raise ValueError("expected no angles for the colours of a grey picture")
+    return angles if any(angles) else b"", wiener.from_bytes(rest, grey) if rest else None
+
+
+def turned(pixels: Tensor, angles: bytes, back: bool = False) -> Tensor:
+    """Pixels float32 [3, h, w] with their colours turned, or turned back."""
+    if not angles:
+        return pixels
+    turn = torch.from_numpy(colours.matrix(angles))
+    return torch.tensordot(turn.T if back else turn, pixels - 0.5, 1) + 0.5
 
 
 def _some(grid: list[Tile]) -> list[Tile]:

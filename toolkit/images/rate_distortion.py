@@ -104,16 +104,17 @@ def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     """The times of a picture uint8 [c, h, w] at a lambda, the least of three of each part."""
     _, height, width = picture.shape
     grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
-    latents, first = _least(lambda: [coder.latents(picture, tile) for tile in grid])
+    angles, turning = _least(lambda: coder.angles(picture))
+    latents, first = _least(lambda: [coder.latents(picture, tile, angles) for tile in grid])
     coded, search = _least(lambda: [coder.quantise(x, level) for x in latents])
     sizes = [(tile.height, tile.width) for tile in grid]
     _, reading = _least(lambda: [coder.read(one.payload, level, size) for one, size in zip(coded, sizes, strict=True)])
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, coded, strict=True):
         k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
-    fitted, fitting = _least(lambda: coder.fit(picture, k, level)) if coder.effort.fitted else (b"", 0.0)
+    fitted, fitting = _least(lambda: coder.fit(picture, k, level, angles))
     _, pixels = _least(lambda: coder.restore(k, item, level, fitted))
-    return Times(first, search + fitting, reading, pixels)
+    return Times(first, turning + search + fitting, reading, pixels)
 
 
 def _least(work: Callable[[], T]) -> tuple[T, float]:
