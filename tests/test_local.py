@@ -9,7 +9,7 @@ from recipes.local import PART, Local, Net, head, is_flat, steps, window
 from tests.tiny import everything, images
 from toolkit.chunks.chained import Coder
 from toolkit.chunks.model import Settings
-from toolkit.nets.exact import exactly
+from toolkit.nets.exact import COARSE, Conversion, LargeSumsError, exactly, watch
 from toolkit.training.overrides import differing
 
 SMALL = {
@@ -44,6 +44,24 @@ def test_rows_come_back_and_cost_what_the_model_says(shape: tuple[int, ...], pla
     assert torch.equal(coder.decode(payload, everything(x)), x)
     with torch.inference_mode():
         assert account.net == pytest.approx(float(module.bits(x).double().sum()), rel=0.02 if exact else 0.005)
+
+
+def test_a_network_with_large_sums_is_made_exact_with_coarser_ones() -> None:
+    module, x = model(), images(16)
+    with torch.no_grad():
+        module.net.own.bias[0] = 2.0**14  # 2**24 in units of 2**-10
+        for layer in (module.net.refine[0].first, module.net.mixture.head):
+            layer.weight *= 2.0**-10
+    exact, seen = module.exact(x), watch(module.net, lambda: module.bits(x))
+    with pytest.raises(LargeSumsError, match="sums below 16777216"):
+        module.net.exact(Conversion(seen))
+    assert float(exact.net.own.bias[0]) == pytest.approx(2.0**14 * 2**COARSE, rel=1e-5)
+    coder = Coder(exact, exactly(head), Settings(16, 8, 0))
+    payload, _ = coder.encode(x, everything(x))
+    assert torch.equal(coder.decode(payload, everything(x)), x)
+    module.net.own.bias.data[0] = 2.0**17
+    with pytest.raises(LargeSumsError, match="train with more weight decay"):
+        module.exact(x)
 
 
 @pytest.mark.parametrize("placed", [False, True])
