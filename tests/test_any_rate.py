@@ -93,6 +93,14 @@ def test_each_effort_costs_no_more_than_the_one_below(module: AnyRate) -> None:
     assert totals == sorted(totals, reverse=True) and totals[-1] < totals[1] < totals[0]
 
 
+def test_code_points_that_are_found_with_the_filter_cost_less(module: AnyRate, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, level = [photo(96, 120, seed, 3) for seed in range(3)], rate_coder.level_of(16)
+    seeing = sum(cost(module, x, "3", level) for x in pictures)
+    slope = PictureCoder._slope
+    monkeypatch.setattr(PictureCoder, "_slope", lambda *given: slope(*given[:-1], None))
+    assert seeing < 0.995 * sum(cost(module, x, "3", level) for x in pictures)
+
+
 def test_turned_colours_save_bits_and_come_back(module: AnyRate, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = (photo(96, 120).float() * torch.tensor([1.0, 0.8, 0.5])[:, None, None]).round().to(torch.uint8)
     level = rate_coder.level_of(4)

@@ -37,10 +37,11 @@ class Effort(NamedTuple):
     """What an encoder does after its first search."""
 
     fitted: bool  # a filter is fitted to the picture, and sent
-    passes: int  # of refinement of code points
+    rounds: int  # of refinement of code points, after each of which the filter is fitted anew
+    passes: int  # over the code points in each
 
 
-EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 1), "3": Effort(True, 10)}
+EFFORTS = {"0": Effort(False, 0, 0), "1": Effort(True, 0, 0), "2": Effort(True, 2, 1), "3": Effort(True, 8, 1)}
 
 
 class LossyModel(Protocol):
@@ -177,34 +178,43 @@ class PictureCoder:
         return Latents(mu, sigma, seen)
 
     def quantise(self, latents: Latents, level: int) -> coefficients.Coded:
-        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes.
+        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes."""
+        return self._chosen(latents.mu, latents.sigma, level)
 
-        Then, in each further pass, those near where the error of the decoded pixels falls (a proximal gradient method:
-        Daubechies, Defrise, De Mol 2004, doi:10.1002/cpa.20042): what the decoder makes of them counts, and not how far
-        they are from the latents.
+    def _refined(self, latents: Latents, k: Tensor, level: int, chosen: wiener.Filter | None) -> coefficients.Coded:
+        """Other code points than those of a tile, int [1, channels, h, w], if they cost less.
+
+        Each pass looks for those near where the error of the decoded and filtered pixels falls (a proximal gradient
+        method: Daubechies, Defrise, De Mol 2004, doi:10.1002/cpa.20042): what the decoder makes of them counts, and not
+        how far they are from the latents.
         """
-        found = best = self._chosen(latents.mu, latents.sigma, level)
-        if not self.effort.passes:
-            return found
+        found = best = coefficients.given(self.tables, k, rate_index(level))
         least = math.inf
         for left in range(self.effort.passes, -1, -1):
-            cost, wanted = self._slope(found, latents.pixels, level)
+            cost, wanted = self._slope(found, latents.pixels, level, chosen)
             if cost < least:
                 best, least = found, cost
             if left:
                 found = self._chosen(wanted, latents.sigma, level, found)
         return best
 
-    def _slope(self, coded: coefficients.Coded, pixels: Tensor, level: int) -> tuple[float, Tensor]:
+    def _slope(
+        self, coded: coefficients.Coded, pixels: Tensor, level: int, chosen: wiener.Filter | None
+    ) -> tuple[float, Tensor]:
         """What code points cost, in bits, and what to search near instead: float32, as latents."""
         lam = lambda_of(level)
         step = self.model.step(lam)
         with torch.inference_mode(False), torch.enable_grad():
             k = coded.k.clone().to(self.device, torch.float32).requires_grad_()
-            error = (self.model.pixels(k, lam) - pixels.clone().to(self.device)).square().sum() / step**2
-            [slope] = torch.autograd.grad(error, k)
-            cost = BALANCE * float(error.detach()) + 8 * len(coded.payload)
-        return cost, (k - slope / 2).detach().cpu() * step
+            made = self.model.pixels(k, lam)
+            seen = made.detach().float().cpu()
+            if chosen:
+                seen = torch.from_numpy(wiener.apply(seen[0].numpy(), chosen, step))[None]
+            error = (seen - pixels) / step
+            # As if the filter passed errors on as they are: it changes little.
+            [slope] = torch.autograd.grad(made, k, error.to(made) / step)
+        cost = BALANCE * float(error.square().sum()) + 8 * len(coded.payload)
+        return cost, (k - slope).detach().cpu() * step
 
     def _chosen(
         self, mu: Tensor, sigma: Tensor, level: int, before: coefficients.Coded | None = None
@@ -297,14 +307,8 @@ class PictureCoder:
         level = level_of(target.value) if known else self._find(picture, grid, target, overhead, angles)
         item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
         wanted = target.value * picture.shape[1] * picture.shape[2] / 8
-        k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
         for attempt in range(4):
-            found: list[tuple[bytes, int]] = []
-            for tile in grid:
-                coded = self.quantise(self.latents(picture, tile, angles), level)
-                found.append((coded.payload, checksum(coded.k)))
-                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
-            fitted = self.fit(picture, k, level, angles)
+            k, fitted, found = self._at_level(picture, grid, level, angles)
             miss, near = 0.0, True  # levels
             if target.way == "bpp":  # of large pictures the search did not see all tiles
                 size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
@@ -316,6 +320,24 @@ class PictureCoder:
                 break
             level = min(max(level + round(miss), 0), LEVELS)
         return Encoded(level, fitted, found)
+
+    def _at_level(
+        self, picture: Tensor, grid: list[Tile], level: int, angles: bytes
+    ) -> tuple[Tensor, bytes, list[tuple[bytes, int]]]:
+        """The code points of a picture, what is fitted to it, and its tiles: see `Encoded`."""
+        k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
+        places = [k[..., t.y : t.y + t.height, t.x : t.x + t.width] for t in grid]
+        fitted, found = b"", list[tuple[bytes, int]]()
+        for i in range(1 + self.effort.rounds):
+            _, chosen = read_fitted(fitted, len(picture) == 1)
+            found.clear()
+            for tile, place in zip(grid, places, strict=True):
+                latents = self.latents(picture, tile, angles)
+                coded = self._refined(latents, place, level, chosen) if i else self.quantise(latents, level)
+                place.copy_(coded.k)
+                found.append((coded.payload, checksum(coded.k)))
+            fitted = self.fit(picture, k, level, angles)
+        return k, fitted, found
 
     def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes) -> int:
         """The level at which a picture meets its target at no effort, by the secant rule on what tried levels gave."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from toolkit.container import Reader
 from toolkit.images import rate_archive
 from toolkit.images.files import item_of
-from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, level_of, psnr, tiles
+from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, psnr, tiles
 from toolkit.images.source import Source
 
 if TYPE_CHECKING:
@@ -103,18 +103,16 @@ def of_files(
 def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     """The times of a picture uint8 [c, h, w] at a lambda, the least of three of each part."""
     _, height, width = picture.shape
-    grid, level, item = tiles(height, width, coder.model.latents_halo), level_of(lam), item_of("", picture)
-    angles, turning = _least(lambda: coder.angles(picture))
-    latents, first = _least(lambda: [coder.latents(picture, tile, angles) for tile in grid])
-    coded, search = _least(lambda: [coder.quantise(x, level) for x in latents])
+    grid, item = tiles(height, width, coder.model.latents_halo), item_of("", picture)
+    _, first = _least(lambda: [coder.latents(picture, tile) for tile in grid])
+    (level, fitted, coded), whole = _least(lambda: coder.encode(picture, Target("lambda", lam)))
     sizes = [(tile.height, tile.width) for tile in grid]
-    _, reading = _least(lambda: [coder.read(one.payload, level, size) for one, size in zip(coded, sizes, strict=True)])
+    found, reading = _least(lambda: [coder.read(one, level, size) for (one, _), size in zip(coded, sizes, strict=True)])
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
-    for tile, one in zip(grid, coded, strict=True):
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one.k
-    fitted, fitting = _least(lambda: coder.fit(picture, k, level, angles))
+    for tile, one in zip(grid, found, strict=True):
+        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one
     _, pixels = _least(lambda: coder.restore(k, item, level, fitted))
-    return Times(first, turning + search + fitting, reading, pixels)
+    return Times(first, max(whole - first, 0.0), reading, pixels)
 
 
 def _least(work: Callable[[], T]) -> tuple[T, float]:
