@@ -149,6 +149,35 @@ def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float,
         assert rate_coder.psnr(picture, restored) == pytest.approx(value, abs=0.1)
 
 
+def test_a_psnr_is_met_where_the_tiles_that_were_looked_at_mislead(
+    module: AnyRate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_coder, "TILE", 8)
+    monkeypatch.setattr(rate_coder, "SAMPLE_TILES", 1)
+    picture = photo(192, 64)
+    picture[:, 64:128] = 128  # the middle one of three tiles is the sample
+    picture[:, 64:72] = photo(8, 64)
+    level, fitted, found = PictureCoder(module).encode(picture, Target("psnr", 34.0))
+    k = torch.cat([PictureCoder(module).read(payload, level, (8, 8)) for payload, _ in found], 2)
+    restored = PictureCoder(module).restore(k, item_of("", picture), level, fitted)
+    assert rate_coder.psnr(picture, restored) == pytest.approx(34, abs=0.1)
+
+
+@pytest.mark.parametrize("target", ["bpp=1.2", "bpp=0.9", "psnr=30"])
+@pytest.mark.parametrize("effort", ["0", "1"])
+def test_a_small_file_meets_its_target_with_its_header(run: Path, tmp_path: Path, target: str, effort: str) -> None:
+    picture = photo(88, 120, 3)
+    write_image(tmp_path / "a.png", picture.numpy())
+    file, (way, value) = tmp_path / "a.tkc", target.split("=")
+    assert compress.main([f"run={run}", str(tmp_path / "a.png"), str(file), target, f"effort={effort}"]) == 0
+    if way == "bpp":
+        assert 8 * file.stat().st_size / picture[0].numel() == pytest.approx(float(value), rel=0.02)
+    else:
+        assert decompress.main([f"run={run}", str(file), str(tmp_path / "b.png")]) == 0
+        restored = torch.from_numpy(read_image(tmp_path / "b.png"))
+        assert rate_coder.psnr(picture, restored) == pytest.approx(float(value), abs=0.1)
+
+
 def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(photo(70, 90).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     sizes = []

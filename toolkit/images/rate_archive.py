@@ -69,9 +69,8 @@ def compress(
         **origin.header,
         "items": [list(item) for item in items],
     }
-    stored = zlib.compress(
-        json.dumps({**header, "levels": [LEVELS // 2] * len(items)}, separators=(",", ":")).encode(), 9
-    )
+    settings = _settings([LEVELS // 2] * len(items), [b""] * len(items))
+    stored = zlib.compress(json.dumps({**header, **settings}, separators=(",", ":")).encode(), 9)
     share = (len(stored) + EMPTY) / len(items)
 
     def coded(i: int) -> Encoded:

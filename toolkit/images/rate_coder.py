@@ -30,6 +30,9 @@ FILTER_HALO = 1  # blocks around a rectangle that its filtered pixels depend on
 CHUNK = 60  # bytes of a chunk without payload
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
+TOLERANCE = {"bpp": math.log2(1.01), "psnr": 0.04}  # of targets, as they are measured
+SLOPE = {"bpp": -0.6, "psnr": -1.0}  # of what is measured, for a factor of two in lambda, about
+TRIES = 5  # at a target, at the whole effort
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
 
 
@@ -302,24 +305,26 @@ class PictureCoder:
 
     def _encode(self, picture: Tensor, target: Target, overhead: float) -> Encoded:
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
-        angles = self.angles(picture)
+        angles, bits = self.angles(picture), target.way == "bpp"
+        item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
+        made = dict[int, Encoded]()
+
+        def measure(level: int) -> float:
+            k, fitted, found = self._at_level(picture, grid, level, angles)
+            made[level] = Encoded(level, fitted, found)
+            if bits:
+                size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
+                return math.log2(8 * size / picture[0].numel())
+            return psnr(picture, self.restore(k, item, level, fitted))
+
         known = target.way == "lambda"
         level = level_of(target.value) if known else self._find(picture, grid, target, overhead, angles)
-        item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
-        wanted = target.value * picture.shape[1] * picture.shape[2] / 8
-        for attempt in range(4):
-            k, fitted, found = self._at_level(picture, grid, level, angles)
-            miss, near = 0.0, True  # levels
-            if target.way == "bpp":  # of large pictures the search did not see all tiles
-                size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
-                miss, near = math.log2(size / wanted) / 0.6 * OCTAVE, abs(size / wanted - 1) < 0.01
-            elif target.way == "psnr" and self.effort.fitted:  # nor does it fit a filter
-                better = psnr(picture, self.restore(k, item, level, fitted)) - target.value
-                miss, near = better / 1.7 * OCTAVE, abs(better) < 0.04
-            if attempt == 3 or near or not round(miss):
-                break
-            level = min(max(level + round(miss), 0), LEVELS)
-        return Encoded(level, fitted, found)
+        if known or not (bits or self.effort.fitted or len(grid) > SAMPLE_TILES):  # a PSNR that was measured already
+            _, fitted, found = self._at_level(picture, grid, level, angles)
+            return Encoded(level, fitted, found)
+        # Of large pictures not all tiles were seen, and no filter was fitted.
+        tried = _approach(measure, target, level, TRIES)
+        return made[_nearest(tried, target)]
 
     def _at_level(
         self, picture: Tensor, grid: list[Tile], level: int, angles: bytes
@@ -359,22 +364,11 @@ class PictureCoder:
                 error += float((self.restore(c.k, item, level, angles).float() - part.float()).square().sum())
             return 10 * math.log10(255**2 * area * len(picture) / max(error, 1e-9))
 
-        wanted = math.log2(target.value) if target.way == "bpp" else target.value
-        tolerance = math.log2(1.01) if target.way == "bpp" else 0.04
-        slope = -0.6 if target.way == "bpp" else -1.0  # a factor of two in lambda
-        low, high, level, tried = 0, LEVELS, LEVELS // 2, dict[int, float]()
-        while level not in tried:
-            tried[level] = measure(level)
-            if abs(tried[level] - wanted) <= tolerance:
-                break
-            low, high = (level, high) if tried[level] > wanted else (low, level)
-            if level == (LEVELS if tried[level] > wanted else 0):
-                raise self._out_of_reach(target, measure, tried)
-            if low in tried and high in tried:
-                slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
-            step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE
-            level = min(max(round(level + step), low + (low in tried)), high - (high in tried))
-        return min(tried, key=lambda i: abs(tried[i] - wanted))
+        tried = _approach(measure, target, LEVELS // 2)
+        wanted, miss = _wanted(target), TOLERANCE[target.way]
+        if tried.get(LEVELS, wanted) > wanted + miss or tried.get(0, wanted) < wanted - miss:
+            raise self._out_of_reach(target, measure, tried)
+        return _nearest(tried, target)
 
     def _out_of_reach(self, target: Target, measure: Callable[[int], float], tried: dict[int, float]) -> ValueError:
         ends = [tried.get(level) or measure(level) for level in (LEVELS, 0)]
@@ -384,6 +378,38 @@ class PictureCoder:
             f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
             f"{target.value:g}; choose one in that range"
         )
+
+
+def _wanted(target: Target) -> float:
+    """A target as it is measured: log2 of bits a pixel, or a PSNR."""
+    return math.log2(target.value) if target.way == "bpp" else target.value
+
+
+def _nearest(tried: dict[int, float], target: Target) -> int:
+    """Of levels and what they gave, the level that comes closest."""
+    return min(tried, key=lambda i: abs(tried[i] - _wanted(target)))
+
+
+def _approach(measure: Callable[[int], float], target: Target, level: int, most: int = LEVELS) -> dict[int, float]:
+    """Levels that were tried, at most so many, and what they gave: the secant rule, in brackets, from a first level on.
+
+    measure: what a level gives, which falls as levels rise. It ends at a level that meets the target, or has none
+    between it and others, or is the last in the direction of the target.
+    """
+    wanted, slope = _wanted(target), SLOPE[target.way]
+    low, high, tried = 0, LEVELS, dict[int, float]()
+    while level not in tried and len(tried) < most:
+        tried[level] = measure(level)
+        if abs(tried[level] - wanted) <= TOLERANCE[target.way]:
+            break
+        low, high = (level, high) if tried[level] > wanted else (low, level)
+        if level == (LEVELS if tried[level] > wanted else 0):
+            break
+        if low in tried and high in tried:
+            slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
+        step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE
+        level = min(max(round(level + step), low + (low in tried)), high - (high in tried))
+    return tried
 
 
 def read_fitted(stored: bytes, grey: bool) -> tuple[bytes, wiener.Filter | None]:
