@@ -314,7 +314,7 @@ def test_b6_what_is_restored_outlives_a_full_disk(
         patch.setattr(Image.Image, "save", limited)
         assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 1
     said = capsys.readouterr().err
-    assert "No space left on device; what is restored is kept in" in said and "give the same command again" in said
+    assert "No space left on device; what is restored is kept in" in said and ": make room, and give the same" in said
     assert files_of(tmp_path / "out.partial/result") == {"a.png", "b.png"}
     assert unpack(run, tmp_path / "x.tkc", tmp_path / "out") == 0
     assert files_of(tmp_path / "out") == {"a.png", "b.png", "c.png", "d.png"}

@@ -261,12 +261,37 @@ def test_a_web_server_is_nothing_to_write_to(folder: Path, capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "expected"), [(404, "that exists, got none"), (403, "expected permission, got none")]
+    ("status", "expected"),
+    [(404, "that exists, got none"), (403, "expected permission, got none"), (500, "got ClientResponseError: 500")],
 )
 def test_what_a_web_server_refuses_is_said(status: int, expected: str, tmp_path: Path, capsys: Any) -> None:
     with serve(tmp_path, status=status) as served:
         assert inspect.main([f"{served.url}/photos.tkc"]) == 1
     assert expected in capsys.readouterr().err
+
+
+def test_a_web_server_that_is_not_there_is_not_a_missing_file(tmp_path: Path, capsys: Any) -> None:
+    with serve(tmp_path) as served:
+        pass
+    assert inspect.main([f"{served.url}/photos.tkc"]) == 1
+    assert re.search(r"got ClientConnector\w*Error: .*; check the network, and try again", capsys.readouterr().err)
+
+
+def test_an_interrupted_download_does_not_ask_for_room(packed: Path, tmp_path: Path, capsys: Any) -> None:
+    Counting.objects["bucket/photos.tkc"] = packed.read_bytes()
+    read = Reader.read
+
+    def cut(self: Reader, i: int) -> bytes:
+        Counting.wrong |= {"read": ConnectionError("x")} if i else {}
+        return read(self, i)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reader, "read", cut)
+        assert decompress.main(["counting://bucket/photos.tkc", str(tmp_path / "back")]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"got ConnectionError: x; .*; what is restored is kept in \S+: give the same command again", said)
+    Counting.wrong.clear()
+    assert decompress.main(["counting://bucket/photos.tkc", str(tmp_path / "back")]) == 0
 
 
 def test_a_web_server_without_ranges_is_refused_and_nothing_is_downloaded(packed: Path, capsys: Any) -> None:

@@ -1,7 +1,9 @@
 """Work dealt over processes: the same bytes for any number of them, and all end when one is killed."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import many
 from tests.archives import files_of, noise, pack, unpack
 from tests.many import several
 from tests.tiny import configure, picture_run
@@ -287,6 +290,45 @@ def test_processes_that_do_not_agree_are_refused(whole: Path, pictures: Path, tm
     message = "error: expected the same input, model, options and library versions for all processes, got others for "
     assert done.status[0] == 1 and message + "rank 1; make them the same on all machines" in done.err[0]
     assert os.listdir(tmp_path) == ["logs"]
+
+
+def other_picture(rank: int) -> None:
+    """Rank 1 finds another picture of the same name and size."""
+    given = compress.source
+
+    def found(*arguments: Any) -> Any:
+        origin = given(*arguments)
+        return origin._replace(sizes=[size + rank for size in origin.sizes])
+
+    compress.source = found
+
+
+@pytest.mark.parametrize("recipe", ["any_rate", "bitswap", "photographs"])
+def test_processes_with_other_pictures_of_the_same_names_are_refused(
+    recipe: str, models: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    given = [f"run={models[recipe]}", *["lambda=16"] * (recipe == "any_rate"), str(pictures), str(tmp_path / "x.tkc")]
+    done = several(2, "compress", *given, sabotage="tests.test_ranks:other_picture", logs=tmp_path / "logs")
+    assert done.status[0] == 1 and "error: expected the same input" in done.err[0]
+    assert os.listdir(tmp_path) == ["logs"]
+
+
+def test_a_process_that_waits_for_one_that_never_comes_ends_at_once(whole: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        port = taken.getsockname()[1]
+    given = ["compress", [f"run={whole}", "x.png", str(tmp_path / "x.tkc")], None, tmp_path]
+    process: Any = many.CONTEXT.Process(target=many._one, args=(0, 2, port, *given))
+    process.start()
+    while process.is_alive():  # until it listens for the other one
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
+            break
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()
+    process.join(20)
+    process.kill()
+    assert process.exitcode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("fault", ["missing.png", "-"])

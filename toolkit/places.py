@@ -33,7 +33,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 def local(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """A path unchanged, but file:// and local:// URLs as what they name here."""
     text = os.fspath(path)
-    return text.partition("://")[2] if re.match(r"(file|local)://", text) else path
+    return text.partition("://")[2] if re.match(r"(?i)(file|local)://", text) else path
 
 
 def named(path: str | os.PathLike[str]) -> str | Path:
@@ -234,6 +234,15 @@ def _error(place: str | Path, scheme: str, error: Exception) -> Exception:
         return PermissionError(
             f"{place}: expected permission, got none ({kind}); do: ask for it, or give credentials {how}".rstrip()
         )
+    cause = error.__cause__
+    if (
+        isinstance(error, FileNotFoundError)
+        and scheme in ("http", "https")
+        and not isinstance(cause, FileNotFoundError)
+    ):
+        # fsspec says so whatever the server answers, and if there is none.
+        error = cause if isinstance(cause, Exception) and not _status(cause) & {404, 410} else error
+        text, kind = harmless(" ".join(str(error).split()))[:300], type(error).__name__
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{place}: expected a file, folder or bucket that exists, got none; check the URL")
     if isinstance(error, ValueError) and "protocol" in text.lower():

@@ -61,6 +61,21 @@ class RankLostError(ConnectionError):
     """A process ended before its work was done."""
 
 
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A block that Ctrl-C and SIGTERM end at once, with the process.
+
+    A wait in C++ for a process that has died lets no handler of Python run, until torchrun kills this one after 30 s.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGINT, signal.SIGTERM) if ours]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 class _Group:
     """The processes, as one of them sees them: a thread listens to each other one that it talks with."""
 
@@ -69,7 +84,8 @@ class _Group:
         import torch.distributed as dist
 
         torch.set_num_threads(processors())  # torchrun asks for one thread a process
-        dist.init_process_group("gloo", timeout=NEVER)
+        with _ended_by_signals():
+            dist.init_process_group("gloo", timeout=NEVER)
         self._dist, self._sending = dist, threading.Lock()
         self.done = False  # whether the first one needs the others no more
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

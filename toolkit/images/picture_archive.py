@@ -68,7 +68,7 @@ def compress(
             verify(PictureContents(reader, model), origin, progress)
 
     jobs = ((math.prod(shape_of(item)), i) for i, item in enumerate(items))
-    every = ranks.ordered(coded, jobs, processors(), (header, effort), output)
+    every = ranks.ordered(coded, jobs, processors(), (header, effort, origin.sizes), output)
     with (
         Writer(output, header, check if verified else None) as writer,
         tqdm(total=len(items), unit="picture", disable=not progress) as bar,

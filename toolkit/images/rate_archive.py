@@ -81,7 +81,7 @@ def compress(
             raise ValueError(f"{items[i].name}: {error}") from error
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
-    every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort), output)
+    every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort, origin.sizes), output)
     levels, fitted, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -229,9 +230,9 @@ def work(target: Path, state: str) -> Iterator[tuple[Path, bool]]:
     except OSError as error:  # a full disk, most often
         if isinstance(error, FileExistsError):
             raise
-        reason = error.strerror or str(error)
+        remedy = "make room, and " * (error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
         raise OSError(
-            f"{reason}; what is restored is kept in {folder}: make room, and give the same command again"
+            f"{error.strerror or error}; what is restored is kept in {folder}: {remedy}give the same command again"
         ) from error
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)

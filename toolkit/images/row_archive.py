@@ -85,7 +85,9 @@ def compress(
         begins, values = range(0, rows, chunk_rows), chunk_rows * math.prod(shape)
         every: Iterator[tuple[bytes, int, int]] = map(coded, begins)
         if not ranks.alone():
-            every = ranks.ordered(coded, ((values, begin) for begin in begins), of=header, output=output)
+            every = ranks.ordered(
+                coded, ((values, begin) for begin in begins), of=(header, origin.sizes), output=output
+            )
         with Writer(output, header, check if verified else None) as writer:
             for chunk in every:
                 writer.write(*chunk)
