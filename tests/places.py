@@ -96,8 +96,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, ranges: bool = True, status: int = 200) -> Iterator[Served]:
-    """Serve the files of a folder over HTTP, in parts if `ranges`; another status than 200: to all requests."""
+def serve(folder: Path, ranges: bool | None = True, status: int = 200) -> Iterator[Served]:
+    """Serve the files of a folder over HTTP, in parts if `ranges`; None: not, and it does not say so.
+
+    status: another than 200 is the answer to all requests.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, folder, ranges, status))
     server.served = Served(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -113,7 +116,7 @@ def serve(folder: Path, ranges: bool = True, status: int = 200) -> Iterator[Serv
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, folder: Path, ranges: bool, status: int, *rest: Any) -> None:
+    def __init__(self, folder: Path, ranges: bool | None, status: int, *rest: Any) -> None:
         self.folder, self.by_ranges, self.status = folder, ranges, status
         super().__init__(*rest)
 
@@ -139,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.served.ranges.append((first, last))  # type: ignore[attr-defined]
         self.send_response(status)
         self.send_header("Content-Length", str(last - first))
-        self.send_header("Accept-Ranges", "bytes" if self.by_ranges else "none")
+        if self.by_ranges is not None:
+            self.send_header("Accept-Ranges", "bytes" if self.by_ranges else "none")
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last - 1}/{size}")
         self.end_headers()

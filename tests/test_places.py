@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from gensim.models import KeyedVectors
 from PIL import Image
 
 from tests.archives import noise, pixels
@@ -140,6 +141,23 @@ def test_vectors_go_to_urls_and_back(tmp_path: Path, capsys: Any) -> None:
     assert "memory://bucket/v.tkc: expected a new file, got one that exists" in capsys.readouterr().err
     assert export_embeddings.main(["input=memory://bucket/v.tkc", "output=memory://bucket/back.txt"]) == 0
     assert MemoryFileSystem().cat_file("/bucket/back.txt").startswith(b"40 8\nw0 ")
+
+
+def test_arrays_that_gensim_saved_beside_its_file_come_with_it(tmp_path: Path, capsys: Any) -> None:
+    keyed = KeyedVectors(8)
+    keyed.add_vectors([f"w{i}" for i in range(40)], np.sin(np.arange(320.0)).reshape(40, 8).astype(np.float32))
+    keyed.save(str(tmp_path / "v.kv"), sep_limit=1)
+    assert (tmp_path / "v.kv.vectors.npy").is_file()
+    assert export_embeddings.main([str(tmp_path / "v.kv"), str(tmp_path / "v.tkc"), "bits_per_dim=16"]) == 0
+    upload(tmp_path, "memory://bucket/v")
+    MemoryFileSystem().pipe_file("/bucket/v/v.kvs", b"another file")
+    given = ["memory://bucket/v/v.kv", str(tmp_path / "w.tkc"), "bits_per_dim=16"]
+    assert export_embeddings.main(given) == 0
+    assert (tmp_path / "w.tkc").read_bytes() == (tmp_path / "v.tkc").read_bytes()
+    MemoryFileSystem().rm_file("/bucket/v/v.kv.vectors.npy")
+    assert export_embeddings.main([*given, "overwrite=true"]) == 1
+    said = capsys.readouterr().err
+    assert "memory://bucket/v/v.kv: expected the files that gensim saved beside it, got no v.kv.vectors.npy" in said
 
 
 def upload_one(file: Path, url: str) -> None:
@@ -294,8 +312,11 @@ def test_an_interrupted_download_does_not_ask_for_room(packed: Path, tmp_path: P
     assert decompress.main(["counting://bucket/photos.tkc", str(tmp_path / "back")]) == 0
 
 
-def test_a_web_server_without_ranges_is_refused_and_nothing_is_downloaded(packed: Path, capsys: Any) -> None:
-    with serve(packed.parent, ranges=False) as served:
+@pytest.mark.parametrize("ranges", [False, None])
+def test_a_web_server_without_ranges_is_refused_and_nothing_is_downloaded(
+    ranges: bool | None, packed: Path, capsys: Any
+) -> None:
+    with serve(packed.parent, ranges) as served:
         assert inspect.main([f"{served.url}/photos.tkc"]) == 1
     assert "expected a server that sends parts of a file (HTTP range requests)" in capsys.readouterr().err
 

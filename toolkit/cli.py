@@ -149,14 +149,15 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 @contextlib.contextmanager
 def streams(
     values: dict[str, str], suffix: str | Callable[[bytes], str], wanted: Callable[[str], bool] = lambda _: True,
-    in_parts: bool = False,
+    in_parts: bool = False, beside: Sequence[str] = (),
 ) -> Iterator[tuple[dict[str, str], Callable[[str], str]]]:  # fmt: skip
     """Arguments in which standard streams ("-") and URLs are local files: read before, or written out at the end.
 
     suffix: of an input "-", or what tells it by the first 16 bytes. An output "-" is a name in a new folder, without
     suffix; what the command prints goes to standard error then. URLs: inputs are copied here, of
     folders only what is wanted by name; an output is copied there when it is complete. in_parts: an input stays a
-    URL, for a reader of parts. Also yields what makes text that names these files say what they stand for; errors do.
+    URL, for a reader of parts; beside: endings of inputs that have files beside them. Also yields what makes text that
+    names these files say what they stand for; errors do.
     """
     with contextlib.ExitStack() as stack:
         values = {key: str(places.local(value)) for key, value in values.items()}
@@ -184,6 +185,8 @@ def streams(
             names[path], values[key] = str(places.named(url)), str(path)
             if key != "output":
                 places.fetch(url, path, places.of_run if key == "run" else wanted)
+                if key == "input" and path.suffix.lower() in beside:
+                    places.fetch_beside(url, path)
         if "input" in piped:
             start = sys.stdin.buffer.read(16)
             values["input"] = str(folder / f"input{suffix if isinstance(suffix, str) else suffix(start)}")

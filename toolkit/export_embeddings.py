@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for key in ("input", "output", "counts"):
         if given.get(key) == "-":
             raise ValueError(f"expected {key}= to name a file, got -, which has no ending to tell its kind; give one")
-    with cli.streams(given, "") as (values, shown):
+    with cli.streams(given, "", beside=sources.GENSIM) as (values, shown):
         for text, file in zip(_export(values), (sys.stdout, sys.stderr), strict=False):
             print(shown(text), file=file)
     return 0

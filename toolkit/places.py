@@ -22,6 +22,10 @@ PACKAGES = {
 }  # fmt: skip
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _SECRET = re.compile(r"(?<=://)[^/\s'\"]*@|(?<=[^\s'\"?#])[?#][^\s'\"]*")  # of a URL: user and password; query
+_NO_PARTS = (
+    "expected a server that sends parts of a file (HTTP range requests) and says its size, got another; copy the file "
+    "here and give its path"
+)
 _IN_TEXT = re.compile(rf"{_URL.pattern}[^\s'\"]*")
 
 
@@ -84,10 +88,7 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
         try:
             file.seek(1)
         except ValueError as error:
-            raise OSError(
-                f"{named(url)}: expected a server that sends parts of a file (HTTP range requests) and says its size, "
-                "got another; copy the file here and give its path"
-            ) from error
+            raise OSError(f"{named(url)}: {_NO_PARTS}") from error
         file.seek(0)
     return cast(BinaryIO, _Remote(file, url))
 
@@ -163,6 +164,22 @@ def fetch(url: str, target: Path, wanted: Callable[[str], bool] = lambda _: True
         else:
             path.touch()
     return target
+
+
+def fetch_beside(url: str, target: Path) -> None:
+    """Copy the files beside one whose names begin with its own, as NAME.vectors.npy does, beside the local `target`.
+
+    Of a place that does not list its files, nothing is copied. Raises as `fetch` does.
+    """
+    found = list[str]()
+    with contextlib.suppress(Exception):
+        fs, inner = _system(url)
+        found = fs.ls(inner.rpartition("/")[0], detail=False)
+    for path in found:
+        start, _, name = path.rpartition("/")
+        if path.startswith(f"{inner}.") and "\\" not in name:
+            with _explained(join(start, name)):
+                fs.get_file(path, str(target.with_name(name)))
 
 
 def of_run(name: str) -> bool:
@@ -245,6 +262,8 @@ def _error(place: str | Path, scheme: str, error: Exception) -> Exception:
         text, kind = harmless(" ".join(str(error).split()))[:300], type(error).__name__
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{place}: expected a file, folder or bucket that exists, got none; check the URL")
+    if isinstance(error, ValueError) and "range requests" in text:  # of a server that does not say so before
+        return OSError(f"{place}: {_NO_PARTS}")
     if isinstance(error, ValueError) and "protocol" in text.lower():
         return ValueError(f"{place}: expected a URL of a kind that fsspec knows, got {scheme}://; give another")
     return OSError(f"{place}: expected to read or write it, got {kind}: {text}; check the network, and try again")

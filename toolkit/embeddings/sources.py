@@ -425,6 +425,11 @@ def _gensim(path: Path) -> tuple[list[str], np.ndarray[Any, Any], Tensor | None]
             raise ValueError(f"{vectors.dtype} vectors {list(vectors.shape)} for {len(words)} words")
         if known is not None and (np.shape(known) != (len(words),) or np.min(known) < 1):
             raise ValueError(f"counts that are none, for {len(words)} words")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: expected the files that gensim saved beside it, got no {Path(error.filename).name}; put them "
+            "there, or save all in one file: save(path, sep_limit=1 << 62)"
+        ) from error
     except Exception as error:  # pickle, gensim and numpy raise whatever they like for a broken file
         raise ValueError(
             f"{path}: expected vectors that gensim saved, with the files beside it, got another or a broken file "
