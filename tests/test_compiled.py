@@ -42,6 +42,12 @@ def test_one_line_says_that_loops_are_compiled_and_none_where_they_are_on_disk(t
     assert [said(program, NUMBA_CACHE_DIR=kept) for _ in range(2)] == [[line], []]
 
 
+def test_one_of_the_processes_of_torchrun_says_it(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    assert said(program, NUMBA_CACHE_DIR=str(tmp_path / "kept"), LOCAL_RANK="1") == []
+
+
 def test_it_says_that_nothing_is_kept_where_no_folder_can_be_written(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -42,6 +42,7 @@ from toolkit import cli, embeddings
 from toolkit.__main__ import COMMANDS
 from toolkit.runs import save_exact
 from toolkit.train import with_recipe
+from toolkit.training.overrides import with_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -197,7 +198,7 @@ def check_ours(command: list[str], monkeypatch: pytest.MonkeyPatch, named: bool)
 
 def check_overrides(overrides: list[str]) -> None:
     """Fail unless the configuration of a training composes with these overrides."""
-    overrides = with_recipe(overrides)
+    overrides = with_file(with_recipe(overrides))
     groups = tuple(override for override in overrides if override.partition("=")[0] in ("recipe", "data", "experiment"))
     try:
         cfg = copy.deepcopy(composed(groups))

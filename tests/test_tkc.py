@@ -251,6 +251,7 @@ def test_training_on_a_file_has_the_losses_of_training_on_its_array(
 def test_data_may_name_a_file() -> None:
     assert with_file(["recipe=local", "data=my/x.tkc"]) == ["recipe=local", "data=tkc", "data.train=my/x.tkc"]
     assert with_file(["data=s3://b/x.tkc", "data.run=r"]) == ["data=tkc", "data.train=s3://b/x.tkc", "data.run=r"]
+    assert with_file(["data=a/x.npy"]) == ["data=array", "data.splits.train=a/x.npy"]
     assert with_file(["data=mnist", "x.tkc"]) == ["data=mnist", "x.tkc"]
 
 

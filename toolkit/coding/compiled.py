@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +36,7 @@ class _Note(event.Listener):
 
     def on_start(self, event: Any) -> None:
         loop = event.data["dispatcher"]
-        if self.told or loop not in _made:
+        if self.told or loop not in _made or os.environ.get("LOCAL_RANK", "0") != "0":  # of torchrun's, one says it
             return
         self.told = True
         often = "once" if _made[loop] else "each time, as there is no folder to keep it in: set NUMBA_CACHE_DIR to one"

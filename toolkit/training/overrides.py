@@ -34,12 +34,13 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 
 def with_file(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which data=FILE.tkc, a path or a URL, is what Hydra knows: a configuration, and its file."""
+    """Arguments in which data=FILE.tkc or data=FILE.npy, a path or a URL, is what Hydra knows: a group and its file."""
+    known = {".tkc": ("tkc", "train"), ".npy": ("array", "splits.train")}
     found = list[str]()
     for argument in arguments:
         path = argument.removeprefix("data=")
-        file = path != argument and path.lower().endswith(".tkc")
-        found += ["data=tkc", f"data.train={path}"] if file else [argument]
+        name, key = known.get(path.lower()[-4:], ("", "")) if path != argument else ("", "")
+        found += [f"data={name}", f"data.{key}={path}"] if name else [argument]
     return found
 
 
