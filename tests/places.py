@@ -93,6 +93,7 @@ class Served:
         self.url = url
         self.ranges: list[tuple[int, int]] = []  # of GET
         self.heads = 0
+        self.failing = 0  # how many of the next GETs are answered by 503
 
 
 @contextlib.contextmanager
@@ -133,6 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         file = self.folder / self.path.partition("?")[0].lstrip("/")
         status = self.status if self.status != 200 or file.is_file() else 404
+        if body and self.server.served.failing:  # type: ignore[attr-defined]
+            self.server.served.failing -= 1  # type: ignore[attr-defined]
+            status = 503
         data = file.read_bytes() if status == 200 else b""
         first, last, size = 0, len(data), len(data)
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))

@@ -295,6 +295,17 @@ def test_a_web_server_that_is_not_there_is_not_a_missing_file(tmp_path: Path, ca
     assert re.search(r"got ClientConnector\w*Error: .*; check the network, and try again", capsys.readouterr().err)
 
 
+def test_a_web_server_that_fails_for_a_moment_is_asked_again(packed: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(places, "AGAIN", (0.0, 0.0))
+    with serve(packed.parent) as served, Reader(f"{served.url}/{packed.name}") as reader, Reader(packed) as there:
+        served.failing = 2
+        assert reader.read(1) == there.read(1)
+        served.failing = 3
+        with pytest.raises(OSError, match="got ClientResponseError: 503"):
+            reader.read(1)
+        assert served.failing == 0 and reader.read(1) == there.read(1)
+
+
 def test_an_interrupted_download_does_not_ask_for_room(packed: Path, tmp_path: Path, capsys: Any) -> None:
     Counting.objects["bucket/photos.tkc"] = packed.read_bytes()
     read = Reader.read

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,6 +21,7 @@ PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp",
     "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko", "ssh": "paramiko",
 }  # fmt: skip
+AGAIN = 1.0, 4.0  # seconds until a web server that fails is asked again; packages of other services do so themselves
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _SECRET = re.compile(r"(?<=://)[^/\s'\"]*@|(?<=[^\s'\"?#])[?#][^\s'\"]*")  # of a URL: user and password; query
 _NO_PARTS = (
@@ -100,8 +102,18 @@ class _Remote:
         self._file, self._url = file, url
 
     def read(self, size: int) -> bytes:
+        if not size:
+            return b""
         with _explained(self._url):
-            return bytes(self._file.read(size)) if size else b""
+            for pause in AGAIN if self._url.lower().startswith("http") else ():
+                try:
+                    return bytes(self._file.read(size))
+                except Exception as error:
+                    refused = 400 <= getattr(error, "status", 0) < 500
+                    if refused or isinstance(error, ValueError | FileNotFoundError):
+                        raise
+                    time.sleep(pause)
+            return bytes(self._file.read(size))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with _explained(self._url):
