@@ -341,15 +341,15 @@ class BitSwap(RowModel):
     components: of the mixture; levels, refinements: of interlacing, and residual blocks of each of its passes;
     latent_channels, downscale, blocks: one number for each latent layer, x's neighbour first; width: of the networks;
     bins, bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a latent channel
-    and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight; finer: lattices
-    that are coded without latents, each given the coarser ones.
+    and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight, or, below 1,
+    the share of the training; finer: lattices that are coded without latents, each given the coarser ones.
     """
 
     def __init__(
         self, shape: Sequence[int], likelihood: str, components: int, levels: int, refinements: int,
         latent_channels: Sequence[int],
         downscale: Sequence[int], width: int, blocks: Sequence[int], bins: int, bins_per_unit: int,
-        learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: int, finer: int = 0,
+        learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: float, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape = tuple(shape)
@@ -391,12 +391,18 @@ class BitSwap(RowModel):
 
     def training_step(self, x: Tensor, index: int) -> Tensor:
         nll, ratios = self.net(x)
-        weight = min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
         kl = torch.stack([r.mean(0).clamp(min=self.free_bits).sum() for r in ratios]).sum()
         rate = nll.mean() + torch.stack([r.sum(1).mean() for r in ratios]).sum()
         self.log("train/elbo_bpd", rate.detach() / self.dims)
         self.log("bpd", rate.detach() / self.dims, prog_bar=True, logger=False)
-        return (nll.mean() + weight * kl) * math.log(2) / self.dims
+        return (nll.mean() + self.kl_weight * kl) * math.log(2) / self.dims
+
+    @property
+    def kl_weight(self) -> float:
+        """Of the latents' cost: rises from 0 to 1 over `kl_warmup`."""
+        if self.kl_warmup >= 1:
+            return min(1.0, (self.global_step + 1) / self.kl_warmup)
+        return min(1.0, self.progress / self.kl_warmup) if self.kl_warmup else 1.0
 
     @torch.inference_mode()
     def sample(self, rows: int, seed: int = 0) -> Tensor:

@@ -16,7 +16,7 @@ import recipes.bitswap
 from recipes.bitswap import head
 from tests.tiny import bitswap, configure, images
 from toolkit.chunks.chained import Coder
-from toolkit.chunks.model import Settings
+from toolkit.chunks.model import RowModel, Settings
 from toolkit.coding.codecs import Codec
 from toolkit.container import Reader
 from toolkit.train import train
@@ -85,6 +85,16 @@ def test_the_learning_rate_warms_up_over_so_many_steps(clock: list[float]) -> No
     schedule = begun(max_steps=-1, warmup=10)
     assert [rate(schedule, step) for step in (0, 4, 9, 10)] == pytest.approx([PEAK * x for x in (0.1, 0.5, 1, 1)])
     assert rate(begun(max_steps=-1, warmup=0), 0) == PEAK
+
+
+def test_a_model_of_rows_knows_how_much_of_its_training_is_over(clock: list[float]) -> None:
+    schedule, module = begun(minutes=2.0, max_steps=100), RowModel()
+    module.log = lambda *_: None  # type: ignore[method-assign]
+    assert module.progress == 0
+    for step, seconds, progress in ((25, 0, 0.25), (25, 60, 0.5), (90, 0, 0.9)):
+        clock[0] += seconds
+        schedule.on_train_batch_start(FakeTrainer(global_step=step), module, torch.zeros(1), 0)  # type: ignore[arg-type]
+        assert module.progress == progress
 
 
 @pytest.mark.parametrize(("steps", "seconds", "stops"), [(99, 59, False), (100, 0, True), (0, 60, True)])

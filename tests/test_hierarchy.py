@@ -212,3 +212,16 @@ def test_the_papers_models_can_be_built(name: str, shape: tuple[int, ...], layer
         module = instantiate(cfg.recipe.module, shape=shape)
     assert module.part_names == ["x", *(f"z{i + 1}" for i in range(layers))]
     assert isinstance(module.net.observe, LogisticObservation) and len(module.net.finer) == 0
+
+
+@pytest.mark.parametrize(
+    ("kl_warmup", "progress", "step", "weight"),
+    [(0.5, 0.0, 9, 0.0), (0.5, 0.25, 9, 0.5), (0.5, 0.75, 9, 1.0), (0, 0.0, 9, 1.0), (40, 0.9, 9, 0.25)],
+)
+def test_the_latents_cost_gains_its_weight_over_a_share_of_the_training_or_over_steps(
+    kl_warmup: float, progress: float, step: int, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = bitswap(kl_warmup=kl_warmup)
+    module.progress = progress
+    monkeypatch.setattr(type(module), "global_step", step, raising=False)
+    assert module.kl_weight == weight

@@ -99,7 +99,7 @@ def test_help_shows_every_key(tmp_path: Path) -> None:
     shown = command(tmp_path, "--help")
     assert shown.returncode == 0
     for key in (
-        "minutes: 2.5",
+        "minutes: 3.2",
         "max_steps: -1",
         "resume: null",
         "likelihood: guided",

@@ -37,6 +37,7 @@ class RowModel(Model):
     learning_rate: float  # at its peak
     weight_decay: float = 0.0
     part_names: Sequence[str] = ("x", "z")  # of what `parts` returns
+    progress = 0.0  # of training, from 0 to 1: `training.schedule` says it before each step
     side_step: int | None = None  # its networks take rows whose sides are multiples of this; None: of training's size
     alone = False  # whether each row is coded by itself, for random access: see `toolkit.chunks.separate`
     is_exact = False  # whether the networks that a decoder runs are in exact arithmetic

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from toolkit.chunks.model import RowModel
 from toolkit.container import atomic_path
 from toolkit.training.quiet import hush
 
@@ -62,6 +63,8 @@ class Schedule(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Tensor, index: int) -> None:
         progress = self.progress(trainer)
+        if isinstance(module, RowModel):
+            module.progress = progress
         factor = min(1.0, (trainer.global_step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * progress))
         for optimizer in trainer.optimizers:
             # defaults, not the groups' own values: those come decayed out of a checkpoint.
