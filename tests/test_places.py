@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from gensim.models import KeyedVectors
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from tests.archives import noise, pixels
 from tests.places import Counting, clean_memory, serve
 from tests.tiny import picture_run, run_folder
 from toolkit import compress, decompress, evaluate, export_embeddings, inspect, make_exact, places, train, zoo
 from toolkit.container import CHUNK_HEADER_SIZE, Reader, TruncatedFile, Writer
-from toolkit.data import images
+from toolkit.data import TkcDataset, images
 from toolkit.training import overrides
 
 fsspec.register_implementation("counting", Counting, clobber=True)
@@ -304,6 +306,18 @@ def test_a_web_server_that_fails_for_a_moment_is_asked_again(packed: Path, monke
         with pytest.raises(OSError, match="got ClientResponseError: 503"):
             reader.read(1)
         assert served.failing == 0 and reader.read(1) == there.read(1)
+
+
+def test_workers_that_are_forked_leave_the_connection_of_their_parent(packed: Path) -> None:
+    with serve(packed.parent) as served:
+        pictures = TkcDataset(f"{served.url}/{packed.name}", transform=lambda picture: gc.collect())
+        loader = DataLoader(pictures, batch_size=None, num_workers=1, multiprocessing_context="fork")
+        assert len([*loader]) == 3
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(pictures[1]), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert len(found) == 1
 
 
 def test_an_interrupted_download_does_not_ask_for_room(packed: Path, tmp_path: Path, capsys: Any) -> None:

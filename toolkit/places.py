@@ -22,6 +22,9 @@ PACKAGES = {
     "https": "aiohttp", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko", "ssh": "paramiko",
 }  # fmt: skip
 AGAIN = 1.0, 4.0  # seconds until a web server that fails is asked again; packages of other services do so themselves
+# File systems with connections, which are never closed: a forked process that did would make its parent, with which it
+# shares what tells that data has come, wait for ever.
+_kept = dict[int, Any]()
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[A-Za-z][A-Za-z0-9+.-]+)*://")
 _SECRET = re.compile(r"(?<=://)[^/\s'\"]*@|(?<=[^\s'\"?#])[?#][^\s'\"]*")  # of a URL: user and password; query
 _NO_PARTS = (
@@ -235,6 +238,8 @@ def _system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     fs, inner = url_to_fs(url)
+    if getattr(fs, "async_impl", False):
+        _kept[id(fs)] = fs
     return fs, str(inner)
 
 
