@@ -209,6 +209,8 @@ def test_a_rate_out_of_reach_is_refused_with_the_range(coder: PictureCoder, tmp_
     for way, value in (("bpp", 90.0), ("bpp", 0.0001), ("psnr", 90.0), ("psnr", 1.0)):
         with pytest.raises(ValueError, match=rf"a.png: expected {way} from [\d.]+ to [\d.]+( dB)? for this picture"):
             file_of(coder, picture, tmp_path / "a.tkc", way, value)
+    with pytest.raises(ValueError, match=r"to 78.1 dB for this picture"):  # which comes back without loss
+        file_of(coder, torch.full_like(picture, 128), tmp_path / "a.tkc", "psnr", 99)
     assert not list(tmp_path.iterdir())
 
 

@@ -70,6 +70,16 @@ def test_of_weights_that_are_worth_no_bits_none_are_sent() -> None:
     assert wiener.fit([sample()], STEP, 1e-6) == b""
 
 
+def test_a_filter_is_fitted_where_all_neighbours_tell_the_same() -> None:
+    board = (255 * (np.indices((200, 300)).sum(0) % 2)).astype(np.uint8)[None].repeat(3, 0)
+    for step in (0.02, 0.0001):
+        pixels = (board / np.float32(255) * 0.9 + 0.05).astype(np.float32)
+        one = Sample(pixels, (slice(0, 200), slice(0, 300)), board)
+        stored = wiener.fit([one], step, 8.6)
+        filtered = wiener.apply(pixels, wiener.from_bytes(stored, grey=False), step)
+        assert error(filtered, board) < 0.1 * error(pixels, board)
+
+
 def test_a_dearer_filter_is_sent_only_where_errors_weigh_more() -> None:
     sizes = [len(wiener.fit([sample()], STEP, balance)) for balance in (0.3, 3.0, 300.0)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2]

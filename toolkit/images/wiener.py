@@ -200,8 +200,13 @@ def _solved(gram: Any, products: Any, mesh: Any, step: float) -> tuple[Any, Any,
     sets = len(products) // (KNOTS * len(TAPS))
     spread = np.kron(np.eye(sets), np.kron(mesh, np.eye(len(TAPS))))
     gram, products = _product(_product(spread.T, gram), spread), _product(spread.T, products)
-    inverse = torch.linalg.inv(torch.tensor(gram + RIDGE * step**2 * np.eye(len(gram))))
-    return _product(inverse.numpy(), products), torch.linalg.cholesky(inverse).T.numpy(), gram, products
+    ridge = RIDGE * step**2
+    while True:
+        inverse, _ = torch.linalg.inv_ex(torch.tensor(gram + ridge * np.eye(len(gram))))
+        factor, failed = torch.linalg.cholesky_ex(inverse)
+        if not failed:
+            return _product(inverse.numpy(), products), factor.T.numpy(), gram, products
+        ridge *= 10  # sums of float32 are rounded: where all taps see the same, as in a checkerboard, it was too little
 
 
 def _product(a: Any, b: Any) -> Any:
