@@ -163,6 +163,14 @@ def test_a_psnr_is_met_where_the_tiles_that_were_looked_at_mislead(
     assert rate_coder.psnr(picture, restored) == pytest.approx(34, abs=0.1)
 
 
+@pytest.mark.parametrize("wanted", [40.0, 45.0])
+def test_tries_are_enough_where_quality_falls_slowly_at_first(wanted: float) -> None:
+    tried = rate_coder._approach(
+        lambda level: 50 - 20 * (level / rate_coder.LEVELS) ** 4, Target("psnr", wanted), 384, rate_coder.TRIES
+    )
+    assert min(abs(found - wanted) for found in tried.values()) < 0.1
+
+
 @pytest.mark.parametrize("target", ["bpp=1.2", "bpp=0.9", "psnr=30"])
 @pytest.mark.parametrize("effort", ["0", "1"])
 def test_a_small_file_meets_its_target_with_its_header(run: Path, tmp_path: Path, target: str, effort: str) -> None:

@@ -32,7 +32,7 @@ SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is fou
 WAYS = ("lambda", "bpp", "psnr")
 TOLERANCE = {"bpp": math.log2(1.01), "psnr": 0.04}  # of targets, as they are measured
 SLOPE = {"bpp": -0.6, "psnr": -1.0}  # of what is measured, for a factor of two in lambda, about
-TRIES = 5  # at a target, at the whole effort
+TRIES = 8  # at a target, at the whole effort
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
 
 
