@@ -64,7 +64,9 @@ class Schedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Tensor, index: int) -> None:
         progress = self.progress(trainer)
         if isinstance(module, RowModel):
-            module.progress = progress
+            # With this step, if steps are counted: Adam makes large what a clock's first moments make of a cost.
+            done = (trainer.global_step + 1) / self.max_steps if self.max_steps > 0 else 0.0
+            module.progress = min(1.0, max(progress, done))
         factor = min(1.0, (trainer.global_step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * progress))
         for optimizer in trainer.optimizers:
             # defaults, not the groups' own values: those come decayed out of a checkpoint.
