@@ -352,6 +352,8 @@ class BitSwap(RowModel):
         learning_rate: float, warmup: int, weight_decay: float, free_bits: float, kl_warmup: float, finer: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
+        if not kl_warmup >= 0:
+            raise ValueError(f"expected recipe.module.kl_warmup from 0 on, got {kl_warmup}; give 0 for none")
         self.shape = tuple(shape)
         self.net = Chain(
             shape,

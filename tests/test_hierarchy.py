@@ -214,6 +214,12 @@ def test_the_papers_models_can_be_built(name: str, shape: tuple[int, ...], layer
     assert isinstance(module.net.observe, LogisticObservation) and len(module.net.finer) == 0
 
 
+@pytest.mark.parametrize("wrong", [-1, -0.5, float("nan")])
+def test_a_warmup_below_nothing_is_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match=r"expected recipe\.module\.kl_warmup from 0 on, got .*; give 0 for none"):
+        bitswap(kl_warmup=wrong)
+
+
 @pytest.mark.parametrize(
     ("kl_warmup", "progress", "step", "weight"),
     [(0.5, 0.0, 9, 0.0), (0.5, 0.25, 9, 0.5), (0.5, 0.75, 9, 1.0), (0, 0.0, 9, 1.0), (40, 0.9, 9, 0.25)],
