@@ -342,7 +342,8 @@ class BitSwap(RowModel):
     latent_channels, downscale, blocks: one number for each latent layer, x's neighbour first; width: of the networks;
     bins, bins_per_unit: the latents' grid; learning_rate: at its peak; warmup: steps; free_bits: bits a latent channel
     and image below which its KL is not reduced; kl_warmup: steps over which the KL gains its weight, or, below 1,
-    the share of the training; finer: lattices that are coded without latents, each given the coarser ones.
+    the share of the training; finer: lattices that are coded without latents, each given the coarser ones. Raises
+    ValueError for a kl_warmup below 0.
     """
 
     def __init__(
