@@ -91,7 +91,15 @@ def test_a_model_of_rows_knows_how_much_of_its_training_is_over(clock: list[floa
     schedule, module = begun(minutes=2.0, max_steps=100), RowModel()
     module.log = lambda *_: None  # type: ignore[method-assign]
     assert module.progress == 0
-    for step, seconds, progress in ((25, 0, 0.25), (25, 60, 0.5), (90, 0, 0.9)):
+    # With the step that is taken, unless the clock is ahead of the steps.
+    for step, seconds, progress in (
+        (0, 0, 0.01),
+        (0, 0.06, 0.01),
+        (24, 0, 0.25),
+        (24, 59.94, 0.5),
+        (89, 0, 0.9),
+        (99, 0, 1),
+    ):
         clock[0] += seconds
         schedule.on_train_batch_start(FakeTrainer(global_step=step), module, torch.zeros(1), 0)  # type: ignore[arg-type]
         assert module.progress == progress
