@@ -89,7 +89,7 @@ def test_what_is_filtered_depends_on_no_more_than_the_halo() -> None:
     one = sample()
     chosen = wiener.from_bytes(wiener.fit([one], STEP, 8.0), False)
     whole = wiener.apply(one.restored, chosen, STEP)
-    inner, halo = slice(40, 80), wiener.HALO
+    inner, halo = slice(40, 80), 1 + wiener.AROUND
     around = slice(inner.start - halo, inner.stop + halo)
     part = wiener.apply(one.restored[:, around, around], chosen, STEP)[:, halo:-halo, halo:-halo]
     assert np.abs(part - whole[:, inner, inner]).max() < 1e-6

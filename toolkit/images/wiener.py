@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from toolkit.coding.compiled import jit
+from toolkit.coding.rounding import compensated
 from toolkit.coding.vectors import LANES, load, most, splat, store
 
 f4 = np.float32
 REACH = 3  # pixels, of a square: each tap is two neighbours opposite of each other
 TAPS = tuple((y, x) for y in range(REACH + 1) for x in range(-REACH, REACH + 1) if y or x > 0)
 AROUND = 4  # pixels around each that its activity is a mean of
-HALO = 1 + AROUND  # pixels around a rectangle that what is filtered in it depends on
 SETS = ((0, 0), (1, 1), (1, 0), (2, 2), (2, 0))  # plane that a set of weights adds to, and plane that it sees
 KNOTS = 5  # activities that weights are given for
 KINDS = (1, 2, 3, 5)  # weights that are sent for each tap; those of other knots lie between
@@ -152,7 +152,8 @@ def fit(samples: Sequence[Sample], step: float, balance: float) -> bytes:
         for fineness in range(len(FINENESS)):
             units, saved = list[Any](), 0.0
             for weights, factor, gram, products in solved:
-                found = _rounded(weights, factor, 1 << FINENESS[fineness])
+                scaled = torch.tensor(weights[None] * (1 << FINENESS[fineness]))
+                found = compensated(scaled, torch.tensor(factor), LARGEST)[0].numpy()
                 exact = found / (1 << FINENESS[fineness])
                 saved += float(2 * exact @ products - exact @ gram @ exact) * stride
                 units += np.split(found, len(found) // (KINDS[kind] * len(TAPS)))
@@ -196,7 +197,7 @@ def _sums(shown: Any, activities: Any, low: float, high: float, plane: int, stri
 
 
 def _solved(gram: Any, products: Any, mesh: Any, step: float) -> tuple[Any, Any, Any, Any]:
-    """Weights of least squares; a factor of the inverse, for `_rounded`; and the sums, of weights that are sent."""
+    """Weights of least squares; a factor of the inverse, for `compensated`; and the sums, of weights that are sent."""
     sets = len(products) // (KNOTS * len(TAPS))
     spread = np.kron(np.eye(sets), np.kron(mesh, np.eye(len(TAPS))))
     gram, products = _product(_product(spread.T, gram), spread), _product(spread.T, products)
@@ -215,15 +216,6 @@ def _product(a: Any, b: Any) -> Any:
     Libraries round differently with another number of threads, or another alignment.
     """
     return (torch.tensor(a) @ torch.tensor(b)).numpy()
-
-
-def _rounded(weights: Any, factor: Any, units: int) -> Any:
-    """Weights in integer units: each error is made up for by those after it (Frantar et al. 2022, arXiv:2210.17323)."""
-    left, found = weights * units, np.zeros(len(weights))
-    for i, row in enumerate(factor):
-        found[i] = np.clip(np.round(left[i]), -LARGEST, LARGEST)
-        left[i + 1 :] -= (left[i] - found[i]) / row[i] * row[i + 1 :]
-    return found
 
 
 def to_bytes(low: float, high: float, kind: int, fineness: int, units: Sequence[Any]) -> bytes:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.coding.exactness import exact_products
+from toolkit.coding.rounding import compensated
 from toolkit.nets.residual import Residual
 
 STREAM = 10  # bits after the point of what layers pass on
@@ -406,7 +407,7 @@ def _in_steps(moments: Tensor, step: float) -> Tensor:
 
 
 def _factor(moments: Tensor) -> Tensor:
-    """What `_rounded` makes up for errors with: the upper factor of the inverse of the moments."""
+    """What `compensated` makes up for errors with: the upper factor of the inverse of the moments."""
     regular = moments + 1e-9 * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
     upper = torch.linalg.cholesky(regular.flip(0, 1)).flip(0, 1)
     return torch.linalg.solve_triangular(upper, torch.eye(len(moments), dtype=moments.dtype), upper=True)
@@ -430,22 +431,12 @@ def _integers(weight: Tensor, bias: Tensor, span: tuple[float, float], moments: 
     grid = torch.exp2(torch.floor(torch.log2(LIMIT / _most(weight, bias, span).clamp(min=2.0**-30))))
     while True:
         found = torch.empty_like(both)
-        found[:, order] = _rounded(both * grid[:, None], factor)
+        found[:, order] = compensated(both * grid[:, None], factor)
         whole, rest = found[:, :-1], found[:, -1]
         total = _most(whole, rest, span)
         if bool((total < LIMIT).all()):
             return whole / grid[:, None], rest / grid, float((total / grid).max())
         grid = torch.where(total < LIMIT, grid, grid / 2)
-
-
-def _rounded(weights: Tensor, factor: Tensor) -> Tensor:
-    """Weights as integers: each error is made up for by those after it (Frantar et al. 2022, arXiv:2210.17323)."""
-    left = weights.clone()
-    for i, row in enumerate(factor):
-        exact = left[:, i].clone()
-        left[:, i] = exact.round()
-        left[:, i + 1 :] -= ((exact - left[:, i]) / row[i])[:, None] * row[i + 1 :]
-    return left
 
 
 def _silu_table(unit: float, step: float, most: int) -> tuple[Tensor, float]:
