@@ -95,7 +95,7 @@ def lossy_under(setting: Setting, module: Any) -> Iterator[PictureCoder]:
 
 def code_picture(setting: Setting, module: Any, picture: Tensor, lam: float) -> Coded:
     with lossy_under(setting, module) as coder:
-        level, _, payloads = coder.encode(picture, Target("lambda", lam))
+        level, _, payloads, _ = coder.encode(picture, Target("lambda", lam))
         return Coded(level, payloads, _shown(coder, level, payloads, picture)[1])
 
 

@@ -64,7 +64,7 @@ def module() -> AnyRate:
 def cost(module: AnyRate, picture: Tensor, effort: str, level: int) -> float:
     """Bits of a picture of one tile, and of its error at the balance that the level stands for."""
     coder, lam = PictureCoder(module, effort=effort), rate_coder.lambda_of(level)
-    _, fitted, [(payload, _)] = coder.encode(picture, Target("lambda", lam))
+    _, fitted, [(payload, _)], _ = coder.encode(picture, Target("lambda", lam))
     [tile] = rate_coder.tiles(picture.shape[1], picture.shape[2], 0)
     k = coder.read(payload, level, (tile.height, tile.width))
     restored = coder.restore(k, item_of("", picture), level, fitted).double() / 255
@@ -138,7 +138,7 @@ def test_a_second_search_knows_what_a_choice_costs_those_after_it(module: AnyRat
 @pytest.mark.parametrize("effort", ["0", "1"])
 def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float, effort: str) -> None:
     picture, coder = photo(200, 240), PictureCoder(module, effort=effort)
-    level, fitted, found = coder.encode(picture, Target(way, value))
+    level, fitted, found, _ = coder.encode(picture, Target(way, value))
     assert (len(fitted) > colours.SIZE) == (effort != "0")
     k = coder.read(found[0][0], level, (25, 30))
     if way == "bpp":
@@ -157,7 +157,7 @@ def test_a_psnr_is_met_where_the_tiles_that_were_looked_at_mislead(
     picture = photo(192, 64)
     picture[:, 64:128] = 128  # the middle one of three tiles is the sample
     picture[:, 64:72] = photo(8, 64)
-    level, fitted, found = PictureCoder(module).encode(picture, Target("psnr", 34.0))
+    level, fitted, found, _ = PictureCoder(module).encode(picture, Target("psnr", 34.0))
     k = torch.cat([PictureCoder(module).read(payload, level, (8, 8)) for payload, _ in found], 2)
     restored = PictureCoder(module).restore(k, item_of("", picture), level, fitted)
     assert rate_coder.psnr(picture, restored) == pytest.approx(34, abs=0.1)

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+import toolkit
 from recipes.vae import VAE, Prior, step_of
 from recipes.vae.transform import CHANNELS, bands, block_transform
 from tests.archives import restore_pictures
@@ -23,7 +24,7 @@ from tests.tiny import images
 from toolkit import compress, decompress, evaluate, inspect
 from toolkit.container import DamagedFile, Reader, Writer
 from toolkit.images import rate_archive, rate_coder, rate_distortion
-from toolkit.images.files import item_of, read_image
+from toolkit.images.files import item_of, read_image, write_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.images.rate_distortion import Point, bd_rate
 from toolkit.images.source import Source
@@ -78,7 +79,7 @@ def coder(run: Path) -> PictureCoder:
 
 def file_of(coder: PictureCoder, picture: Tensor, path: Path, way: str, value: float) -> tuple[int, Tensor]:
     item = item_of("a.png", picture)
-    size = rate_archive.compress(
+    size, _ = rate_archive.compress(
         coder, Source([item], lambda i: picture.numpy(), None), path, Target(way, value), {}, progress=False
     )
     with Reader(path) as reader:
@@ -204,14 +205,63 @@ def test_a_picture_has_the_quality_that_was_asked_for(coder: PictureCoder, tmp_p
     assert rate_coder.psnr(picture, restored) == pytest.approx(psnr, abs=0.1)
 
 
-def test_a_rate_out_of_reach_is_refused_with_the_range(coder: PictureCoder, tmp_path: Path) -> None:
-    picture = photo(64, 64)
-    for way, value in (("bpp", 90.0), ("bpp", 0.0001), ("psnr", 90.0), ("psnr", 1.0)):
-        with pytest.raises(ValueError, match=rf"a.png: expected {way} from [\d.]+ to [\d.]+( dB)? for this picture"):
-            file_of(coder, picture, tmp_path / "a.tkc", way, value)
-    with pytest.raises(ValueError, match=r"to 78.1 dB for this picture"):  # which comes back without loss
-        file_of(coder, torch.full_like(picture, 128), tmp_path / "a.tkc", "psnr", 99)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(("way", "value", "end"), [
+    ("bpp", 90.0, "most"), ("bpp", 0.0001, "least"), ("psnr", 90.0, "most"), ("psnr", 1.0, "least"),
+])  # fmt: skip
+@pytest.mark.parametrize("effort", ["0", "1"])
+def test_a_picture_takes_the_nearest_end_where_its_target_is_out_of_reach(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str, value: float, end: str, effort: str
+) -> None:
+    write_image(tmp_path / "a.png", photo(64, 72).numpy())
+    targets, files = (f"{way}={value:g}", f"lambda={0.25 if end == 'most' else 1024}"), list[Path]()
+    for target in targets:
+        files.append(tmp_path / f"{len(files)}.tkc")
+        given = [f"run={run}", str(tmp_path / "a.png"), str(files[-1]), "metadata=none", f"effort={effort}", target]
+        assert compress.main(given) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    if way == "bpp":
+        got = 8 * files[0].stat().st_size / (64 * 72)
+    else:
+        assert decompress.main([f"run={run}", str(files[0]), str(tmp_path / "b.png")]) == 0
+        got = rate_coder.psnr(*(torch.from_numpy(read_image(tmp_path / name)) for name in ("a.png", "b.png")))
+    [line] = re.findall(r"^a.png: .*", capsys.readouterr().out, re.M)
+    said = re.fullmatch(rf"a.png: {way}={value:g} is out of reach, ([\d.]+)( dB)? is the {end}; took that", line)
+    assert said and float(said[1]) == pytest.approx(got, rel=0.02) and bool(said[2]) == (way == "psnr")
+
+
+def test_of_a_folder_pictures_that_miss_their_target_are_told_and_the_others_meet_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in/z.png", photo(200, 240).numpy())
+    for i in range(7):
+        write_image(tmp_path / f"in/{i}.png", photo(8, 8, i).numpy())
+    assert compress.main([f"run={run}", str(tmp_path / "in"), str(tmp_path / "a.tkc"), "bpp=1.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 pictures, ") and lines[7].startswith("8 input files: ")
+    for i in range(5):
+        assert re.fullmatch(rf"{i}.png: bpp=1.5 is out of reach, [\d.]+ is the least; took that", lines[1 + i])
+    assert lines[6] == "and 2 more pictures like that"
+    with Reader(tmp_path / "a.tkc") as reader:
+        assert reader.header["levels"][:7] == [rate_coder.LEVELS] * 7
+        size = len(reader.read(7)) + rate_coder.CHUNK
+    assert 8 * size / (200 * 240) == pytest.approx(1.5, rel=0.03)
+
+
+def test_a_writer_warns_of_pictures_that_miss_their_target(run: Path, tmp_path: Path) -> None:
+    message = r"^a/b.png: bpp=0.001 is out of reach, [\d.]+ is the least; took that$"
+    with pytest.warns(UserWarning, match=message) as told, toolkit.Writer(tmp_path / "a.tkc", run, bpp=0.001) as writer:
+        writer.add(photo(40, 30).numpy(), "a/b.png")
+    assert [one.filename for one in told] == [__file__]
+    assert toolkit.open(tmp_path / "a.tkc", run).names == ["a/b.png"]
+
+
+def test_a_target_that_lies_between_two_neighbouring_levels_is_told_of() -> None:
+    target, near = Target("bpp", 1.0), rate_coder.Encoded(400, b"", [], 1.019)
+    assert rate_coder.missed(near, target) == ""
+    far = near._replace(got=1.031)
+    assert rate_coder.missed(far, target) == "bpp=1 is not met, 1.03 is the nearest that was found; took that"
+    assert rate_coder.missed(far._replace(got=None), Target("lambda", 4)) == ""
 
 
 def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

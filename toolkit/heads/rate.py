@@ -117,11 +117,11 @@ Next:
         effort, target = _asked(asked)
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
-        size = rate_archive.compress(_coder(run, effort), source, output, target, self.identity(run))
+        size, misses = rate_archive.compress(_coder(run, effort), source, output, target, self.identity(run))
         pixels = sum(item.height * item.width for item in source.items)
         return (
             f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {pixels} pixels -> {output}: {size} bytes, "
-            f"{8 * size / pixels:.4f} bits per pixel"
+            f"{8 * size / pixels:.4f} bits per pixel" + "\n" * bool(misses) + misses
         )
 
     def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:

@@ -9,6 +9,7 @@ import base64
 import json
 import math
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
@@ -37,6 +38,7 @@ from toolkit.images.rate_coder import (
     Tile,
     check,
     checksum,
+    missed,
     read_fitted,
     tile_count,
     tiles,
@@ -49,6 +51,7 @@ LOSSY = "lossy"
 # before toolkit 0.2 was finished, are not read any more.
 CODER, FILTERS, BARE = 4, 3, 2
 EMPTY = 64  # bytes of a file without header and chunks
+SHOWN = 5  # pictures that miss their target
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
 
 Decoded = tuple[np.ndarray, list[DamagedFile]]  # a picture, empty where all is lost, and what is wrong with its tiles
@@ -57,8 +60,8 @@ Decoded = tuple[np.ndarray, list[DamagedFile]]  # a picture, empty where all is 
 def compress(
     coder: PictureCoder, origin: Source, output: str | Path, target: Target, identity: dict[str, Any],
     progress: bool = True,
-) -> int:  # fmt: skip
-    """Write pictures to a .tkc file, each at the target; returns the file's size in bytes."""
+) -> tuple[int, str]:  # fmt: skip
+    """Write pictures to a .tkc file, each at the target; returns the file's size in bytes, and `said` of it."""
     check(target)
     items = origin.items
     header = {
@@ -74,27 +77,24 @@ def compress(
     share = (len(stored) + EMPTY) / len(items)
 
     def coded(i: int) -> Encoded:
-        picture = torch.from_numpy(origin.picture(i))
-        try:
-            return coder.encode(picture, target, share)
-        except ValueError as error:
-            raise ValueError(f"{items[i].name}: {error}") from error
+        return coder.encode(torch.from_numpy(origin.picture(i)), target, share)
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
     every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort, origin.sizes), output)
-    levels, fitted, chunks = list[int](), list[bytes](), list[tuple[int, int]]()
+    levels, fitted, chunks, misses = list[int](), list[bytes](), list[tuple[int, int]](), list[str]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent
     with tempfile.TemporaryFile(dir=folder if folder.is_dir() else None) as kept:
         spent = pixels = 0
         with tqdm(total=len(items), unit="picture", disable=not progress) as bar:
-            for item, (level, one, found) in zip(items, every, strict=True):
-                levels.append(level)
-                fitted.append(one)
-                for payload, crc in found:
+            for item, one in zip(items, every, strict=True):
+                levels.append(one.level)
+                fitted.append(one.fitted)
+                misses += _missed(item, one, target)
+                for payload, crc in one.tiles:
                     kept.write(payload)
                     chunks.append((len(payload), crc))
-                spent += sum(len(payload) + CHUNK for payload, _ in found) + len(one)
+                spent += sum(len(payload) + CHUNK for payload, _ in one.tiles) + len(one.fitted)
                 pixels += item.height * item.width
                 bar.set_postfix_str(f"{8 * spent / pixels:.3f} bits/pixel", refresh=False)
                 bar.update()
@@ -102,7 +102,18 @@ def compress(
         with Writer(output, {**header, **_settings(levels, fitted)}) as writer:
             for size, crc in chunks:
                 writer.write(kept.read(size), 1, crc)
-    return writer.size
+    return writer.size, said(misses)
+
+
+def said(misses: Sequence[str]) -> str:
+    """Lines of pictures that miss their target, a few of them and how many more there are; empty for none."""
+    rest = len(misses) - SHOWN
+    return "\n".join([*misses[:SHOWN], *[f"and {rest} more picture{'s' * (rest != 1)} like that"] * (rest > 0)])
+
+
+def _missed(item: Item, encoded: Encoded, target: Target) -> list[str]:
+    text = missed(encoded, target)
+    return [f"{item.name}: {text}"] * bool(text)
 
 
 class RateEncoder:
@@ -111,7 +122,7 @@ class RateEncoder:
     def __init__(self, coder: PictureCoder, target: Target, identity: dict[str, Any], before: Reader | None) -> None:
         check(target)
         self._coder, self._target, self._identity = coder, target, identity
-        self._levels, self._fitted = list[int](), list[bytes]()
+        self._levels, self._fitted, self._misses = list[int](), list[bytes](), list[str]()
         if before:
             _, self._levels, self._fitted = described(before)
         self._listed, self.kept = Listed(before), len(before.chunks) if before else 0
@@ -129,6 +140,8 @@ class RateEncoder:
 
     def finish(self) -> Iterator[Payload]:
         """See `streaming.Encoder`."""
+        if self._misses:
+            warnings.warn(said(self._misses), stacklevel=4)  # where the block of a `Writer` stands
         return iter(())
 
     def header(self) -> dict[str, Any]:
@@ -146,13 +159,11 @@ class RateEncoder:
         # The first picture carries what files have only once.
         known = self.header() if not self._levels else list(item)
         share = len(zlib.compress(json.dumps(known).encode(), 9)) + (0 if self._levels else EMPTY)
-        try:
-            level, fitted, found = self._coder.encode(torch.from_numpy(pixels.copy()), self._target, share)
-        except ValueError as error:
-            raise ValueError(f"{item.name}: {error}") from error
-        self._levels.append(level)
-        self._fitted.append(fitted)
-        for payload, crc in found:
+        encoded = self._coder.encode(torch.from_numpy(pixels.copy()), self._target, share)
+        self._levels.append(encoded.level)
+        self._fitted.append(encoded.fitted)
+        self._misses += _missed(item, encoded, self._target)
+        for payload, crc in encoded.tiles:
             yield Payload(payload, 1, crc)
 
 

@@ -31,6 +31,7 @@ CHUNK = 60  # bytes of a chunk without payload
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
 WAYS = ("lambda", "bpp", "psnr")
 TOLERANCE = {"bpp": math.log2(1.01), "psnr": 0.04}  # of targets, as they are measured
+GOAL = {"bpp": math.log2(1.02), "psnr": 0.1}  # what is promised: people are told of a picture that is further off
 SLOPE = {"bpp": -0.6, "psnr": -1.0}  # of what is measured, for a factor of two in lambda, about
 TRIES = 8  # at a target, at the whole effort
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
@@ -82,6 +83,7 @@ class Encoded(NamedTuple):
     level: int
     fitted: bytes  # angles that its colours were turned by, and its filter, if it has one; nothing where it has neither
     tiles: list[tuple[bytes, int]]  # payload of each, and the checksum of its coefficients
+    got: float | None = None  # bits a pixel or PSNR, as the target counts them; none for a lambda
 
 
 class Target(NamedTuple):
@@ -294,11 +296,10 @@ class PictureCoder:
         return (angles or bytes(colours.SIZE)) + found if found else angles
 
     def encode(self, picture: Tensor, target: Target, overhead: float = 0.0) -> Encoded:
-        """A picture at the level of lambda that meets a target.
+        """A picture at the level of lambda that meets a target, or comes nearest to it.
 
         overhead: bytes of the file that are the picture's beside its tiles and filter. On a CPU it takes one thread, so
-        that its bytes do not depend on how many there are. Raises ValueError for a target out of reach, with the range
-        that is in reach.
+        that its bytes do not depend on how many there are.
         """
         with exact_products(threads=1):
             return self._encode(picture, target, overhead)
@@ -311,17 +312,21 @@ class PictureCoder:
 
         def measure(level: int) -> float:
             k, fitted, found = self._at_level(picture, grid, level, angles)
-            made[level] = Encoded(level, fitted, found)
             if bits:
                 size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
-                return math.log2(8 * size / picture[0].numel())
-            return psnr(picture, self.restore(k, item, level, fitted))
+                got = 8 * size / picture[0].numel()
+            else:
+                got = psnr(picture, self.restore(k, item, level, fitted))
+            made[level] = Encoded(level, fitted, found, got)
+            return _measured(target.way, got)
 
-        known = target.way == "lambda"
-        level = level_of(target.value) if known else self._find(picture, grid, target, overhead, angles)
+        known, tried = target.way == "lambda", dict[int, float]()
+        if not known:
+            tried = self._find(picture, grid, target, overhead, angles)
+        level = level_of(target.value) if known else _nearest(tried, target)
         if known or not (bits or self.effort.fitted or len(grid) > SAMPLE_TILES):  # a PSNR that was measured already
             _, fitted, found = self._at_level(picture, grid, level, angles)
-            return Encoded(level, fitted, found)
+            return Encoded(level, fitted, found, tried.get(level))
         # Of large pictures not all tiles were seen, and no filter was fitted.
         tried = _approach(measure, target, level, TRIES)
         return made[_nearest(tried, target)]
@@ -344,8 +349,10 @@ class PictureCoder:
             fitted = self.fit(picture, k, level, angles)
         return k, fitted, found
 
-    def _find(self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes) -> int:
-        """The level at which a picture meets its target at no effort, by the secant rule on what tried levels gave."""
+    def _find(
+        self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes
+    ) -> dict[int, float]:
+        """Levels that were tried until a picture met its target at no effort, and what they gave: see `_approach`."""
         grid = _some(grid)
         latents = [self.latents(picture, tile, angles) for tile in grid]
         area = sum(_area(picture, tile) for tile in grid)
@@ -364,39 +371,40 @@ class PictureCoder:
                 error += float((self.restore(c.k, item, level, angles).float() - part.float()).square().sum())
             return _decibels(error / (area * len(picture)))
 
-        tried = _approach(measure, target, LEVELS // 2)
-        wanted, miss = _wanted(target), TOLERANCE[target.way]
-        if tried.get(LEVELS, wanted) > wanted + miss or tried.get(0, wanted) < wanted - miss:
-            raise self._out_of_reach(target, measure, tried)
-        return _nearest(tried, target)
-
-    def _out_of_reach(self, target: Target, measure: Callable[[int], float], tried: dict[int, float]) -> ValueError:
-        ends = [tried.get(level) or measure(level) for level in (LEVELS, 0)]
-        low, high = (2**end if target.way == "bpp" else end for end in ends)
-        unit = "" if target.way == "bpp" else " dB"
-        return ValueError(
-            f"expected {target.way} from {low:.3g} to {high:.3g}{unit} for this picture and model, got "
-            f"{target.value:g}; choose one in that range"
-        )
+        return _approach(measure, target, LEVELS // 2)
 
 
-def _wanted(target: Target) -> float:
-    """A target as it is measured: log2 of bits a pixel, or a PSNR."""
-    return math.log2(target.value) if target.way == "bpp" else target.value
+def _measured(way: str, value: float) -> float:
+    """Bits a pixel or a PSNR on the scale on which a search compares them, on which they fall about evenly."""
+    return math.log2(value) if way == "bpp" else value
+
+
+def missed(encoded: Encoded, target: Target) -> str:
+    """What people are told of a picture that misses its target by more than `GOAL`; nothing where it does not."""
+    if encoded.got is None:
+        return ""
+    miss = _measured(target.way, encoded.got) - _measured(*target)
+    if abs(miss) <= GOAL[target.way]:
+        return ""
+    asked = f"{target.way}={target.value:g}"
+    got = f"{encoded.got:.3g}" if target.way == "bpp" else f"{encoded.got:.2f} dB"
+    if encoded.level == (LEVELS if miss > 0 else 0):
+        return f"{asked} is out of reach, {got} is the {'least' if miss > 0 else 'most'}; took that"
+    return f"{asked} is not met, {got} is the nearest that was found; took that"
 
 
 def _nearest(tried: dict[int, float], target: Target) -> int:
     """Of levels and what they gave, the level that comes closest."""
-    return min(tried, key=lambda i: abs(tried[i] - _wanted(target)))
+    return min(tried, key=lambda i: abs(tried[i] - _measured(*target)))
 
 
 def _approach(measure: Callable[[int], float], target: Target, level: int, most: int = LEVELS) -> dict[int, float]:
     """Levels that were tried, at most so many, and what they gave: the secant rule, in brackets, from a first level on.
 
     measure: what a level gives, which falls as levels rise. It ends at a level that meets the target, or has none
-    between it and others, or is the last in the direction of the target.
+    between it and others. If the last in the direction of the target is not enough, it alone is returned.
     """
-    wanted, slope = _wanted(target), SLOPE[target.way]
+    wanted, slope = _measured(*target), SLOPE[target.way]
     low, high, tried = 0, LEVELS, dict[int, float]()
     while level not in tried and len(tried) < most:
         tried[level] = measure(level)
@@ -404,7 +412,7 @@ def _approach(measure: Callable[[int], float], target: Target, level: int, most:
             break
         low, high = (level, high) if tried[level] > wanted else (low, level)
         if level == (LEVELS if tried[level] > wanted else 0):
-            break
+            return {level: tried[level]}
         if low in tried and high in tried:
             slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
         step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE

@@ -90,7 +90,7 @@ def of_files(
             file = folder / "evaluation.tkc"
             item = item_of("picture", picture)
             origin = Source([item], functools.partial(_same, picture.numpy()), None)
-            size = rate_archive.compress(coder, origin, file, Target("lambda", lam), identity, progress=False)
+            size, _ = rate_archive.compress(coder, origin, file, Target("lambda", lam), identity, progress=False)
             with Reader(file) as reader:
                 [item], [level], [fitted] = rate_archive.described(reader)
                 restored = rate_archive.picture_of(reader, coder, item, level, fitted, 0)
@@ -105,7 +105,7 @@ def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     _, height, width = picture.shape
     grid, item = tiles(height, width, coder.model.latents_halo), item_of("", picture)
     _, first = _least(lambda: [coder.latents(picture, tile) for tile in grid])
-    (level, fitted, coded), whole = _least(lambda: coder.encode(picture, Target("lambda", lam)))
+    (level, fitted, coded, _), whole = _least(lambda: coder.encode(picture, Target("lambda", lam)))
     sizes = [(tile.height, tile.width) for tile in grid]
     found, reading = _least(lambda: [coder.read(one, level, size) for (one, _), size in zip(coded, sizes, strict=True)])
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
