@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as multiscale_ssim
 
 import toolkit
 from recipes.vae.any_rate import AnyRate
@@ -17,7 +18,7 @@ from recipes.vae.transform import CHANNELS
 from tests.test_vae import photo
 from toolkit import compress, decompress
 from toolkit.coding.coefficients import codec
-from toolkit.images import colours, rate_coder
+from toolkit.images import colours, rate_coder, rate_distortion, similarity
 from toolkit.images.files import item_of, read_image, write_image
 from toolkit.images.rate_coder import PictureCoder, Target
 from toolkit.runs import load, save
@@ -203,9 +204,62 @@ def test_files_of_all_efforts_are_read_alike(run: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "x.tkc").exists()
 
 
-@pytest.mark.parametrize("effort", ["0", "1"])
+def uneven(height: int, width: int) -> Tensor:
+    """A picture with a flat and a busy half, uint8 [3, h, w]."""
+    rng, picture = torch.Generator().manual_seed(8), 0.4 * photo(height, width, 7).float() + 80
+    coarse = torch.randn(1, 1, height // 3, width // 6, generator=rng)
+    busy = torch.nn.functional.interpolate(coarse, size=(height, width // 2), mode="bicubic")[0]
+    picture[..., : width // 2] += 30 * busy
+    return picture.round().clamp(0, 255).to(torch.uint8)
+
+
+def test_a_search_for_ms_ssim_takes_fewer_bits_at_equal_ms_ssim(module: AnyRate, tmp_path: Path) -> None:
+    def curve(metric: str, choice: str = "search") -> rate_distortion.Curve:
+        coder = PictureCoder(module, choice=choice, metric=metric)
+        return rate_distortion.of_files(coder, [uneven(192, 256)], (64, 16, 4, 1), tmp_path, {})[0]
+
+    plain, similar = curve("psnr"), curve("ms-ssim")
+    assert rate_distortion.bd_rate(similar, plain, axis="ms_ssim") < -6
+    assert rate_distortion.bd_rate(plain, similar) < -8  # by PSNR
+    assert curve("ms-ssim", "one sigma") == plain
+
+
+def test_weights_say_what_errors_of_coefficients_take_from_ms_ssim(module: AnyRate) -> None:
+    picture, names, rng = uneven(256, 320), module.channel_names, torch.Generator().manual_seed(9)
+    weights = similarity.weights(similarity.sensitivity(picture.numpy()), b"", names)
+    pixels, basis = picture.double()[None], module.transform[..., 0, 0].T[:, :, None, None]
+    for wanted in ((0, 0, 0), (0, 2, 1), (2, 6, 5)):
+        c, errors = names.index(wanted), torch.zeros(1, CHANNELS, 32, 40)
+        errors[:, c] = 12 * torch.randn(32, 40, generator=rng)
+        changed = pixels + torch.nn.functional.pixel_shuffle(torch.nn.functional.conv2d(errors, basis), 8)
+        found = 1 - float(multiscale_ssim(changed, pixels, data_range=255.0))
+        predicted = float((torch.from_numpy(weights[c]) * errors[0, c].square()).sum()) / picture[0].numel()
+        assert predicted == pytest.approx(found, rel=0.15), wanted
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 40), (300, 31)])
+def test_weights_of_a_grey_picture_are_those_of_three_equal_colours(size: tuple[int, int]) -> None:
+    picture, angles = photo(*size, channels=1), b""
+    grey, three = (
+        similarity.weights(similarity.sensitivity(x.numpy()), angles, AnyRate.channel_names)
+        for x in (picture, picture.expand(3, -1, -1))
+    )
+    assert grey.shape == (CHANNELS, *(-(-n // 8) for n in size)) and (grey > 0).all() and np.allclose(grey, three)
+
+
+def test_another_metric_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png", photo(40, 40).numpy())
+    given = [str(tmp_path / "a.png"), str(tmp_path / "x.tkc")]
+    assert compress.main([*given, f"run={run}", "lambda=16", "metric=ssim"]) == 1
+    assert "expected metric to be one of psnr, ms-ssim, got 'ssim'; give one" in capsys.readouterr().err
+    assert compress.main([*given, "metric=ms-ssim"]) == 1  # of the lossy model that ships
+    assert "expected one of lambda=, bpp=, psnr=, got none" in capsys.readouterr().err
+    assert not (tmp_path / "x.tkc").exists()
+
+
+@pytest.mark.parametrize(("effort", "metric"), [("0", "psnr"), ("1", "psnr"), ("1", "ms-ssim")])
 def test_the_bytes_of_a_picture_do_not_depend_on_the_number_of_threads(
-    module: AnyRate, effort: str, monkeypatch: pytest.MonkeyPatch
+    module: AnyRate, effort: str, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = list[int]()
     transform = module.latents
@@ -218,7 +272,7 @@ def test_the_bytes_of_a_picture_do_not_depend_on_the_number_of_threads(
     picture, before, found = photo(200, 300, 5), torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        found.append(PictureCoder(module, effort=effort).encode(picture, Target("bpp", 1.0)))
+        found.append(PictureCoder(module, effort=effort, metric=metric).encode(picture, Target("bpp", 1.0)))
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert found[0] == found[1] and set(taken) == {1}
@@ -229,7 +283,7 @@ def test_a_writer_makes_the_files_of_compress(run: Path, tmp_path: Path) -> None
     (tmp_path / "in").mkdir()
     for name, picture in pictures.items():
         write_image(tmp_path / "in" / name, picture)
-    asked = {"lambda": 16, "effort": 1}
+    asked = {"lambda": 16, "effort": 1, "metric": "ms-ssim"}
     options = [f"{key}={value}" for key, value in asked.items()]
     assert compress.main([f"run={run}", str(tmp_path / "in"), str(tmp_path / "c.tkc"), "metadata=none", *options]) == 0
     file = tmp_path / "w.tkc"

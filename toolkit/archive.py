@@ -115,10 +115,10 @@ class Writer:
     Memory is that of a chunk, or of as many pictures as there are processors.
 
     run: as of `toolkit compress`; options: as of it, too (effort, chunk_rows, exact; bpp, psnr or lambda, with which
-    the model is the lossy one that ships, if run is None). append: go on with a file that is there, with its model,
-    which is copied; its last chunk is coded again if it is not full. overwrite: a file that is there may go. Raises
-    ValueError or OSError for what cannot be done. A UserWarning when the block ends names pictures that missed the bpp
-    or psnr that was asked for.
+    the model is the lossy one that ships, if run is None, and metric). append: go on with a file that is there, with
+    its model, which is copied; its last chunk is coded again if it is not full. overwrite: a file that is there may go.
+    Raises ValueError or OSError for what cannot be done. A UserWarning when the block ends names pictures that missed
+    the bpp or psnr that was asked for.
     """
 
     def __init__(

@@ -31,6 +31,7 @@ KNOWN = {
     "bpp": "of a lossy model instead: bits a pixel of each picture, for instance 0.5",
     "psnr": "of a lossy model instead: quality of each picture in dB, for instance 32",
     "effort": "0 is fast; 2, or 3 of a lossy model, smallest and slowest (default 1, or 0)",
+    "metric": "of a lossy model, what files are made small by: psnr (default) or ms-ssim",
     "chunk_rows": "tiles coded together: more are smaller, fewer give one picture sooner (default 16384 of small ones)",
     "exact": "true: a file that decodes on any machine; false: only where networks give the same floats (default true, "
     "if the run has an exact network)",

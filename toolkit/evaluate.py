@@ -23,6 +23,7 @@ KNOWN = {
     "jpeg": "of these, JPEG files and a lossless model: skip (default), or pixels: keep their pixels",
     "rows": "test rows to code, evenly spread, or all (default 1000); more than there are come again, to time many",
     "effort": "of a model that learns while it codes: 0 is fast, 2 smallest (default 1)",
+    "metric": "of a lossy model, as of compress",
     "exact": "true or false: with the networks whose files decode anywhere (default true, if the run has them)",
     "device": "auto, cpu or cuda (default auto)",
 }

@@ -40,8 +40,6 @@ YOUR_OWN = "data=folder", "data.splits.path=FOLDER", "data.splits.size=192", "da
 class RateModel(LossyModel, Protocol):
     """What this head asks of a recipe, beside `images.rate_coder.LossyModel`: a module of latents that are fitted."""
 
-    channel_names: Sequence[tuple[int, int, int]]  # of latents: component, and frequencies down and across
-
     def fit_tables(self, rows: Tensor, steps: int) -> float:
         """Fit the tables that code latents to uint8 [rows, 3, h, w], which coding needs. Returns bits a pixel."""
 
@@ -61,8 +59,11 @@ class Rate:
     compress_options: ClassVar = {
         "lambda": "0.25 keeps most, 1024 least", "bpp": "bits a pixel of each picture",
         "psnr": "quality of each picture in dB", "effort": "0 is fast, 3 smallest and slowest",
+        "metric": "what files are made small by: psnr (default) or ms-ssim",
     }  # fmt: skip
-    measure_options: ClassVar = {"pictures": "folder of held-out pictures", "effort": "as of compress"}
+    measure_options: ClassVar = {
+        "pictures": "folder of held-out pictures", "effort": "as of compress", "metric": "as of compress",
+    }  # fmt: skip
 
     def __init__(
         self, pictures: str | None, lambdas: Sequence[float], fit_rows: int, fit_steps: int, final_fit_rows: int,
@@ -114,10 +115,10 @@ Next:
 
     def compress(self, run: Run, source: Source | None, output: str | Path, asked: dict[str, str]) -> str:
         source = some(source, run.folder)
-        effort, target = _asked(asked)
+        how, target = _asked(asked)
         if source.array:
             raise ValueError("expected pictures for a lossy model, got an array; save them as PNG files")
-        size, misses = rate_archive.compress(_coder(run, effort), source, output, target, self.identity(run))
+        size, misses = rate_archive.compress(_coder(run, **how), source, output, target, self.identity(run))
         pixels = sum(item.height * item.width for item in source.items)
         return (
             f"{len(source.items)} picture{'s' * (len(source.items) != 1)}, {pixels} pixels -> {output}: {size} bytes, "
@@ -127,8 +128,8 @@ Next:
     def encoder(self, run: Run, asked: dict[str, str], before: Reader | None) -> Encoder:
         if before is not None:
             check_model(before, self.identity(run))
-        effort, target = _asked(asked)
-        return RateEncoder(_coder(run, effort), target, self.identity(run), before)
+        how, target = _asked(asked)
+        return RateEncoder(_coder(run, **how), target, self.identity(run), before)
 
     def contents(self, run: Run, reader: Reader) -> Contents:
         check_model(reader, self.identity(run))
@@ -136,12 +137,12 @@ Next:
 
     def measure(self, run: Run, source: Source | None, asked: dict[str, str]) -> tuple[str, Figure]:
         """The rate-distortion curve of pictures, and the times of the first."""
-        effort = _effort(asked)
+        how = _how(asked)
         given = source and [torch.from_numpy(source.picture(i)) for i in range(len(source.items))]
         pictures = given or self.held_out()
         first, lam = pictures[0], sorted(self.lambdas)[len(self.lambdas) // 2]
-        spent = rate_distortion.speed(rate_distortion.times(_coder(run, effort), first, lam), first[0].numel())
-        curves, _ = self.curves(run, pictures, blind=True, effort=effort)
+        spent = rate_distortion.speed(rate_distortion.times(_coder(run, **how), first, lam), first[0].numel())
+        curves, _ = self.curves(run, pictures, blind=True, **how)
         text = f"{len(pictures)} pictures\n{rate_distortion.table(curves)}\nthe first, lambda {lam:g}:\n{spent}"
         return text, rate_distortion.figure(curves, f"{len(pictures)} held-out pictures")
 
@@ -152,7 +153,7 @@ Next:
         return [torch.from_numpy(read_image(file)) for file in find(self.folder)]
 
     def curves(
-        self, run: Run, pictures: Sequence[Tensor], blind: bool = False, effort: str = "0"
+        self, run: Run, pictures: Sequence[Tensor], blind: bool = False, effort: str = "0", metric: str = "psnr"
     ) -> tuple[dict[str, Curve], dict[float, Tensor]]:
         """Curves of the model's files, of other ways to quantise its latents, and of other codecs, by name.
 
@@ -162,7 +163,8 @@ Next:
         run.folder.mkdir(parents=True, exist_ok=True)
 
         def files(choice: str, lambdas: Iterable[float]) -> tuple[Curve, dict[float, Tensor]]:
-            coder = PictureCoder(run.module, run.module.device, choice, "0" if choice == "rounding" else effort)
+            spent = "0" if choice == "rounding" else effort
+            coder = PictureCoder(run.module, run.module.device, choice, spent, metric)
             return rate_distortion.of_files(coder, pictures, lambdas, run.folder, {"recipe": run.name})
 
         mine, restored = files("search", self.lambdas)
@@ -198,24 +200,25 @@ Next:
         return curves
 
 
-def _coder(run: Run, effort: str = "0") -> PictureCoder:
-    return PictureCoder(run.module, run.module.device, effort=effort)
+def _coder(run: Run, effort: str = "0", metric: str = "psnr") -> PictureCoder:
+    return PictureCoder(run.module, run.module.device, effort=effort, metric=metric)
 
 
-def _asked(asked: dict[str, str]) -> tuple[str, Target]:
-    """The effort and the target that a person asked for. Raises ValueError for others, and for more than one target."""
-    effort = _effort(asked)
+def _asked(asked: dict[str, str]) -> tuple[dict[str, str], Target]:
+    """What a person asked a coder for: settings, and the target. Raises ValueError for others, or several targets."""
+    how = _how(asked)
     if len(asked) != 1:
         ways = ", ".join(f"{way}=" for way in rate_coder.WAYS)
         got = " and ".join(asked) or "none"
         raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
     [way] = asked
-    return effort, Target(way, cli.number(asked, way))
+    return how, Target(way, cli.number(asked, way))
 
 
-def _effort(asked: dict[str, str]) -> str:
-    """Take the effort out of what a person asked for. Raises ValueError for another."""
-    effort = asked.pop("effort", "0")
-    if effort not in rate_coder.EFFORTS:
-        raise ValueError(f"expected effort to be one of {', '.join(rate_coder.EFFORTS)}, got {effort!r}; give one")
-    return effort
+def _how(asked: dict[str, str]) -> dict[str, str]:
+    """Take effort and metric out of what a person asked for. Raises ValueError for others."""
+    how = {"effort": asked.pop("effort", "0"), "metric": asked.pop("metric", "psnr")}
+    for (key, value), known in zip(how.items(), (rate_coder.EFFORTS, rate_coder.METRICS), strict=True):
+        if value not in known:
+            raise ValueError(f"expected {key} to be one of {', '.join(known)}, got {value!r}; give one")
+    return how

@@ -80,7 +80,8 @@ def compress(
         return coder.encode(torch.from_numpy(origin.picture(i)), target, share)
 
     jobs = ((origin.values_of(i), i) for i in range(len(items)))
-    every = ranks.ordered(coded, jobs, _at_a_time(coder), (header, target, coder.effort, origin.sizes), output)
+    agreed = header, target, coder.effort, coder.weighs, origin.sizes
+    every = ranks.ordered(coded, jobs, _at_a_time(coder), agreed, output)
     levels, fitted, chunks, misses = list[int](), list[bytes](), list[tuple[int, int]](), list[str]()
     # The header, which stands first, has all levels: until these are known, payloads are kept in a file without a name.
     folder = Path(output).parent

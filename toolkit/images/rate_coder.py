@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.loop import RATES
 from toolkit.coding.exactness import exact_products
-from toolkit.images import colours, wiener
+from toolkit.images import colours, similarity, wiener
 from toolkit.images.files import CHANNELS, Item
 
 STRIDE = 8  # pixels a side of a block
@@ -35,6 +35,8 @@ GOAL = {"bpp": math.log2(1.02), "psnr": 0.1}  # what is promised: people are tol
 SLOPE = {"bpp": -0.6, "psnr": -1.0}  # of what is measured, for a factor of two in lambda, about
 TRIES = 8  # at a target, at the whole effort
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
+METRICS = ("psnr", "ms-ssim")  # that files are made small by
+MEAN_WEIGHT = 0.35  # of errors with "ms-ssim", beside 1 with "psnr": the step is finer, and the search leaves more out
 
 
 class Effort(NamedTuple):
@@ -55,6 +57,7 @@ class LossyModel(Protocol):
     latents_halo: int
     pixels_halo: int
     turned: bool  # whether it takes pictures of turned colours, whose pixels leave [0, 1]
+    channel_names: ClassVar[Sequence[tuple[int, int, int]]]  # component, and frequencies down and across, of each
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
@@ -151,13 +154,16 @@ class PictureCoder:
 
     choice: how code points are chosen. "search": the cheapest near the latents by distortion and rate; "one sigma": the
     same, as if all were equally uncertain; "rounding": the nearest. All three make files that decode alike. effort: a
-    key of `EFFORTS`, for how long to go on after the first search.
+    key of `EFFORTS`, for how long to go on after the first search. metric: one of `METRICS`; with "ms-ssim", a search
+    with the sigma of each counts errors by what they take from MS-SSIM.
     """
 
     def __init__(
-        self, model: LossyModel, device: torch.device | str = "cpu", choice: str = "search", effort: str = "0"
-    ) -> None:
+        self, model: LossyModel, device: torch.device | str = "cpu", choice: str = "search", effort: str = "0",
+        metric: str = "psnr",
+    ) -> None:  # fmt: skip
         self.model, self.device, self.choice, self.effort = model, device, choice, EFFORTS[effort]
+        self.weighs = metric == "ms-ssim" and choice == "search"
         self.tables = model.tables()
 
     def angles(self, picture: Tensor) -> bytes:
@@ -165,9 +171,19 @@ class PictureCoder:
         found = colours.fit(picture.numpy()) if self.model.turned else b""
         return found if any(found) else b""
 
+    def sensitivity(self, picture: Tensor, angles: bytes) -> Tensor | None:
+        """How sensitive the metric is at each block, if it differs: float32 [scales, 1 or 3, h / 8, w / 8]."""
+        if not self.weighs:
+            return None
+        found = similarity.sensitivity(picture.numpy())
+        return torch.from_numpy(found * (MEAN_WEIGHT / similarity.usual(found, angles, self.model.channel_names)))
+
     @torch.inference_mode()
-    def latents(self, picture: Tensor, tile: Tile, angles: bytes = b"") -> Latents:
-        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w], its colours turned by angles."""
+    def latents(self, picture: Tensor, tile: Tile, angles: bytes = b"", sensitivity: Tensor | None = None) -> Latents:
+        """Mean and sigma of a tile of a picture uint8 [1 or 3, h, w], its colours turned by angles.
+
+        sensitivity: of `sensitivity`. Where the metric is sensitive, a coefficient is taken to be known well.
+        """
         rows, columns = tile.around()
         block = picture[:, rows.start * STRIDE : rows.stop * STRIDE, columns.start * STRIDE : columns.stop * STRIDE]
         short = (
@@ -178,6 +194,10 @@ class PictureCoder:
         pixels = turned(pixels[0], angles)[None]
         inner = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
         mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
+        if sensitivity is not None:
+            here = sensitivity[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+            weights = similarity.weights(here.numpy(), angles, self.model.channel_names)
+            sigma = sigma * torch.from_numpy(weights)[None].rsqrt()
         top, left = tile.top * STRIDE, tile.left * STRIDE
         seen = pixels[..., top : top + tile.height * STRIDE, left : left + tile.width * STRIDE]
         return Latents(mu, sigma, seen)
@@ -196,7 +216,7 @@ class PictureCoder:
         found = best = coefficients.given(self.tables, k, rate_index(level))
         least = math.inf
         for left in range(self.effort.passes, -1, -1):
-            cost, wanted = self._slope(found, latents.pixels, level, chosen)
+            cost, wanted = self._slope(found, latents, level, chosen)
             if cost < least:
                 best, least = found, cost
             if left:
@@ -204,7 +224,7 @@ class PictureCoder:
         return best
 
     def _slope(
-        self, coded: coefficients.Coded, pixels: Tensor, level: int, chosen: wiener.Filter | None
+        self, coded: coefficients.Coded, latents: Latents, level: int, chosen: wiener.Filter | None
     ) -> tuple[float, Tensor]:
         """What code points cost, in bits, and what to search near instead: float32, as latents."""
         lam = lambda_of(level)
@@ -215,11 +235,13 @@ class PictureCoder:
             seen = made.detach().float().cpu()
             if chosen:
                 seen = torch.from_numpy(wiener.apply(seen[0].numpy(), chosen, step))[None]
-            error = (seen - pixels) / step
+            error = (seen - latents.pixels) / step
             # As if the filter passed errors on as they are: it changes little.
             [slope] = torch.autograd.grad(made, k, error.to(made) / step)
-        cost = BALANCE * float(error.square().sum()) + 8 * len(coded.payload)
-        return cost, (k - slope).detach().cpu() * step
+        distortion = BALANCE * float(error.square().sum())
+        if self.weighs:  # the slope is the error of each coefficient, as the transform is orthonormal, about
+            distortion = step**2 / (2 * lam) * float((slope.cpu() / latents.sigma).square().sum())
+        return distortion + 8 * len(coded.payload), (k - slope).detach().cpu() * step
 
     def _chosen(
         self, mu: Tensor, sigma: Tensor, level: int, before: coefficients.Coded | None = None
@@ -235,8 +257,9 @@ class PictureCoder:
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
         grid, angles = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo), self.angles(picture)
+        sensitivity = self.sensitivity(picture, angles)
         return sum(
-            (self.quantise(self.latents(picture, tile, angles), level).channel_bits for tile in grid),
+            (self.quantise(self.latents(picture, tile, angles, sensitivity), level).channel_bits for tile in grid),
             torch.zeros(self.tables.channels, dtype=torch.float64),
         )
 
@@ -307,11 +330,12 @@ class PictureCoder:
     def _encode(self, picture: Tensor, target: Target, overhead: float) -> Encoded:
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         angles, bits = self.angles(picture), target.way == "bpp"
+        sensitivity = self.sensitivity(picture, angles)
         item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
         made = dict[int, Encoded]()
 
         def measure(level: int) -> float:
-            k, fitted, found = self._at_level(picture, grid, level, angles)
+            k, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             if bits:
                 size = sum(len(payload) + CHUNK for payload, _ in found) + overhead + len(fitted)
                 got = 8 * size / picture[0].numel()
@@ -322,17 +346,17 @@ class PictureCoder:
 
         known, tried = target.way == "lambda", dict[int, float]()
         if not known:
-            tried = self._find(picture, grid, target, overhead, angles)
+            tried = self._find(picture, grid, target, overhead, angles, sensitivity)
         level = level_of(target.value) if known else _nearest(tried, target)
         if known or not (bits or self.effort.fitted or len(grid) > SAMPLE_TILES):  # a PSNR that was measured already
-            _, fitted, found = self._at_level(picture, grid, level, angles)
+            _, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             return Encoded(level, fitted, found, tried.get(level))
         # Of large pictures not all tiles were seen, and no filter was fitted.
         tried = _approach(measure, target, level, TRIES)
         return made[_nearest(tried, target)]
 
     def _at_level(
-        self, picture: Tensor, grid: list[Tile], level: int, angles: bytes
+        self, picture: Tensor, grid: list[Tile], level: int, angles: bytes, sensitivity: Tensor | None
     ) -> tuple[Tensor, bytes, list[tuple[bytes, int]]]:
         """The code points of a picture, what is fitted to it, and its tiles: see `Encoded`."""
         k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
@@ -342,7 +366,7 @@ class PictureCoder:
             _, chosen = read_fitted(fitted, len(picture) == 1)
             found.clear()
             for tile, place in zip(grid, places, strict=True):
-                latents = self.latents(picture, tile, angles)
+                latents = self.latents(picture, tile, angles, sensitivity)
                 coded = self._refined(latents, place, level, chosen) if i else self.quantise(latents, level)
                 place.copy_(coded.k)
                 found.append((coded.payload, checksum(coded.k)))
@@ -350,11 +374,12 @@ class PictureCoder:
         return k, fitted, found
 
     def _find(
-        self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes
-    ) -> dict[int, float]:
+        self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes,
+        sensitivity: Tensor | None,
+    ) -> dict[int, float]:  # fmt: skip
         """Levels that were tried until a picture met its target at no effort, and what they gave: see `_approach`."""
         grid = _some(grid)
-        latents = [self.latents(picture, tile, angles) for tile in grid]
+        latents = [self.latents(picture, tile, angles, sensitivity) for tile in grid]
         area = sum(_area(picture, tile) for tile in grid)
         whole = picture.shape[1] * picture.shape[2]
 

@@ -17,7 +17,7 @@ from toolkit import cli
 FOLDER = Path(__file__).parent  # NAME/{config.yaml, model.safetensors, card.md}
 DEFAULT = "photographs"  # what `compress` takes without run=
 LOSSY = "any-rate"  # and where a rate or a quality is asked for
-RATES = {"lambda", "bpp", "psnr"}  # settings that ask for LOSSY
+RATES = {"lambda", "bpp", "psnr", "metric"}  # settings that ask for LOSSY
 CARD, BLANK = "card.md", "?"
 MOST_BYTES = 3_000_000  # of a model's folder
 FIELDS = {  # of a card; all are filled in a model that ships
