@@ -164,6 +164,24 @@ def test_a_psnr_is_met_where_the_tiles_that_were_looked_at_mislead(
     assert rate_coder.psnr(picture, restored) == pytest.approx(34, abs=0.1)
 
 
+def test_a_psnr_takes_two_runs_of_the_whole_effort_where_it_gains_the_same_at_all_levels() -> None:
+    target, runs = Target("psnr", 33.0), list[int]()
+
+    def fast(level: int) -> float:
+        return 50 - 2.2 * level / rate_coder.OCTAVE
+
+    def whole(level: int) -> float:
+        runs.append(level)
+        return fast(level) + 0.4
+
+    tried = rate_coder._approach(fast, target, rate_coder.LEVELS // 2)
+    level = rate_coder._nearest(tried, target)
+    slope = rate_coder._slope_near(tried, level)
+    assert slope == pytest.approx(-2.2) and rate_coder._slope_near({level: 33.0}, level) == rate_coder.SLOPE["psnr"]
+    found = rate_coder._approach(whole, target, level, rate_coder.TRIES, slope)
+    assert len(runs) == 2 and found[runs[-1]] == pytest.approx(33, abs=0.05)
+
+
 @pytest.mark.parametrize("wanted", [40.0, 45.0])
 def test_tries_are_enough_where_quality_falls_slowly_at_first(wanted: float) -> None:
     tried = rate_coder._approach(

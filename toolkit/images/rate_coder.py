@@ -352,7 +352,7 @@ class PictureCoder:
             _, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             return Encoded(level, fitted, found, tried.get(level))
         # Of large pictures not all tiles were seen, and no filter was fitted.
-        tried = _approach(measure, target, level, TRIES)
+        tried = _approach(measure, target, level, TRIES, SLOPE["bpp"] if bits else _slope_near(tried, level))
         return made[_nearest(tried, target)]
 
     def _at_level(
@@ -423,13 +423,25 @@ def _nearest(tried: dict[int, float], target: Target) -> int:
     return min(tried, key=lambda i: abs(tried[i] - _measured(*target)))
 
 
-def _approach(measure: Callable[[int], float], target: Target, level: int, most: int = LEVELS) -> dict[int, float]:
+def _slope_near(tried: dict[int, float], level: int) -> float:
+    """Decibels for a factor of two in lambda near a level that was tried: see `SLOPE`, which differs most for these."""
+    others = [i for i in tried if abs(i - level) >= OCTAVE // 4]
+    if not others:
+        return SLOPE["psnr"]
+    near = min(others, key=lambda i: abs(i - level))
+    return (tried[near] - tried[level]) / (near - level) * OCTAVE
+
+
+def _approach(
+    measure: Callable[[int], float], target: Target, level: int, most: int = LEVELS, slope: float | None = None
+) -> dict[int, float]:
     """Levels that were tried, at most so many, and what they gave: the secant rule, in brackets, from a first level on.
 
-    measure: what a level gives, which falls as levels rise. It ends at a level that meets the target, or has none
-    between it and others. If the last in the direction of the target is not enough, it alone is returned.
+    measure: what a level gives, which falls as levels rise; slope: where it is known better than by `SLOPE`. It ends at
+    a level that meets the target, or has none between it and others. If the last in the direction of the target is not
+    enough, it alone is returned.
     """
-    wanted, slope = _measured(*target), SLOPE[target.way]
+    wanted, slope = _measured(*target), SLOPE[target.way] if slope is None else slope
     low, high, tried = 0, LEVELS, dict[int, float]()
     while level not in tried and len(tried) < most:
         tried[level] = measure(level)
