@@ -1,4 +1,4 @@
-"""python -m toolkit.decompress FILE.tkc FOLDER: every pixel back."""
+"""python -m toolkit.decompress FILE.tkc FOLDER: pictures or an array back."""
 
 import sys
 from collections.abc import Callable, Sequence
