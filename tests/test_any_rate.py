@@ -265,6 +265,32 @@ def test_weights_of_a_grey_picture_are_those_of_three_equal_colours(size: tuple[
     assert grey.shape == (CHANNELS, *(-(-n // 8) for n in size)) and (grey > 0).all() and np.allclose(grey, three)
 
 
+def test_tiles_weigh_errors_as_the_whole_picture_does(module: AnyRate, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, coder = uneven(144, 96), PictureCoder(module, metric="ms-ssim")
+    known = coder.sensitivity(picture, b"")
+    [whole] = [coder.latents(picture, tile, b"", known).sigma for tile in rate_coder.tiles(144, 96, 0)]
+    for tile in rate_coder.tiles(144, 96, 1, side=8):
+        part = coder.latents(picture, tile, b"", known).sigma
+        assert torch.equal(part, whole[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width])
+    monkeypatch.setattr(similarity, "ROWS", 16)  # that are looked at at once
+    assert torch.equal(coder.sensitivity(picture, b""), known)  # type: ignore[arg-type]
+    assert float((whole / (2 / 255)).log().mean().exp()) == pytest.approx(rate_coder.MEAN_WEIGHT**-0.5, rel=1e-3)
+
+
+def test_refined_code_points_cost_less_by_ms_ssim(module: AnyRate) -> None:
+    picture, level, costs = uneven(96, 120), rate_coder.level_of(16), []
+    [tile] = rate_coder.tiles(96, 120, 0)
+    for effort in ("1", "2"):
+        coder = PictureCoder(module, effort=effort, metric="ms-ssim")
+        angles = coder.angles(picture)
+        mu, sigma, _ = coder.latents(picture, tile, angles, coder.sensitivity(picture, angles))
+        _, fitted, [(payload, _)], *_ = coder.encode(picture, Target("lambda", 16))
+        restored = coder.restore(coder.read(payload, level, (12, 15)), item_of("", picture), level, fitted)
+        error = (coder.latents(restored, tile, angles)[0] - mu) / sigma
+        costs.append(8 * (len(payload) + len(fitted)) + float(error.square().sum()) / (2 * 16))
+    assert costs[1] < 0.99 * costs[0]
+
+
 def test_another_metric_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "a.png", photo(40, 40).numpy())
     given = [str(tmp_path / "a.png"), str(tmp_path / "x.tkc")]

@@ -163,9 +163,11 @@ def test_a_folder_comes_back_under_its_names_near_its_pixels(run: Path, tmp_path
     assert (tmp_path / "one/sub/b.png").read_bytes() == (tmp_path / "out/sub/b.png").read_bytes()
 
 
-@pytest.mark.parametrize("choice", ["rounding", "one sigma"])
-def test_files_of_other_choices_of_code_points_decode_alike(coder: PictureCoder, tmp_path: Path, choice: str) -> None:
-    picture, other = photo(72, 90), PictureCoder(coder.model, choice=choice)
+@pytest.mark.parametrize("how", [{"choice": "rounding"}, {"choice": "one sigma"}, {"metric": "ms-ssim"}])
+def test_files_of_other_choices_of_code_points_decode_alike(
+    coder: PictureCoder, tmp_path: Path, how: dict[str, str]
+) -> None:
+    picture, other = photo(72, 90), PictureCoder(coder.model, **how)
     _, restored = file_of(other, picture, tmp_path / "a.tkc", "lambda", 16)
     file_of(coder, picture, tmp_path / "b.tkc", "lambda", 16)
     assert (tmp_path / "a.tkc").read_bytes() != (tmp_path / "b.tkc").read_bytes()
