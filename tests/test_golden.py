@@ -43,12 +43,7 @@ PICTURES = dict.fromkeys(
 LOSSY = ["vae_v4/pictures.tkc"]  # beside it, its pictures as they were decoded once
 
 UNREAD = "vae_coder1_v4.tkc"  # of a coder that no release had
-SHIPPED = [
-    "digits_of_mnist.tkc",
-    "any_rate.tkc",
-    "any_rate_fitted.tkc",
-    "any_rate_turned.tkc",
-]  # of models of the zoo: see test_zoo
+SHIPPED = ["digits_of_mnist.tkc", "any_rate.tkc"]  # of models of the zoo: see test_zoo
 
 
 def digest(folder: Path) -> str:

@@ -108,7 +108,7 @@ class VAE(Model):
     coder_weights: Tensor
     coder_cells: Tensor
     coder_mixing: Tensor
-    channel_names: ClassVar = [channel for band in bands() for channel in band]
+    channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
 
     def __init__(
         self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,

@@ -1,4 +1,4 @@
-"""A picture at any rate by a fixed DCT, a coder that learns, and a network that restores what quantisation took."""
+"""A picture at any rate: a fixed lapped DCT, a coder that learns, a network that restores what quantisation took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes.vae import check_shape, step_of
-from recipes.vae.transform import Restoration, bands, block_transform, known
+from recipes.vae.transform import Restoration, across_borders, bands, block_transform, known, overlap
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients import fit
 from toolkit.data.splits import spread
@@ -35,11 +35,12 @@ class AnyRate(Model):
     """
 
     transform: Tensor
+    border: Tensor
     coder_weights: Tensor
     coder_cells: Tensor
     coder_mixing: Tensor
-    channel_names: ClassVar = [channel for band in bands() for channel in band]
-    latents_halo = 0
+    channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
+    latents_halo = 1
     turned = True
 
     def __init__(
@@ -50,14 +51,15 @@ class AnyRate(Model):
         check_shape(shape)
         self.net = Restoration(width, blocks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("transform", block_transform()[:, :, None, None], persistent=False)
+        self.register_buffer("border", overlap(), persistent=False)
         for name, table in coefficients.blank(KNOWN)._asdict().items():  # made by `fit_tables`; zeros before
             self.register_buffer(f"coder_{name}", torch.zeros_like(table))
-        self.pixels_halo, self.noise, self.lambdas = 2 * blocks, noise / 255, tuple(lambdas)
+        self.pixels_halo, self.noise, self.lambdas = 2 * blocks + 1, noise / 255, tuple(lambdas)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self._searching: coefficients.Model | None = None
 
     def _coefficients(self, pixels: Tensor) -> Tensor:
-        return F.conv2d(F.pixel_unshuffle(pixels - 0.5, STRIDE), self.transform)
+        return F.conv2d(F.pixel_unshuffle(across_borders(pixels - 0.5, self.border), STRIDE), self.transform)
 
     def _turned(self, rows: Tensor) -> Tensor:
         """Coefficients of uint8 [rows, 3, h, w] whose colours are turned, each as of a picture, on the own device."""
@@ -77,7 +79,8 @@ class AnyRate(Model):
         """The pixels of [rows, channels, h, w] code points, int, or float between them."""
         step = torch.full((len(k),), self.step(lam), device=k.device)
         z = (k.float() + self.net(k.float(), step)) * step[:, None, None, None]
-        return F.pixel_shuffle(F.conv2d(z, self.transform[..., 0, 0].T[:, :, None, None]), STRIDE) + 0.5
+        blocks = F.pixel_shuffle(F.conv2d(z, self.transform[..., 0, 0].T[:, :, None, None]), STRIDE)
+        return across_borders(blocks, self.border.T) + 0.5
 
     def tables(self) -> coefficients.Model:
         """The coder of the latents. Raises ValueError before `fit_tables`."""

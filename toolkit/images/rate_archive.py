@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from toolkit import ranks
 from toolkit.coding.exactness import exact_products
-from toolkit.coding.threads import processors
+from toolkit.coding.threads import processors, threads
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
 from toolkit.images import colours
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
@@ -232,8 +232,9 @@ class RateContents:
         i, payloads = job
         lost = list[DamagedFile]()
         known = self.items[i], self._levels[i], self._fitted[i]
-        with exact_products(threads=None if len(self._which) == 1 else 1):  # as others are decoded meanwhile
-            return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost).numpy(), lost
+        alone = len(self._which) == 1  # else others are decoded meanwhile
+        with exact_products(threads=None if alone else 1):
+            return _restored(self._reader, self._coder, *known, self._first[i], payloads, lost, alone).numpy(), lost
 
 
 def _at_a_time(coder: PictureCoder) -> int:
@@ -254,25 +255,30 @@ def picture_of(reader: Reader, coder: PictureCoder, item: Item, level: int, fitt
 @torch.inference_mode()
 def _restored(
     reader: Reader, coder: PictureCoder, item: Item, level: int, fitted: bytes, first: int,
-    payloads: Sequence[bytes | DamagedFile], lost: list[DamagedFile],
+    payloads: Sequence[bytes | DamagedFile], lost: list[DamagedFile], alone: bool = True,
 ) -> Tensor:  # fmt: skip
     """The picture uint8 [c, h, w] of the payloads of its tiles, which begin at chunk `first`.
 
     lost: receives what is wrong with each damaged tile, which is left grey. A picture of which no tile is left is
-    empty.
+    empty. alone: its tiles may take all processors.
     """
     down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
-    grey, k = [], None
-    for number, (tile, payload) in enumerate(zip(tiles(item.height, item.width, 0), payloads, strict=True), first):
-        try:
-            found = _read_tile(reader, coder, level, number, tile, payload)
-        except DamagedFile as error:
-            lost.append(error)
-            grey.append(tile)
-            continue
-        if k is None:  # not before there is a tile that decodes
-            k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+    grey, k, grid = [], None, tiles(item.height, item.width, 0)
+    with threads(min(processors() if alone else 1, len(grid))) as submit:
+        read = [
+            submit(_read_tile, reader, coder, level, number, tile, payload)
+            for number, (tile, payload) in enumerate(zip(grid, payloads, strict=True), first)
+        ]
+        for tile, future in zip(grid, read, strict=True):
+            try:
+                found = future.result()
+            except DamagedFile as error:
+                lost.append(error)
+                grey.append(tile)
+                continue
+            if k is None:  # not before there is a tile that decodes
+                k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
+            k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
     if k is None:
         return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
     picture = coder.restore(k, item, level, fitted)

@@ -44,10 +44,9 @@ class Effort(NamedTuple):
 
     fitted: bool  # a filter is fitted to the picture, and sent
     rounds: int  # of refinement of code points, after each of which the filter is fitted anew
-    passes: int  # over the code points in each
 
 
-EFFORTS = {"0": Effort(False, 0, 0), "1": Effort(True, 0, 0), "2": Effort(True, 2, 1), "3": Effort(True, 8, 1)}
+EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 2), "3": Effort(True, 8)}
 
 
 class LossyModel(Protocol):
@@ -131,6 +130,12 @@ class Tile(NamedTuple):
             slice(self.x - self.left, self.x + self.width + self.right),
         )
 
+    def inner(self, scale: int = 1) -> tuple[slice, slice]:
+        """Where the tile lies in `around`; scale: of what is counted there for each block."""
+        down, across = (self.top, self.height), (self.left, self.width)
+        rows, columns = (slice(first * scale, (first + size) * scale) for first, size in (down, across))
+        return rows, columns
+
 
 def tiles(height: int, width: int, halo: int, side: int | None = None) -> list[Tile]:
     """Tiles of a picture of so many pixels, row by row; side: blocks a side instead of `TILE`."""
@@ -192,56 +197,48 @@ class PictureCoder:
         )
         pixels = F.pad(block[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
         pixels = turned(pixels[0], angles)[None]
-        inner = slice(tile.top, tile.top + tile.height), slice(tile.left, tile.left + tile.width)
-        mu, sigma = (x.float().cpu()[..., inner[0], inner[1]] for x in self.model.latents(pixels.to(self.device)))
+        mu, sigma = (x.float().cpu()[(..., *tile.inner())] for x in self.model.latents(pixels.to(self.device)))
         if sensitivity is not None:
             here = sensitivity[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
             weights = similarity.weights(here.numpy(), angles, self.model.channel_names)
             sigma = sigma * torch.from_numpy(weights)[None].rsqrt()
-        top, left = tile.top * STRIDE, tile.left * STRIDE
-        seen = pixels[..., top : top + tile.height * STRIDE, left : left + tile.width * STRIDE]
-        return Latents(mu, sigma, seen)
+        return Latents(mu, sigma, pixels[(..., *tile.inner(STRIDE))])
 
     def quantise(self, latents: Latents, level: int) -> coefficients.Coded:
         """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes."""
         return self._chosen(latents.mu, latents.sigma, level)
 
-    def _refined(self, latents: Latents, k: Tensor, level: int, chosen: wiener.Filter | None) -> coefficients.Coded:
-        """Other code points than those of a tile, int [1, channels, h, w], if they cost less.
+    def _refined(
+        self, latents: Latents, tile: Tile, around: Tensor, level: int, chosen: wiener.Filter | None, last: bool
+    ) -> tuple[float, coefficients.Coded]:
+        """What the code points of a tile cost, in bits, and, unless it is the last time, others that may cost less.
 
-        Each pass looks for those near where the error of the decoded and filtered pixels falls (a proximal gradient
-        method: Daubechies, Defrise, De Mol 2004, doi:10.1002/cpa.20042): what the decoder makes of them counts, and not
-        how far they are from the latents.
+        around: int, of the tile and its halo. A search for those near where the error of the decoded and filtered
+        pixels falls (a proximal gradient method: Daubechies, Defrise, De Mol 2004, doi:10.1002/cpa.20042): what the
+        decoder makes of them counts, and not how far they are from the latents.
         """
-        found = best = coefficients.given(self.tables, k, rate_index(level))
-        least = math.inf
-        for left in range(self.effort.passes, -1, -1):
-            cost, wanted = self._slope(found, latents, level, chosen)
-            if cost < least:
-                best, least = found, cost
-            if left:
-                found = self._chosen(wanted, latents.sigma, level, found)
-        return best
-
-    def _slope(
-        self, coded: coefficients.Coded, latents: Latents, level: int, chosen: wiener.Filter | None
-    ) -> tuple[float, Tensor]:
-        """What code points cost, in bits, and what to search near instead: float32, as latents."""
         lam = lambda_of(level)
         step = self.model.step(lam)
-        with torch.inference_mode(False), torch.enable_grad():
-            k = coded.k.clone().to(self.device, torch.float32).requires_grad_()
+        inner, places = (..., *tile.inner()), (..., *tile.inner(STRIDE))
+        before = coefficients.given(self.tables, around[inner], rate_index(level))
+        slopes = self.weighs or not last
+        with torch.inference_mode(False), torch.set_grad_enabled(slopes):
+            k = around.to(self.device, torch.float32).requires_grad_(slopes)
             made = self.model.pixels(k, lam)
             seen = made.detach().float().cpu()
             if chosen:
                 seen = torch.from_numpy(wiener.apply(seen[0].numpy(), chosen, step))[None]
-            error = (seen - latents.pixels) / step
-            # As if the filter passed errors on as they are: it changes little.
-            [slope] = torch.autograd.grad(made, k, error.to(made) / step)
-        distortion = BALANCE * float(error.square().sum())
-        if self.weighs:  # the slope is the error of each coefficient, as the transform is orthonormal, about
-            distortion = step**2 / (2 * lam) * float((slope.cpu() / latents.sigma).square().sum())
-        return distortion + 8 * len(coded.payload), (k - slope).detach().cpu() * step
+            error = torch.zeros_like(seen)
+            error[places] = (seen[places] - latents.pixels) / step
+            distortion = BALANCE * float(error.square().sum())
+            if slopes:
+                # As if the filter passed errors on as they are: it changes little.
+                [slope] = torch.autograd.grad(made, k, error.to(made) / step)
+                slope, k = slope[inner].cpu(), k.detach()[inner].cpu()
+            if self.weighs:  # the slope is the error of each coefficient, as the transform is orthonormal, about
+                distortion = step**2 / (2 * lam) * float((slope / latents.sigma).square().sum())
+        cost = distortion + 8 * len(before.payload)
+        return cost, before if last else self._chosen((k - slope) * step, latents.sigma, level, before)
 
     def _chosen(
         self, mu: Tensor, sigma: Tensor, level: int, before: coefficients.Coded | None = None
@@ -283,8 +280,7 @@ class PictureCoder:
                 filtered = wiener.apply(pixels.numpy(), chosen, self.model.step(lambda_of(level)))
                 pixels = torch.from_numpy(filtered)
             pixels = turned(pixels, angles, back=True)
-            y, x = tile.top * STRIDE, tile.left * STRIDE
-            inner = pixels[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE]
+            inner = pixels[(..., *tile.inner(STRIDE))]
             inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
             y, x = tile.y * STRIDE, tile.x * STRIDE
             place = picture[:, y : y + inner.shape[1], x : x + inner.shape[2]]
@@ -307,11 +303,11 @@ class PictureCoder:
         grid, samples = tiles(picture.shape[1], picture.shape[2], self.model.pixels_halo + FILTER_HALO), []
         for tile in _some(grid):
             height, width = _size(picture, tile)
-            y, x = tile.top * STRIDE, tile.left * STRIDE
+            rows, columns = tile.inner(STRIDE)
             wanted = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, :height, :width]
             if angles:
                 wanted = 255 * turned(wanted.float() / 255, angles)
-            inner = slice(y, y + height), slice(x, x + width)
+            inner = slice(rows.start, rows.start + height), slice(columns.start, columns.start + width)
             samples.append(wiener.Sample(self._pixels(k, tile, level).numpy(), inner, wanted.numpy()))
         area = sum(_area(picture, tile) for tile in _some(grid))
         share = picture.shape[1] * picture.shape[2] / area  # of the picture in its sample
@@ -348,10 +344,10 @@ class PictureCoder:
         if not known:
             tried = self._find(picture, grid, target, overhead, angles, sensitivity)
         level = level_of(target.value) if known else _nearest(tried, target)
-        if known or not (bits or self.effort.fitted or len(grid) > SAMPLE_TILES):  # a PSNR that was measured already
+        if known or not (bits or self.effort.fitted or len(grid) > 1):  # a PSNR that was measured already
             _, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             return Encoded(level, fitted, found, tried.get(level))
-        # Of large pictures not all tiles were seen, and no filter was fitted.
+        # Tiles were seen alone, of large pictures not all of them, and no filter was fitted.
         tried = _approach(measure, target, level, TRIES, SLOPE["bpp"] if bits else _slope_near(tried, level))
         return made[_nearest(tried, target)]
 
@@ -360,18 +356,27 @@ class PictureCoder:
     ) -> tuple[Tensor, bytes, list[tuple[bytes, int]]]:
         """The code points of a picture, what is fitted to it, and its tiles: see `Encoded`."""
         k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
-        places = [k[..., t.y : t.y + t.height, t.x : t.x + t.width] for t in grid]
+        best, least = (k, b"", list[tuple[bytes, int]]()), math.inf
         fitted, found = b"", list[tuple[bytes, int]]()
-        for i in range(1 + self.effort.rounds):
+        for i in range(self.effort.rounds + 2 if self.effort.rounds else 1):
             _, chosen = read_fitted(fitted, len(picture) == 1)
+            last, cost, earlier = i > self.effort.rounds, 8.0 * len(fitted), (k.clone(), fitted, [*found])
             found.clear()
-            for tile, place in zip(grid, places, strict=True):
+            for tile in grid:
                 latents = self.latents(picture, tile, angles, sensitivity)
-                coded = self._refined(latents, place, level, chosen) if i else self.quantise(latents, level)
-                place.copy_(coded.k)
+                if i:
+                    around = earlier[0][(..., *tile.around())]
+                    bits, coded = self._refined(latents, tile, around, level, chosen, last)
+                    cost += bits
+                else:
+                    coded = self.quantise(latents, level)
+                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
                 found.append((coded.payload, checksum(coded.k)))
-            fitted = self.fit(picture, k, level, angles)
-        return k, fitted, found
+            if i and cost < least:  # steps may be too long
+                best, least = earlier, cost
+            if not last:
+                fitted = self.fit(picture, k, level, angles)
+        return best if self.effort.rounds else (k, fitted, found)
 
     def _find(
         self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes,
@@ -389,12 +394,15 @@ class PictureCoder:
             if target.way == "bpp":
                 bits = sum(8 * (len(c.payload) + CHUNK) for c in coded)
                 return math.log2(bits / area + 8 * (overhead + len(angles)) / whole)
-            error = 0.0
+            # Of tiles that are seen alone, without blocks beside others, which are needed for their pixels.
+            error, seen = 0.0, 0
             for c, tile in zip(coded, grid, strict=True):
                 item = Item("", "L" if len(picture) == 1 else "RGB", *_size(picture, tile))
                 part = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, : item.height, : item.width]
-                error += float((self.restore(c.k, item, level, angles).float() - part.float()).square().sum())
-            return _decibels(error / (area * len(picture)))
+                miss = self.restore(c.k, item, level, angles).float() - part.float()
+                miss = miss[:, _alone(tile.top, item.height, tile.bottom), _alone(tile.left, item.width, tile.right)]
+                error, seen = error + float(miss.square().sum()), seen + miss.numel()
+            return _decibels(error / seen)
 
         return _approach(measure, target, LEVELS // 2)
 
@@ -490,6 +498,12 @@ def psnr(picture: Tensor, restored: Tensor) -> float:
 def _decibels(error: float) -> float:
     """PSNR of a mean squared error in grey levels: 78 dB where there is none."""
     return 10 * math.log10(255**2 / max(error, 1e-3))
+
+
+def _alone(before: int, size: int, after: int) -> slice:
+    """Of so many pixels of a tile those that halos of so many blocks leave, if any."""
+    first, last = before * STRIDE, size - after * STRIDE
+    return slice(first, last) if first < last else slice(size)
 
 
 def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:

@@ -190,9 +190,9 @@ def _sums(shown: Any, activities: Any, low: float, high: float, plane: int, stri
                 ]
                 seen = np.stack([a + b - 2 * p[y, x : x + width] for a, b in at])
                 parts.append((share[:, None] * seen).reshape(KNOTS * len(TAPS), -1))
-            inputs = np.concatenate(parts)
-            gram += _product(inputs, inputs.T)
-            products += _product(inputs, error[rows].ravel())
+            inputs = torch.tensor(np.concatenate(parts))
+            gram += (inputs @ inputs.T).numpy()
+            products += (inputs @ torch.tensor(error[rows].ravel())).numpy()
     return gram, products
 
 

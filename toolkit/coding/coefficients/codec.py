@@ -19,6 +19,7 @@ RATE = 0.003  # of learning of the mixture
 MOST_COUNTED = 255.0  # decisions that a counter remembers
 CHANCE_BITS = 16  # of a counter's chance where it is stored
 COUNT_BITS = 10
+CAUTION = 1.2  # of a first search, how much more errors weigh: zeros make others dearer than it sees
 
 
 class Channels(NamedTuple):
@@ -117,7 +118,7 @@ def search(model: Model, mu: Tensor, sigma: Tensor, precision: float, rate: int,
     rate: in [0, RATES). Bits are those that the coder spends, given what was chosen before. before: the result of an
     earlier search near there, which tells what a choice costs those after it.
     """
-    weight = (precision / sigma[0].square()).contiguous().numpy()
+    weight = ((1 if before else CAUTION) * precision / sigma[0].square()).contiguous().numpy()
     return _encode(model, mu[0].contiguous().numpy(), weight, None, rate, before)
 
 
