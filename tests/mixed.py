@@ -113,7 +113,7 @@ def _shown(coder: PictureCoder, level: int, payloads: list[tuple[bytes, int]], l
     for tile, (payload, crc) in zip(grid, payloads, strict=True):
         found = coder.read(payload, level, (tile.height, tile.width))
         wrong += checksum(found) != crc
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+        k[(..., *tile.place())] = found
     return wrong, coder.restore(k, item, level)
 
 

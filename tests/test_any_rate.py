@@ -284,7 +284,7 @@ def test_tiles_weigh_errors_as_the_whole_picture_does(module: AnyRate, monkeypat
     [whole] = [coder.latents(picture, tile, b"", known).sigma for tile in rate_coder.tiles(144, 96, 0)]
     for tile in rate_coder.tiles(144, 96, 1, side=8):
         part = coder.latents(picture, tile, b"", known).sigma
-        assert torch.equal(part, whole[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width])
+        assert torch.equal(part, whole[(..., *tile.place())])
     monkeypatch.setattr(similarity, "ROWS", 16)  # that are looked at at once
     assert torch.equal(coder.sensitivity(picture, b""), known)  # type: ignore[arg-type]
     assert float((whole / (2 / 255)).log().mean().exp()) == pytest.approx(rate_coder.MEAN_WEIGHT**-0.5, rel=1e-3)
@@ -420,7 +420,7 @@ def test_tiles_are_refined_with_what_lies_beside_them(module: AnyRate, monkeypat
         k = torch.zeros(1, CHANNELS, 12, 25, dtype=torch.int16)
         for tile, (payload, _) in zip(grid, coded, strict=True):
             read = coder.read(payload, level, (tile.height, tile.width))
-            k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = read
+            k[(..., *tile.place())] = read
         error = coder.restore(k, item_of("", picture), level, fitted).double() / 255 - picture / 255
         bits = 8 * (sum(len(payload) for payload, _ in coded) + len(fitted))
         found[effort] = bits + rate_coder.BALANCE * float(error.square().sum()) / module.step(16.0) ** 2
@@ -434,6 +434,6 @@ def test_a_psnr_of_several_tiles_is_that_of_the_whole_picture(module: AnyRate, m
     k = torch.zeros(1, CHANNELS, 13, 17, dtype=torch.int16)
     for tile, (payload, _) in zip(rate_coder.tiles(100, 130, 0), coded, strict=True):
         read = coder.read(payload, level, (tile.height, tile.width))
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = read
+        k[(..., *tile.place())] = read
     found = rate_coder.psnr(picture, coder.restore(k, item_of("", picture), level, fitted))
     assert found == pytest.approx(35, abs=0.1) and got == pytest.approx(found, abs=1e-3)

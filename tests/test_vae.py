@@ -276,7 +276,7 @@ def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPat
     grid = rate_coder.tiles(70, 64, coder.model.latents_halo)
     assert len(grid) == 4
     for tile in grid:
-        expected = mu[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
+        expected = mu[(..., *tile.place())]
         assert torch.allclose(coder.latents(picture, tile)[0], expected, atol=1e-5)
     _, tiled = file_of(coder, picture, tmp_path / "a.tkc", "lambda", 1)
     assert rate_coder.psnr(whole, tiled) > 40

@@ -278,13 +278,12 @@ def _restored(
                 continue
             if k is None:  # not before there is a tile that decodes
                 k = torch.zeros(1, coder.tables.channels, down, across, dtype=torch.int16)
-            k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = found
+            k[(..., *tile.place())] = found
     if k is None:
         return torch.zeros(CHANNELS[item.mode], 0, 0, dtype=torch.uint8)
     picture = coder.restore(k, item, level, fitted)
     for tile in grey:
-        y, x = tile.y * STRIDE, tile.x * STRIDE
-        picture[:, y : y + tile.height * STRIDE, x : x + tile.width * STRIDE] = GREY
+        picture[(..., *tile.place(STRIDE))] = GREY
     return picture
 
 

@@ -19,7 +19,7 @@ from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.loop import RATES
 from toolkit.coding.exactness import exact_products
 from toolkit.images import colours, similarity, wiener
-from toolkit.images.files import CHANNELS, Item
+from toolkit.images.files import CHANNELS, Item, item_of
 
 STRIDE = 8  # pixels a side of a block
 TILE = 128  # blocks a side of a tile, which is coded by itself
@@ -124,17 +124,22 @@ class Tile(NamedTuple):
     bottom: int
     right: int
 
-    def around(self) -> tuple[slice, slice]:
-        return (
-            slice(self.y - self.top, self.y + self.height + self.bottom),
-            slice(self.x - self.left, self.x + self.width + self.right),
-        )
+    def place(self, scale: int = 1) -> tuple[slice, slice]:
+        """Rows and columns of the tile in the picture, in blocks; scale=STRIDE: in pixels, maybe beyond its border."""
+        return _span(self.y, self.height, scale), _span(self.x, self.width, scale)
+
+    def around(self, scale: int = 1) -> tuple[slice, slice]:
+        """The same of the tile with its halo."""
+        rows = _span(self.y - self.top, self.top + self.height + self.bottom, scale)
+        return rows, _span(self.x - self.left, self.left + self.width + self.right, scale)
 
     def inner(self, scale: int = 1) -> tuple[slice, slice]:
-        """Where the tile lies in `around`; scale: of what is counted there for each block."""
-        down, across = (self.top, self.height), (self.left, self.width)
-        rows, columns = (slice(first * scale, (first + size) * scale) for first, size in (down, across))
-        return rows, columns
+        """Rows and columns of the tile in `around`."""
+        return _span(self.top, self.height, scale), _span(self.left, self.width, scale)
+
+
+def _span(first: int, size: int, scale: int) -> slice:
+    return slice(first * scale, (first + size) * scale)
 
 
 def tiles(height: int, width: int, halo: int, side: int | None = None) -> list[Tile]:
@@ -189,24 +194,31 @@ class PictureCoder:
 
         sensitivity: of `sensitivity`. Where the metric is sensitive, a coefficient is taken to be known well.
         """
-        rows, columns = tile.around()
-        block = picture[:, rows.start * STRIDE : rows.stop * STRIDE, columns.start * STRIDE : columns.stop * STRIDE]
-        short = (
-            (columns.stop - columns.start) * STRIDE - block.shape[2],
-            (rows.stop - rows.start) * STRIDE - block.shape[1],
-        )
-        pixels = F.pad(block[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
+        rows, columns = tile.around(STRIDE)
+        part = picture[:, rows, columns]
+        short = columns.stop - columns.start - part.shape[2], rows.stop - rows.start - part.shape[1]
+        pixels = F.pad(part[None].float() / 255, (0, short[0], 0, short[1]), mode="replicate").expand(-1, 3, -1, -1)
         pixels = turned(pixels[0], angles)[None]
         mu, sigma = (x.float().cpu()[(..., *tile.inner())] for x in self.model.latents(pixels.to(self.device)))
         if sensitivity is not None:
-            here = sensitivity[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width]
-            weights = similarity.weights(here.numpy(), angles, self.model.channel_names)
+            here = sensitivity[(..., *tile.place())].numpy()
+            weights = similarity.weights(here, angles, self.model.channel_names)
             sigma = sigma * torch.from_numpy(weights)[None].rsqrt()
         return Latents(mu, sigma, pixels[(..., *tile.inner(STRIDE))])
 
-    def quantise(self, latents: Latents, level: int) -> coefficients.Coded:
-        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes."""
-        return self._chosen(latents.mu, latents.sigma, level)
+    def quantise(self, latents: Latents, level: int, before: coefficients.Coded | None = None) -> coefficients.Coded:
+        """The code points near a tile's latents of the least (z - mu)^2 / (2 sigma^2) + lambda bits, and the bytes.
+
+        before: code points near these: see `coefficients.codec.search`.
+        """
+        lam, sigma = lambda_of(level), latents.sigma
+        step = self.model.step(lam)
+        mu = latents.mu / step
+        if self.choice == "rounding":
+            return coefficients.given(self.tables, mu.round(), rate_index(level))
+        if self.choice == "one sigma":
+            sigma = sigma.log().mean().exp().expand_as(sigma)
+        return coefficients.search(self.tables, mu, sigma, step**2 / (2 * lam), rate_index(level), before)
 
     def _refined(
         self, latents: Latents, tile: Tile, around: Tensor, level: int, chosen: wiener.Filter | None, last: bool
@@ -238,18 +250,7 @@ class PictureCoder:
             if self.weighs:  # the slope is the error of each coefficient, as the transform is orthonormal, about
                 distortion = step**2 / (2 * lam) * float((slope / latents.sigma).square().sum())
         cost = distortion + 8 * len(before.payload)
-        return cost, before if last else self._chosen((k - slope) * step, latents.sigma, level, before)
-
-    def _chosen(
-        self, mu: Tensor, sigma: Tensor, level: int, before: coefficients.Coded | None = None
-    ) -> coefficients.Coded:
-        lam = lambda_of(level)
-        step = self.model.step(lam)
-        if self.choice == "rounding":
-            return coefficients.given(self.tables, (mu / step).round(), rate_index(level))
-        if self.choice == "one sigma":
-            sigma = sigma.log().mean().exp().expand_as(sigma)
-        return coefficients.search(self.tables, mu / step, sigma, step**2 / (2 * lam), rate_index(level), before)
+        return cost, before if last else self.quantise(latents._replace(mu=(k - slope) * step), level, before)
 
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
@@ -282,15 +283,13 @@ class PictureCoder:
             pixels = turned(pixels, angles, back=True)
             inner = pixels[(..., *tile.inner(STRIDE))]
             inner = (255 * (inner.mean(0, keepdim=True) if grey else inner)).round().clamp(0, 255).to(torch.uint8)
-            y, x = tile.y * STRIDE, tile.x * STRIDE
-            place = picture[:, y : y + inner.shape[1], x : x + inner.shape[2]]
+            place = picture[(..., *tile.place(STRIDE))]
             place.copy_(inner[:, : place.shape[1], : place.shape[2]])
         return picture
 
     def _pixels(self, k: Tensor, tile: Tile, level: int) -> Tensor:
         """The pixels of a tile and its halo: float32 [3, h, w] on the host."""
-        rows, columns = tile.around()
-        return self.model.pixels(k[..., rows, columns].to(self.device), lambda_of(level))[0].float().cpu()
+        return self.model.pixels(k[(..., *tile.around())].to(self.device), lambda_of(level))[0].float().cpu()
 
     @torch.inference_mode()
     def fit(self, picture: Tensor, k: Tensor, level: int, angles: bytes = b"") -> bytes:
@@ -301,15 +300,15 @@ class PictureCoder:
         if not self.effort.fitted:
             return angles
         grid, samples = tiles(picture.shape[1], picture.shape[2], self.model.pixels_halo + FILTER_HALO), []
+        area = 0
         for tile in _some(grid):
-            height, width = _size(picture, tile)
+            wanted = picture[(..., *tile.place(STRIDE))]
+            area += wanted[0].numel()
             rows, columns = tile.inner(STRIDE)
-            wanted = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, :height, :width]
+            inner = _span(rows.start, wanted.shape[1], 1), _span(columns.start, wanted.shape[2], 1)
             if angles:
                 wanted = 255 * turned(wanted.float() / 255, angles)
-            inner = slice(rows.start, rows.start + height), slice(columns.start, columns.start + width)
             samples.append(wiener.Sample(self._pixels(k, tile, level).numpy(), inner, wanted.numpy()))
-        area = sum(_area(picture, tile) for tile in _some(grid))
         share = picture.shape[1] * picture.shape[2] / area  # of the picture in its sample
         found = wiener.fit(samples, self.model.step(lambda_of(level)), BALANCE * share)
         return (angles or bytes(colours.SIZE)) + found if found else angles
@@ -327,8 +326,7 @@ class PictureCoder:
         grid = tiles(picture.shape[1], picture.shape[2], self.model.latents_halo)
         angles, bits = self.angles(picture), target.way == "bpp"
         sensitivity = self.sensitivity(picture, angles)
-        item = Item("", "L" if len(picture) == 1 else "RGB", *picture.shape[1:])
-        made = dict[int, Encoded]()
+        item, made = item_of("", picture), dict[int, Encoded]()
 
         def measure(level: int) -> float:
             k, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
@@ -370,7 +368,7 @@ class PictureCoder:
                     cost += bits
                 else:
                     coded = self.quantise(latents, level)
-                k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = coded.k
+                k[(..., *tile.place())] = coded.k
                 found.append((coded.payload, checksum(coded.k)))
             if i and cost < least:  # steps may be too long
                 best, least = earlier, cost
@@ -385,20 +383,19 @@ class PictureCoder:
         """Levels that were tried until a picture met its target at no effort, and what they gave: see `_approach`."""
         grid = _some(grid)
         latents = [self.latents(picture, tile, angles, sensitivity) for tile in grid]
-        area = sum(_area(picture, tile) for tile in grid)
-        whole = picture.shape[1] * picture.shape[2]
+        parts = [picture[(..., *tile.place(STRIDE))] for tile in grid]
+        area, whole = sum(part[0].numel() for part in parts), picture[0].numel()
 
         def measure(level: int) -> float:
             """log2 of bits a pixel, or the PSNR, each falling with the level."""
-            coded = [self._chosen(x.mu, x.sigma, level) for x in latents]
+            coded = [self.quantise(x, level) for x in latents]
             if target.way == "bpp":
                 bits = sum(8 * (len(c.payload) + CHUNK) for c in coded)
                 return math.log2(bits / area + 8 * (overhead + len(angles)) / whole)
             # Of tiles that are seen alone, without blocks beside others, which are needed for their pixels.
             error, seen = 0.0, 0
-            for c, tile in zip(coded, grid, strict=True):
-                item = Item("", "L" if len(picture) == 1 else "RGB", *_size(picture, tile))
-                part = picture[:, tile.y * STRIDE :, tile.x * STRIDE :][:, : item.height, : item.width]
+            for c, tile, part in zip(coded, grid, parts, strict=True):
+                item = item_of("", part)
                 miss = self.restore(c.k, item, level, angles).float() - part.float()
                 miss = miss[:, _alone(tile.top, item.height, tile.bottom), _alone(tile.left, item.width, tile.right)]
                 error, seen = error + float(miss.square().sum()), seen + miss.numel()
@@ -504,19 +501,6 @@ def _alone(before: int, size: int, after: int) -> slice:
     """Of so many pixels of a tile those that halos of so many blocks leave, if any."""
     first, last = before * STRIDE, size - after * STRIDE
     return slice(first, last) if first < last else slice(size)
-
-
-def _size(picture: Tensor, tile: Tile) -> tuple[int, int]:
-    """Pixels of a tile that belong to the picture."""
-    return (
-        min(tile.height * STRIDE, picture.shape[1] - tile.y * STRIDE),
-        min(tile.width * STRIDE, picture.shape[2] - tile.x * STRIDE),
-    )
-
-
-def _area(picture: Tensor, tile: Tile) -> int:
-    height, width = _size(picture, tile)
-    return height * width
 
 
 def check(target: Target) -> None:

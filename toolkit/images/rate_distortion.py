@@ -110,7 +110,7 @@ def times(coder: PictureCoder, picture: Tensor, lam: float) -> Times:
     found, reading = _least(lambda: [coder.read(one, level, size) for (one, _), size in zip(coded, sizes, strict=True)])
     k = torch.zeros(1, coder.tables.channels, -(-height // STRIDE), -(-width // STRIDE), dtype=torch.int16)
     for tile, one in zip(grid, found, strict=True):
-        k[..., tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = one
+        k[(..., *tile.place())] = one
     _, pixels = _least(lambda: coder.restore(k, item, level, fitted))
     return Times(first, max(whole - first, 0.0), reading, pixels)
 
