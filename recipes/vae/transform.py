@@ -15,8 +15,8 @@ from toolkit.nets.residual import Residual
 CHANNELS = 3 * STRIDE**2  # latent channels
 DEEP = 3  # the averages, which are coded as differences from their predictions
 MAGNITUDES = 20  # channels that a magnitude is predicted from
-# Radians by which what lies on both sides of a border of blocks is turned into each other, from the border outwards:
-# those at which logarithms of the coefficients of photographs are least.
+# Angles, in radians, of the rotations across a border of blocks, from the border outwards: those that make the mean
+# logarithm of the coefficients of photographs least.
 OVERLAP = (0.516, 0.333, 0.153)
 
 # Bands of frequencies, coarse to fine, in the order in which they are coded: component (0 luma, 1 and 2 chroma
@@ -84,7 +84,7 @@ def overlap() -> Tensor:
     With it, the DCT becomes a transform whose basis functions are 16 pixels long and fade out (lapped transforms: Tran,
     Liang, Tu 2003, doi:10.1109/TSP.2003.811222): sums of mirrored pixels stay as they are, and differences are turned.
     """
-    half, one = STRIDE // 2, torch.eye(STRIDE // 2, dtype=torch.float64)
+    one = torch.eye(STRIDE // 2, dtype=torch.float64)
     mirrored = one.flip(0)
     folded = torch.cat([torch.cat([one, mirrored], 1), torch.cat([mirrored, -one], 1)]) / math.sqrt(2)
     turned = one
@@ -94,7 +94,6 @@ def overlap() -> Tensor:
             [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64
         )
         turned = turned @ turn
-    assert len(OVERLAP) == half - 1
     return (folded.T @ torch.block_diag(one, turned) @ folded).float()
 
 
