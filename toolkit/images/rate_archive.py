@@ -11,6 +11,7 @@ import math
 import tempfile
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -23,9 +24,8 @@ from tqdm import tqdm
 
 from toolkit import ranks
 from toolkit.coding.exactness import exact_products
-from toolkit.coding.threads import processors, threads
+from toolkit.coding.threads import processors, result, threads
 from toolkit.container import DamagedFile, Reader, UnknownVersion, Writer
-from toolkit.images import colours
 from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
@@ -49,7 +49,7 @@ from toolkit.images.streaming import Listed, Payload
 LOSSY = "lossy"
 # Versions of what stands in a file: 4 has what was fitted to the pictures, 3 filters alone, 2 nothing; those of 1,
 # before toolkit 0.2 was finished, are not read any more.
-CODER, FILTERS, BARE = 4, 3, 2
+CODER, BARE = 4, 2
 EMPTY = 64  # bytes of a file without header and chunks
 SHOWN = 5  # pictures that miss their target
 MOST_PIXELS = 1 << 28  # of a picture: more than are read from image files
@@ -265,13 +265,13 @@ def _restored(
     down, across = -(-item.height // STRIDE), -(-item.width // STRIDE)
     grey, k, grid = [], None, tiles(item.height, item.width, 0)
     with threads(min(processors() if alone else 1, len(grid))) as submit:
-        read = [
+        read = deque(
             submit(_read_tile, reader, coder, level, number, tile, payload)
             for number, (tile, payload) in enumerate(zip(grid, payloads, strict=True), first)
-        ]
-        for tile, future in zip(grid, read, strict=True):
+        )
+        for tile in grid:
             try:
-                found = future.result()
+                found = result(read.popleft())  # which lets its memory go
             except DamagedFile as error:
                 lost.append(error)
                 grey.append(tile)
@@ -317,10 +317,10 @@ def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
         raise DamagedFile(
             f"{reader.path}: expected kind {LOSSY}, got {str(reader.header.get('kind'))[:40]!r}; update this toolkit"
         )
-    if (coder := reader.header.get("coder", 1)) not in (CODER, FILTERS, BARE):
-        hint = "compress the pictures again" if coder == 1 else "update this toolkit"
+    if (coder := reader.header.get("coder", 1)) not in (CODER, BARE):
+        hint = "compress the pictures again" if coder in (1, 3) else "update this toolkit"
         raise UnknownVersion(
-            f"{reader.path}: expected coder {BARE}, {FILTERS} or {CODER} of pictures at a rate, got {coder!r}; {hint}"
+            f"{reader.path}: expected coder {BARE} or {CODER} of pictures at a rate, got {coder!r}; {hint}"
         )
     try:
         items = [described_item(*item) for item in reader.header["items"]]
@@ -330,10 +330,8 @@ def described(reader: Reader) -> tuple[list[Item], list[int], list[bytes]]:
         count, pixels = sum(map(tile_count, items)), max((item.height * item.width for item in items), default=0)
         if pixels > MOST_PIXELS or (reader.damage is None and count != len(reader.chunks)):
             raise ValueError(f"{count} tiles in {len(reader.chunks)} chunks, {pixels} pixels in the largest picture")
-        stored = list(reader.header["fitted" if coder == CODER else "filters"]) if coder != BARE else [""] * len(items)
+        stored = list(reader.header["fitted"]) if coder == CODER else [""] * len(items)
         fitted = [base64.b64decode(text, validate=True) for text in stored]
-        if coder == FILTERS:
-            fitted = [bytes(colours.SIZE) + one if one else one for one in fitted]
         for item, one in zip(items, fitted, strict=True):
             read_fitted(one, item.mode == "L")
         return items, levels, fitted

@@ -8,7 +8,8 @@ with an exponent. Where an error e of a picture x is small, the similarity of a 
 averaged over places and colours; var and cov are those in a Gaussian window around each place. A coefficient whose
 basis function is b after s halvings of the picture, in a block of 8 x 8 pixels, adds 4^s (|b|^2 - |window * b|^2) to
 the sum of var(e): see `_responses`. Its weight is the sum over scales of the exponent times this number times the mean
-of 1 / (2 var(x) + C2) around its block: see `sensitivity`.
+of 1 / (2 var(x) + C2) around its block: see `sensitivity`. Basis functions are taken to be those of a DCT of blocks;
+for a lapped DCT, which has the same frequencies, weights are a fifth too high or less.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ RATE = 0.003  # of learning of the mixture
 MOST_COUNTED = 255.0  # decisions that a counter remembers
 CHANCE_BITS = 16  # of a counter's chance where it is stored
 COUNT_BITS = 10
-CAUTION = 1.2  # of a first search, how much more errors weigh: zeros make others dearer than it sees
+CAUTION = 1.2  # of misses in a first search, which does not see that a zero raises the cost of later coefficients
 
 
 class Channels(NamedTuple):
@@ -116,9 +116,9 @@ def search(model: Model, mu: Tensor, sigma: Tensor, precision: float, rate: int,
 
     mu in steps; sigma: float, the shape of mu, in any unit; precision: bits for sigma of one and a miss of one step;
     rate: in [0, RATES). Bits are those that the coder spends, given what was chosen before. before: the result of an
-    earlier search near there, which tells what a choice costs those after it.
+    earlier search near there, which tells what a choice costs those after it; without, misses weigh `CAUTION` times.
     """
-    weight = ((1 if before else CAUTION) * precision / sigma[0].square()).contiguous().numpy()
+    weight = ((CAUTION if before is None else 1) * precision / sigma[0].square()).contiguous().numpy()
     return _encode(model, mu[0].contiguous().numpy(), weight, None, rate, before)
 
 
