@@ -220,37 +220,34 @@ class PictureCoder:
             sigma = sigma.log().mean().exp().expand_as(sigma)
         return coefficients.search(self.tables, mu, sigma, step**2 / (2 * lam), rate_index(level), before)
 
+    @torch.inference_mode()
     def _refined(
-        self, latents: Latents, tile: Tile, around: Tensor, level: int, chosen: wiener.Filter | None, last: bool
-    ) -> tuple[float, coefficients.Coded]:
+        self, latents: Latents, tile: Tile, around: Tensor, payload: bytes, level: int, chosen: wiener.Filter | None,
+        last: bool,
+    ) -> tuple[float, coefficients.Coded | None]:  # fmt: skip
         """What the code points of a tile cost, in bits, and, unless it is the last time, others that may cost less.
 
-        around: int, of the tile and its halo. A search for those near where the error of the decoded and filtered
-        pixels falls (a proximal gradient method: Daubechies, Defrise, De Mol 2004, doi:10.1002/cpa.20042): what the
-        decoder makes of them counts, and not how far they are from the latents.
+        around: int, of the tile and its halo; payload: of the tile. Code points are looked for near what would make up
+        for the latents that the decoded and filtered picture lacks (iterated back-projection: Irani, Peleg 1991,
+        doi:10.1016/1049-9652(91)90045-L), as if network and filter would change them no further. The gradient, which
+        knows how these change, takes steps that are too long.
         """
         lam = lambda_of(level)
-        step = self.model.step(lam)
-        inner, places = (..., *tile.inner()), (..., *tile.inner(STRIDE))
+        step, inner, places = self.model.step(lam), (..., *tile.inner()), (..., *tile.inner(STRIDE))
+        seen = self.model.pixels(around.to(self.device), lam).float().cpu()
+        if chosen:
+            seen = torch.from_numpy(wiener.apply(seen[0].numpy(), chosen, step))[None]
+        distortion = BALANCE * float(((seen[places] - latents.pixels) / step).square().sum())
+        lacking = torch.zeros(())
+        if self.weighs or not last:
+            lacking = latents.mu - self.model.latents(seen.to(self.device))[0].float().cpu()[inner]
+        if self.weighs:
+            distortion = float((lacking / latents.sigma).square().sum()) / (2 * lam)
+        cost = distortion + 8 * len(payload)
+        if last:
+            return cost, None
         before = coefficients.given(self.tables, around[inner], rate_index(level))
-        slopes = self.weighs or not last
-        with torch.inference_mode(False), torch.set_grad_enabled(slopes):
-            k = around.to(self.device, torch.float32).requires_grad_(slopes)
-            made = self.model.pixels(k, lam)
-            seen = made.detach().float().cpu()
-            if chosen:
-                seen = torch.from_numpy(wiener.apply(seen[0].numpy(), chosen, step))[None]
-            error = torch.zeros_like(seen)
-            error[places] = (seen[places] - latents.pixels) / step
-            distortion = BALANCE * float(error.square().sum())
-            if slopes:
-                # As if the filter passed errors on as they are: it changes little.
-                [slope] = torch.autograd.grad(made, k, error.to(made) / step)
-                slope, k = slope[inner].cpu(), k.detach()[inner].cpu()
-            if self.weighs:  # the slope is the error of each coefficient, as the transform is orthonormal, about
-                distortion = step**2 / (2 * lam) * float((slope / latents.sigma).square().sum())
-        cost = distortion + 8 * len(before.payload)
-        return cost, before if last else self.quantise(latents._replace(mu=(k - slope) * step), level, before)
+        return cost, self.quantise(latents._replace(mu=around[inner] * step + lacking), level, before)
 
     def channel_bits(self, picture: Tensor, level: int) -> Tensor:
         """Bits of each channel of latents of a picture: float64 [channels]."""
@@ -360,12 +357,14 @@ class PictureCoder:
             _, chosen = read_fitted(fitted, len(picture) == 1)
             last, cost, earlier = i > self.effort.rounds, 8.0 * len(fitted), (k.clone(), fitted, [*found])
             found.clear()
-            for tile in grid:
+            for n, tile in enumerate(grid):
                 latents = self.latents(picture, tile, angles, sensitivity)
                 if i:
-                    around = earlier[0][(..., *tile.around())]
-                    bits, coded = self._refined(latents, tile, around, level, chosen, last)
+                    around, (payload, _) = earlier[0][(..., *tile.around())], earlier[2][n]
+                    bits, coded = self._refined(latents, tile, around, payload, level, chosen, last)
                     cost += bits
+                    if coded is None:
+                        continue
                 else:
                     coded = self.quantise(latents, level)
                 k[(..., *tile.place())] = coded.k
