@@ -1,7 +1,8 @@
 """Crops of photographs as one array to train on: python scripts/photo_crops.py OUT.npy SIZE FOLDER:CROPSxFACTOR,... ...
 
 For each picture of a folder, in the order of its name, so many random crops of it made smaller by each factor, if it is
-large enough. For instance `crops.npy 192 photos:360x1 web:8x1,14x2`. Seed 0.
+large enough. For instance `crops.npy 192 photos:360x1 web:8x1,14x2`. With `turned` as the last word, each is in one of
+the eight positions of a square, at random. Seed 0.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from toolkit.images.folder import find
 def main(output: str, size: int, specifications: list[str]) -> None:
     """Write uint8 [n, 3, size, size] in a random order."""
     generator = torch.Generator().manual_seed(0)
+    turned = specifications[-1] == "turned"
     found = []
-    for specification in specifications:
+    for specification in specifications[: -1 if turned else None]:
         folder, _, parts = specification.partition(":")
         wanted = [tuple(map(int, part.split("x"))) for part in parts.split(",")]
         for file in find(folder):
@@ -30,7 +32,11 @@ def main(output: str, size: int, specifications: list[str]) -> None:
                 if min(smaller.shape[1:]) >= size:
                     found.append(random_crops(smaller, crops, size, generator))
     rows = torch.cat(found)
-    np.save(output, rows[torch.randperm(len(rows), generator=generator)].numpy())
+    rows = rows[torch.randperm(len(rows), generator=generator)]
+    if turned:  # in random order already
+        rows = torch.cat([part.rot90(i % 4, (2, 3)).flip(3 if i < 4 else ()) for i, part in enumerate(rows.chunk(8))])
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+    np.save(output, rows.numpy())
     print(f"{len(rows)} crops of {size} x {size} -> {output}")
 
 

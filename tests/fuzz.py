@@ -52,7 +52,7 @@ from toolkit.embeddings.exporting import check
 from toolkit.embeddings.file import BOOK
 from toolkit.embeddings.sources import read as read_vectors
 from toolkit.embeddings.sources import save as save_vectors
-from toolkit.images import picture_archive, rate_archive, rate_coder, row_archive
+from toolkit.images import picture_archive, rate_archive, rate_coder, rate_target, row_archive
 from toolkit.images.files import read_image, write_image
 from toolkit.images.picture_archive import PictureContents
 from toolkit.images.restore import Report, restore
@@ -140,7 +140,7 @@ def lossy_of(folder: Path, pictures: Path, name: str, tile: int = rate_coder.TIL
     module.fit_tables(images(4, (3, 16, 16)), steps=2)
     source, coder = source_of(pictures), rate_coder.PictureCoder(module)
     remember(coder, ["read", "restore"])
-    file, target = folder / f"{name}.tkc", rate_coder.Target("lambda", 4.0)
+    file, target = folder / f"{name}.tkc", rate_target.Target("lambda", 4.0)
     # As many tiles in the largest picture that a header can declare as there are in those of the usual tiles.
     most = rate_archive.MOST_PIXELS // rate_coder.TILE**2 * tile**2
 

@@ -18,7 +18,8 @@ from toolkit.chunks.model import Settings
 from toolkit.chunks.separate import AloneCoder
 from toolkit.coding import kernels
 from toolkit.images.files import item_of
-from toolkit.images.rate_coder import STRIDE, PictureCoder, Target, checksum, tiles
+from toolkit.images.rate_coder import STRIDE, PictureCoder, checksum, tiles
+from toolkit.images.rate_target import Target
 from toolkit.nets.exact import ExactLayer, Table, exactly
 
 FORWARD: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (ExactLayer, nn.Conv2d, nn.Linear)}

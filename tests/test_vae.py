@@ -23,10 +23,11 @@ from tests.mixed import Setting, code_picture, picture_differs
 from tests.tiny import images
 from toolkit import compress, decompress, evaluate, inspect
 from toolkit.container import DamagedFile, Reader, Writer
-from toolkit.images import rate_archive, rate_coder, rate_distortion
+from toolkit.images import rate_archive, rate_coder, rate_distortion, rate_target
 from toolkit.images.files import item_of, read_image, write_image
-from toolkit.images.rate_coder import PictureCoder, Target
+from toolkit.images.rate_coder import PictureCoder
 from toolkit.images.rate_distortion import Point, bd_rate
+from toolkit.images.rate_target import Target
 from toolkit.images.source import Source
 from toolkit.runs import load, save
 from toolkit.train import train
@@ -177,7 +178,7 @@ def test_files_of_other_choices_of_code_points_decode_alike(
 
 
 def test_bits_of_channels_are_those_of_the_picture(coder: PictureCoder) -> None:
-    picture, level = photo(72, 90), rate_coder.level_of(16)
+    picture, level = photo(72, 90), rate_target.level_of(16)
     bits = coder.channel_bits(picture, level)
     coded = coder.quantise(coder.latents(picture, rate_coder.tiles(72, 90, 0)[0]), level)
     assert float(bits.sum()) == pytest.approx(float(coded.channel_bits.sum()))
@@ -245,7 +246,7 @@ def test_of_a_folder_pictures_that_miss_their_target_are_told_and_the_others_mee
         assert re.fullmatch(rf"{i}.png: bpp=1.5 is out of reach, [\d.]+ is the least; took that", lines[1 + i])
     assert lines[6] == "and 2 more pictures like that"
     with Reader(tmp_path / "a.tkc") as reader:
-        assert reader.header["levels"][:7] == [rate_coder.LEVELS] * 7
+        assert reader.header["levels"][:7] == [rate_target.LEVELS] * 7
         size = len(reader.read(7)) + rate_coder.CHUNK
     assert 8 * size / (200 * 240) == pytest.approx(1.5, rel=0.03)
 
@@ -259,11 +260,10 @@ def test_a_writer_warns_of_pictures_that_miss_their_target(run: Path, tmp_path: 
 
 
 def test_a_target_that_lies_between_two_neighbouring_levels_is_told_of() -> None:
-    target, near = Target("bpp", 1.0), rate_coder.Encoded(400, b"", [], 1.019)
-    assert rate_coder.missed(near, target) == ""
-    far = near._replace(got=1.031)
-    assert rate_coder.missed(far, target) == "bpp=1 is not met, 1.03 is the nearest that was found; took that"
-    assert rate_coder.missed(far._replace(got=None), Target("lambda", 4)) == ""
+    target = Target("bpp", 1.0)
+    assert rate_target.missed(400, 1.019, target) == ""
+    assert rate_target.missed(400, 1.031, target) == "bpp=1 is not met, 1.03 is the nearest that was found; took that"
+    assert rate_target.missed(400, None, Target("lambda", 4)) == ""
 
 
 def test_tiles_leave_no_seams(coder: PictureCoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_coefficients_decode_the_same_under_all_settings_and_pixels_within_a_lev
 def test_quantisation_by_posterior_has_a_lower_objective_than_rounding(coder: PictureCoder) -> None:
     picture = photo(96, 120)
     latents = coder.latents(picture, rate_coder.tiles(96, 120, 0)[0])
-    level = rate_coder.level_of(32)
+    level = rate_target.level_of(32)
     step = coder.model.step(32.0)
     scores = []
     for choice in ("search", "rounding"):
@@ -533,6 +533,6 @@ def test_kmeans_gives_a_curve_of_the_same_latents(coder: PictureCoder) -> None:
     assert coarse.psnr + 5 < fine.psnr
     # A fine codebook comes near what the latents themselves give.
     [item] = [item_of("a", pictures[0])]
-    level, latents = rate_coder.level_of(0.25), coder.latents(pictures[0], rate_coder.tiles(80, 100, 4)[0])[0]
+    level, latents = rate_target.level_of(0.25), coder.latents(pictures[0], rate_coder.tiles(80, 100, 4)[0])[0]
     best = rate_coder.psnr(pictures[0], coder.restore(latents / coder.model.step(0.25), item, level))
     assert fine.psnr < best + 1

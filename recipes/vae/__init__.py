@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands, known
+from recipes.vae.transform import CHANNELS, Analysis, Synthesis, bands, cosines, known
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients.fit import rounded_to_zero
 from toolkit.coding.coefficients.fit import tables as tables_of
 from toolkit.heads.rate import Rate
-from toolkit.images import rate_coder
+from toolkit.images import rate_coder, rate_target
 from toolkit.images.rate_coder import STRIDE
 from toolkit.model import Model
 
@@ -109,6 +109,7 @@ class VAE(Model):
     coder_cells: Tensor
     coder_mixing: Tensor
     channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
+    basis = tuple(map(tuple, cosines().tolist()))  # about: what is learned stays near
 
     def __init__(
         self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,
@@ -186,9 +187,9 @@ class VAE(Model):
         steps: of the fit of predicted magnitudes.
         """
         generator = torch.Generator().manual_seed(0)
-        low, high = rate_coder.level_of(self.lambdas[0]), rate_coder.level_of(self.lambdas[1])
+        low, high = rate_target.level_of(self.lambdas[0]), rate_target.level_of(self.lambdas[1])
         levels = low + (torch.rand(len(rows), generator=generator) * (high - low)).long()
-        lam = torch.tensor([rate_coder.lambda_of(level) for level in levels.tolist()])
+        lam = torch.tensor([rate_target.lambda_of(level) for level in levels.tolist()])
         rate = torch.tensor([rate_coder.rate_index(level) for level in levels.tolist()])
         parts = [self.latents(part.to(self.device).float() / 255) for part in rows.split(16)]
         mu, sigma = (torch.cat(x).cpu() for x in zip(*parts, strict=True))

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recipes.vae import check_shape, step_of
-from recipes.vae.transform import Restoration, across_borders, bands, block_transform, known, overlap
+from recipes.vae.transform import Restoration, across_borders, bands, block_transform, known, lapped, overlap
 from toolkit.coding.coefficients import codec as coefficients
 from toolkit.coding.coefficients import fit
 from toolkit.data.splits import spread
-from toolkit.images import colours, rate_coder
+from toolkit.images import colours, rate_coder, rate_target
 from toolkit.images.rate_coder import BALANCE, STRIDE
 from toolkit.model import Model
 
@@ -40,6 +40,7 @@ class AnyRate(Model):
     coder_cells: Tensor
     coder_mixing: Tensor
     channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
+    basis = tuple(map(tuple, lapped().tolist()))
     latents_halo = 1
     turned = True
 
@@ -91,9 +92,9 @@ class AnyRate(Model):
     def _fitted(self, rows: Tensor, steps: int) -> tuple[coefficients.Tables, float]:
         """Tables, and bits a pixel, of uint8 [rows, 3, h, w], each at a lambda of its own."""
         generator = torch.Generator().manual_seed(0)
-        low, high = map(rate_coder.level_of, self.lambdas)
+        low, high = map(rate_target.level_of, self.lambdas)
         levels = (low + (torch.rand(len(rows), generator=generator) * (high - low)).long()).tolist()
-        unit = step_of(torch.tensor([rate_coder.lambda_of(level) for level in levels]), self.noise)
+        unit = step_of(torch.tensor([rate_target.lambda_of(level) for level in levels]), self.noise)
         rate = torch.tensor([rate_coder.rate_index(level) for level in levels])
         mu = torch.cat([self._turned(part).cpu() for part in rows.split(PIECE)])
         mu /= unit[:, None, None, None]
@@ -122,7 +123,7 @@ class AnyRate(Model):
         unit = step_of(lam, self.noise)
         with torch.no_grad():
             mu = self._turned(x) / unit[:, None, None, None]
-            host, levels = mu.cpu(), [rate_coder.level_of(value) for value in lam.tolist()]
+            host, levels = mu.cpu(), [rate_target.level_of(value) for value in lam.tolist()]
             chosen = [
                 coefficients.search(self._searching, row[None], torch.ones_like(row[None]), BALANCE, rate).k
                 for row, rate in zip(host, map(rate_coder.rate_index, levels), strict=True)

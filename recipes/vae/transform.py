@@ -64,14 +64,20 @@ def known() -> Channels:
     return Channels([i for i, band in enumerate(bands()) for _ in band], DEEP, sizes, means, sizes)
 
 
+def cosines() -> Tensor:
+    """The orthonormal DCT-II of eight pixels: float64 [8 frequencies, 8]."""
+    n = torch.arange(STRIDE, dtype=torch.float64)
+    dct = torch.cos(math.pi / STRIDE * (n + 0.5) * n[:, None]) * math.sqrt(2 / STRIDE)
+    dct[0] /= math.sqrt(2)
+    return dct
+
+
 def block_transform() -> Tensor:
     """Orthonormal 8 x 8 DCT-II of orthonormal luma and chroma: float32 [channels, 3 * 8 * 8], channels as in `bands`.
 
     Columns are those of `pixel_unshuffle`: colour, row, column.
     """
-    n = torch.arange(STRIDE, dtype=torch.float64)
-    dct = torch.cos(math.pi / STRIDE * (n + 0.5) * n[:, None]) * math.sqrt(2 / STRIDE)
-    dct[0] /= math.sqrt(2)
+    dct = cosines()
     colour = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
     colour /= colour.norm(dim=1, keepdim=True)
     rows = [torch.einsum("c,y,x->cyx", colour[c], dct[u], dct[v]).flatten() for band in bands() for c, u, v in band]
@@ -95,6 +101,12 @@ def overlap() -> Tensor:
         )
         turned = turned @ turn
     return (folded.T @ torch.block_diag(one, turned) @ folded).float()
+
+
+def lapped() -> Tensor:
+    """What a row of pixels is multiplied with by `overlap` and the DCT together: float64 [8 frequencies, 16]."""
+    half, border = STRIDE // 2, overlap().double()
+    return torch.cat([cosines()[:, :half] @ border[half:], cosines()[:, half:] @ border[:half]], 1)
 
 
 def across_borders(pixels: Tensor, matrix: Tensor) -> Tensor:

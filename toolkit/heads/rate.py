@@ -17,12 +17,13 @@ from toolkit.container import Reader
 from toolkit.data.embedded import held_out
 from toolkit.data.splits import spread
 from toolkit.heads.given import some
-from toolkit.images import rate_archive, rate_coder, rate_distortion
+from toolkit.images import rate_archive, rate_coder, rate_distortion, rate_target
 from toolkit.images.files import read_image
 from toolkit.images.folder import find
 from toolkit.images.rate_archive import RateContents, RateEncoder
-from toolkit.images.rate_coder import LossyModel, PictureCoder, Target
+from toolkit.images.rate_coder import LossyModel, PictureCoder
 from toolkit.images.rate_distortion import Curve
+from toolkit.images.rate_target import Target
 from toolkit.images.restore import Contents, check_model
 from toolkit.images.source import Source
 from toolkit.images.streaming import Encoder
@@ -169,7 +170,7 @@ Next:
 
         mine, restored = files("search", self.lambdas)
         # Of larger lambdas, at which rounding makes files of about the same sizes.
-        most = rate_coder.lambda_of(rate_coder.LEVELS)
+        most = rate_target.lambda_of(rate_target.LEVELS)
         ways = {"its latents, rounded": files("rounding", sorted({*(min(2 * x, most) for x in self.lambdas), most}))[0]}
         if blind:
             ways["one sigma for all"] = files("one sigma", self.lambdas)[0]
@@ -194,7 +195,7 @@ Next:
         middle = lambdas[len(lambdas) // 2]
         for lam in {lambdas[0], middle, lambdas[-1]}:
             board.add_image(f"images/lambda_{lam:g}", restored[lam], step)
-        bits = _coder(run).channel_bits(picture, rate_coder.level_of(middle))
+        bits = _coder(run).channel_bits(picture, rate_target.level_of(middle))
         plot = rate_distortion.channel_figure(bits, run.module.channel_names, picture[0].numel())
         board.add_figure("validation/bits_of_channels", plot, step)
         return curves
@@ -208,7 +209,7 @@ def _asked(asked: dict[str, str]) -> tuple[dict[str, str], Target]:
     """What a person asked a coder for: settings, and the target. Raises ValueError for others, or several targets."""
     how = _how(asked)
     if len(asked) != 1:
-        ways = ", ".join(f"{way}=" for way in rate_coder.WAYS)
+        ways = ", ".join(f"{way}=" for way in rate_target.WAYS)
         got = " and ".join(asked) or "none"
         raise ValueError(f"expected one of {ways}, got {got}; give one, for instance bpp=0.5")
     [way] = asked

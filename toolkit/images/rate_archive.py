@@ -30,19 +30,16 @@ from toolkit.images.files import CHANNELS, GREY, Earlier, Item
 from toolkit.images.files import described as described_item
 from toolkit.images.rate_coder import (
     CHUNK,
-    LEVELS,
     STRIDE,
     Encoded,
     PictureCoder,
-    Target,
     Tile,
-    check,
     checksum,
-    missed,
     read_fitted,
     tile_count,
     tiles,
 )
+from toolkit.images.rate_target import LEVELS, Target, check, missed
 from toolkit.images.source import Source
 from toolkit.images.streaming import Listed, Payload
 
@@ -113,7 +110,7 @@ def said(misses: Sequence[str]) -> str:
 
 
 def _missed(item: Item, encoded: Encoded, target: Target) -> list[str]:
-    text = missed(encoded, target)
+    text = missed(encoded.level, encoded.got, target)
     return [f"{item.name}: {text}"] * bool(text)
 
 

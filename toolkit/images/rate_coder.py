@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -20,20 +20,25 @@ from toolkit.coding.coefficients.loop import RATES
 from toolkit.coding.exactness import exact_products
 from toolkit.images import colours, similarity, wiener
 from toolkit.images.files import CHANNELS, Item, item_of
+from toolkit.images.rate_target import (
+    LEVELS,
+    SLOPE,
+    TRIES,
+    Target,
+    approach,
+    lambda_of,
+    level_of,
+    measured,
+    nearest,
+    slope_near,
+)
 
 STRIDE = 8  # pixels a side of a block
 TILE = 128  # blocks a side of a tile, which is coded by itself
 WINDOW = 2 * TILE  # blocks a side of what becomes pixels at once: larger, and its halo is a smaller part
-OCTAVE = 64  # levels of lambda to a factor of two
-LEVELS = 12 * OCTAVE  # lambda lies in [2**-2, 2**10]
 FILTER_HALO = 1  # blocks around a rectangle that its filtered pixels depend on
 CHUNK = 60  # bytes of a chunk without payload
 SAMPLE_TILES = 6  # tiles of a large picture from which a target's lambda is found
-WAYS = ("lambda", "bpp", "psnr")
-TOLERANCE = {"bpp": math.log2(1.01), "psnr": 0.04}  # of targets, as they are measured
-GOAL = {"bpp": math.log2(1.02), "psnr": 0.1}  # what is promised: people are told of a picture that is further off
-SLOPE = {"bpp": -0.6, "psnr": -1.0}  # of what is measured, for a factor of two in lambda, about
-TRIES = 8  # at a target, at the whole effort
 BALANCE = 6 / math.log(2)  # bits for the square of a step: a finer one saves as much distortion as it costs bits
 METRICS = ("psnr", "ms-ssim")  # that files are made small by
 MEAN_WEIGHT = 0.35  # of errors with "ms-ssim", beside 1 with "psnr": the step is finer, and the search leaves more out
@@ -57,6 +62,7 @@ class LossyModel(Protocol):
     pixels_halo: int
     turned: bool  # whether it takes pictures of turned colours, whose pixels leave [0, 1]
     channel_names: ClassVar[Sequence[tuple[int, int, int]]]  # component, and frequencies down and across, of each
+    basis: ClassVar[similarity.Basis]  # of these frequencies
 
     def latents(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """float32 [1, 3, h, w] in [0, 1], sides multiples of 8 -> mean and sigma [1, channels, h / 8, w / 8]."""
@@ -86,25 +92,6 @@ class Encoded(NamedTuple):
     fitted: bytes  # angles that its colours were turned by, and its filter, if it has one; nothing where it has neither
     tiles: list[tuple[bytes, int]]  # payload of each, and the checksum of its coefficients
     got: float | None = None  # bits a pixel or PSNR, as the target counts them; none for a lambda
-
-
-class Target(NamedTuple):
-    """What a person asks for: way is "lambda", "bpp" (bits of the file a pixel) or "psnr" (dB, of all channels)."""
-
-    way: str
-    value: float
-
-
-def lambda_of(level: int) -> float:
-    return 2.0 ** (level / OCTAVE - 2)
-
-
-def level_of(lam: float) -> int:
-    """The level nearest to a lambda. Raises ValueError outside of their range."""
-    low, high = lambda_of(0), lambda_of(LEVELS)
-    if not (math.isfinite(lam) and low <= lam <= high):
-        raise ValueError(f"expected lambda from {low:g} (finest) to {high:g} (smallest file), got {lam:g}; choose one")
-    return round((math.log2(lam) + 2) * OCTAVE)
 
 
 def rate_index(level: int) -> int:
@@ -186,7 +173,8 @@ class PictureCoder:
         if not self.weighs:
             return None
         found = similarity.sensitivity(picture.numpy())
-        return torch.from_numpy(found * (MEAN_WEIGHT / similarity.usual(found, angles, self.model.channel_names)))
+        names, basis = self.model.channel_names, self.model.basis
+        return torch.from_numpy(found * (MEAN_WEIGHT / similarity.usual(found, angles, names, basis)))
 
     @torch.inference_mode()
     def latents(self, picture: Tensor, tile: Tile, angles: bytes = b"", sensitivity: Tensor | None = None) -> Latents:
@@ -202,7 +190,7 @@ class PictureCoder:
         mu, sigma = (x.float().cpu()[(..., *tile.inner())] for x in self.model.latents(pixels.to(self.device)))
         if sensitivity is not None:
             here = sensitivity[(..., *tile.place())].numpy()
-            weights = similarity.weights(here, angles, self.model.channel_names)
+            weights = similarity.weights(here, angles, self.model.channel_names, self.model.basis)
             sigma = sigma * torch.from_numpy(weights)[None].rsqrt()
         return Latents(mu, sigma, pixels[(..., *tile.inner(STRIDE))])
 
@@ -333,18 +321,18 @@ class PictureCoder:
             else:
                 got = psnr(picture, self.restore(k, item, level, fitted))
             made[level] = Encoded(level, fitted, found, got)
-            return _measured(target.way, got)
+            return measured(target.way, got)
 
         known, tried = target.way == "lambda", dict[int, float]()
         if not known:
             tried = self._find(picture, grid, target, overhead, angles, sensitivity)
-        level = level_of(target.value) if known else _nearest(tried, target)
+        level = level_of(target.value) if known else nearest(tried, target)
         if known or not (bits or self.effort.fitted or len(grid) > 1):  # a PSNR that was measured already
             _, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             return Encoded(level, fitted, found, tried.get(level))
         # Tiles were seen alone, of large pictures not all of them, and no filter was fitted.
-        tried = _approach(measure, target, level, TRIES, SLOPE["bpp"] if bits else _slope_near(tried, level))
-        return made[_nearest(tried, target)]
+        tried = approach(measure, target, level, TRIES, SLOPE["bpp"] if bits else slope_near(tried, level))
+        return made[nearest(tried, target)]
 
     def _at_level(
         self, picture: Tensor, grid: list[Tile], level: int, angles: bytes, sensitivity: Tensor | None
@@ -400,65 +388,7 @@ class PictureCoder:
                 error, seen = error + float(miss.square().sum()), seen + miss.numel()
             return _decibels(error / seen)
 
-        return _approach(measure, target, LEVELS // 2)
-
-
-def _measured(way: str, value: float) -> float:
-    """Bits a pixel or a PSNR on the scale on which a search compares them, on which they fall about evenly."""
-    return math.log2(value) if way == "bpp" else value
-
-
-def missed(encoded: Encoded, target: Target) -> str:
-    """What people are told of a picture that misses its target by more than `GOAL`; nothing where it does not."""
-    if encoded.got is None:
-        return ""
-    miss = _measured(target.way, encoded.got) - _measured(*target)
-    if abs(miss) <= GOAL[target.way]:
-        return ""
-    asked = f"{target.way}={target.value:g}"
-    got = f"{encoded.got:.3g}" if target.way == "bpp" else f"{encoded.got:.2f} dB"
-    if encoded.level == (LEVELS if miss > 0 else 0):
-        return f"{asked} is out of reach, {got} is the {'least' if miss > 0 else 'most'}; took that"
-    return f"{asked} is not met, {got} is the nearest that was found; took that"
-
-
-def _nearest(tried: dict[int, float], target: Target) -> int:
-    """Of levels and what they gave, the level that comes closest."""
-    return min(tried, key=lambda i: abs(tried[i] - _measured(*target)))
-
-
-def _slope_near(tried: dict[int, float], level: int) -> float:
-    """Decibels for a factor of two in lambda near a level that was tried: see `SLOPE`, which differs most for these."""
-    others = [i for i in tried if abs(i - level) >= OCTAVE // 4]
-    if not others:
-        return SLOPE["psnr"]
-    near = min(others, key=lambda i: abs(i - level))
-    return (tried[near] - tried[level]) / (near - level) * OCTAVE
-
-
-def _approach(
-    measure: Callable[[int], float], target: Target, level: int, most: int = LEVELS, slope: float | None = None
-) -> dict[int, float]:
-    """Levels that were tried, at most so many, and what they gave: the secant rule, in brackets, from a first level on.
-
-    measure: what a level gives, which falls as levels rise; slope: where it is known better than by `SLOPE`. It ends at
-    a level that meets the target, or has none between it and others. If the last in the direction of the target is not
-    enough, it alone is returned.
-    """
-    wanted, slope = _measured(*target), SLOPE[target.way] if slope is None else slope
-    low, high, tried = 0, LEVELS, dict[int, float]()
-    while level not in tried and len(tried) < most:
-        tried[level] = measure(level)
-        if abs(tried[level] - wanted) <= TOLERANCE[target.way]:
-            break
-        low, high = (level, high) if tried[level] > wanted else (low, level)
-        if level == (LEVELS if tried[level] > wanted else 0):
-            return {level: tried[level]}
-        if low in tried and high in tried:
-            slope = (tried[high] - tried[low]) / (high - low) * OCTAVE
-        step = (wanted - tried[level]) / min(slope, -0.01) * OCTAVE
-        level = min(max(round(level + step), low + (low in tried)), high - (high in tried))
-    return tried
+        return approach(measure, target, LEVELS // 2)
 
 
 def read_fitted(stored: bytes, grey: bool) -> tuple[bytes, wiener.Filter | None]:
@@ -500,16 +430,6 @@ def _alone(before: int, size: int, after: int) -> slice:
     """Of so many pixels of a tile those that halos of so many blocks leave, if any."""
     first, last = before * STRIDE, size - after * STRIDE
     return slice(first, last) if first < last else slice(size)
-
-
-def check(target: Target) -> None:
-    """Raise ValueError for a target that no picture can meet."""
-    if target.way not in WAYS:
-        raise ValueError(f"expected one of {', '.join(WAYS)}, got {target.way!r}; choose one")
-    if target.way == "lambda":
-        level_of(target.value)
-    elif not (math.isfinite(target.value) and target.value > 0):
-        raise ValueError(f"expected {target.way} above 0, got {target.value:g}; choose one")
 
 
 def checksum(k: Tensor) -> int:

@@ -18,7 +18,8 @@ from torch import Tensor
 from toolkit.container import Reader
 from toolkit.images import rate_archive
 from toolkit.images.files import item_of
-from toolkit.images.rate_coder import LEVELS, STRIDE, PictureCoder, Target, lambda_of, psnr, tiles
+from toolkit.images.rate_coder import STRIDE, PictureCoder, psnr, tiles
+from toolkit.images.rate_target import LEVELS, Target, lambda_of
 from toolkit.images.source import Source
 
 if TYPE_CHECKING:

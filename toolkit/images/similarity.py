@@ -1,4 +1,4 @@
-"""What an error of each DCT coefficient takes from MS-SSIM, by which an encoder with metric=ms-ssim weighs it.
+"""What an error of each coefficient of a picture takes from MS-SSIM, by which an encoder with metric=ms-ssim weighs it.
 
 MS-SSIM (Wang, Simoncelli, Bovik 2003, doi:10.1109/ACSSC.2003.1292216) is a product of similarities at five scales, each
 with an exponent. Where an error e of a picture x is small, the similarity of a scale falls by
@@ -6,17 +6,16 @@ with an exponent. Where an error e of a picture x is small, the similarity of a 
     1 - (2 cov(x, x + e) + C2) / (var(x) + var(x + e) + C2)  =  var(e) / (2 var(x) + C2), about,
 
 averaged over places and colours; var and cov are those in a Gaussian window around each place. A coefficient whose
-basis function is b after s halvings of the picture, in a block of 8 x 8 pixels, adds 4^s (|b|^2 - |window * b|^2) to
-the sum of var(e): see `_responses`. Its weight is the sum over scales of the exponent times this number times the mean
-of 1 / (2 var(x) + C2) around its block: see `sensitivity`. Basis functions are taken to be those of a DCT of blocks;
-for a lapped DCT, which has the same frequencies, weights are a fifth too high or less.
+basis function is b after s halvings of the picture adds 4^s (|b|^2 - |window * b|^2) to the sum of var(e): see
+`_responses`. Its weight is the sum over scales of the exponent times this number times the mean of 1 / (2 var(x) + C2)
+around its block: see `sensitivity`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -32,6 +31,9 @@ BLOCK = 8  # pixels a side
 COARSEST = 16  # pixels of a picture that are one at the last scale
 ROWS = 128  # that are looked at at once
 SAMPLE = 1024  # blocks that the mean weight is taken of, about
+
+# Basis functions of a row or column of pixels, by frequency: 8 of as many pixels each, whose middle is that of a block.
+Basis: TypeAlias = tuple[tuple[float, ...], ...]
 
 
 def _smoothed(x: Any) -> Any:
@@ -52,15 +54,13 @@ def _halved(x: Any) -> Any:
 
 
 @functools.cache
-def _responses() -> Any:
+def _responses(basis: Basis) -> Any:
     """What an error of one in a coefficient adds to the sum of variances: float64 [scale, down, across]."""
-    n = np.arange(BLOCK)
-    dct = np.cos(np.pi / BLOCK * (n + 0.5) * n[:, None]) * np.sqrt(2 / BLOCK)
-    dct[0] /= np.sqrt(2)
+    rows = np.array(basis)
     found = np.zeros((len(EXPONENTS), BLOCK, BLOCK))
-    margin = 2 * REACH * COARSEST
+    margin, beyond = 2 * REACH * COARSEST, (rows.shape[1] - BLOCK) // 2
     for u, v in np.ndindex(BLOCK, BLOCK):
-        seen = np.pad(dct[u][:, None] * dct[v], (margin, margin + COARSEST - BLOCK))
+        seen = np.pad(rows[u][:, None] * rows[v], (margin - beyond, margin + COARSEST - BLOCK - beyond))
         for s in range(len(EXPONENTS)):
             seen = _halved(seen) if s else seen
             found[s, u, v] = 4**s * ((seen**2).sum() - (_smoothed(seen) ** 2).sum())
@@ -100,26 +100,26 @@ def sensitivity(picture: Any) -> Any:
     return found[..., :down, :across]
 
 
-def weights(seen: Any, angles: bytes, names: Sequence[tuple[int, int, int]]) -> Any:
+def weights(seen: Any, angles: bytes, names: Sequence[tuple[int, int, int]], basis: Basis) -> Any:
     """Weights of squared errors of coefficients: float32 [channels, h, w].
 
     seen: of `sensitivity`, float32 [scales, 1 or 3, h, w]; angles: that colours are turned by, or nothing; names:
-    component, and frequencies down and across, of each channel.
+    component, and frequencies down and across, of each channel; basis: functions of these frequencies.
     """
     turn = matrix(angles) if angles else np.eye(3, dtype=np.float32)
     # Sums one after the other: the products of matrices that libraries compute depend on where in memory these are.
     share = sum(PLANES[:, i, None] * turn[i] for i in range(3)) ** 2 / 3  # of components, in errors of colours
     of_component = [sum(np.float32(row[c]) * seen[:, c % seen.shape[1]] for c in range(3)) for row in share]
     found = np.zeros((len(names), *seen.shape[2:]), np.float32)
-    factors = np.array(EXPONENTS)[:, None, None] * _responses()
+    factors = np.array(EXPONENTS)[:, None, None] * _responses(basis)
     for channel, (component, u, v) in enumerate(names):
         for factor, place in zip(factors[:, u, v].astype(np.float32), of_component[component], strict=True):
             found[channel] += factor * place
     return found
 
 
-def usual(seen: Any, angles: bytes, names: Sequence[tuple[int, int, int]]) -> float:
+def usual(seen: Any, angles: bytes, names: Sequence[tuple[int, int, int]], basis: Basis) -> float:
     """The geometric mean of `weights` over channels and blocks of all of a picture."""
     flat = seen.reshape(*seen.shape[:2], 1, -1)
     sample = flat[..., :: -(-flat.shape[-1] // SAMPLE)]
-    return float(np.exp(np.log(weights(sample, angles, names)).mean(dtype=np.float64)))
+    return float(np.exp(np.log(weights(sample, angles, names, basis)).mean(dtype=np.float64)))
