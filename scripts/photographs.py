@@ -1,9 +1,10 @@
-"""Photographs whose licences allow a model that ships: python scripts/photographs.py OUT [permissive]
+"""Photographs whose licences allow a model that ships: python scripts/photographs.py OUT [permissive] [repositories]
 
 Downloads Debian packages and writes OUT/train and OUT/held_out (PNG, at most 1.5 megapixels), OUT/SOURCES.md (where
 each is from, its author and licence) and OUT/copyright (the packages' own files). With `permissive`, OUT/train leaves
-out what is under the GPL, LGPL, FDL or a share-alike licence. Needs Debian 12 or what is made from it, its package
-lists (`apt-get update`), the network for 250 MB, and no root.
+out what is under the GPL, LGPL, FDL or a share-alike licence; with `repositories`, public git repositories add 19 to
+OUT/train. Needs Debian 12 or what is made from it, its package lists (`apt-get update`), the network for 250 MB (and
+git, and 70 MB more), and no root.
 
 The list is what was looked at and found to be photographs: renders, gradients, drawings, montages and files with
 visible JPEG blocks stay out. Held-out ones are by photographers who are nowhere in train. What was a JPEG is made
@@ -33,6 +34,16 @@ PACKAGES = {  # where its pictures are
     "mate-backgrounds": "usr/share/backgrounds/mate/nature/{}.jpg",
     "plasma-workspace-wallpapers": "usr/share/wallpapers/{}/contents/images/2560x1600.jpg",
 }
+REPOSITORIES = {  # address, commit, licence, and where its pictures are
+    "budgie-backgrounds": (
+        "https://github.com/BuddiesOfBudgie/budgie-backgrounds", "82067426f1dde366e9c9038fdbe457c2527525dd",
+        "LICENSE", "backgrounds/{}.jpg",
+    ),
+    "elementary-wallpapers": (
+        "https://github.com/elementary/wallpapers", "f28b86144ba01d788ac61ad198ca16fa9477913f",
+        "LICENSE.md", "backgrounds/{}.jpg",
+    ),
+}  # fmt: skip
 # package | author | licence by its copyright file, then by what lies beside the picture | smaller by at least | which
 TRAIN = """
 lomiri-wallpapers-16.04 | Aitzol Berasategi | CC-BY-4.0 | 2 | aitzgorri_by_Aitzol_Berasategi life_by_Aitzol_Berasategi
@@ -61,6 +72,18 @@ plasma-workspace-wallpapers | Risto Saukonpää | GPL-2+, LGPLv3 | 2 | OneStands
 plasma-workspace-wallpapers | Maciej Wiklo | GPL-2+, LGPLv3 | 2 | BytheWater
 plasma-workspace-wallpapers | Sigi Sagi | GPL-2+, LGPLv3 | 2 | Grey
 """
+# The same of repositories; ? is a space.
+MORE = """
+budgie-backgrounds | its contributors | CC0-1.0 | 2 | abstract-spiral beacon-street-sunset blue-periwinkle canyon-wren
+budgie-backgrounds | its contributors | CC0-1.0 | 2 | casa-mila extreme-desert-hike high-trestle-trail lake-sherburne
+budgie-backgrounds | its contributors | CC0-1.0 | 2 | oakland-zoo-otters perched-osprey piazza-gae-aulenti
+budgie-backgrounds | its contributors | CC0-1.0 | 2 | roman-colosseum singaporean-cityscape tea-gardens
+budgie-backgrounds | its contributors | CC0-1.0 | 2 | the-spices-of-life
+elementary-wallpapers | Ashim D'Silva | CC0-1.0 | 2 | Ashim?DSilva
+elementary-wallpapers | Mr. Lee | CC0-1.0 | 2 | Mr.?Lee
+elementary-wallpapers | SpaceX | CC0-1.0 | 2 | Photo?by?SpaceX
+elementary-wallpapers | unsplash.com/photos/ces8_Bo7bhQ | CC0-1.0 | 2 | Sunset?by?the?Pier
+"""
 HELD_OUT = """
 lomiri-wallpapers-16.04 | Bolly | CC-BY-SA-4.0 | 2 | Dragonfly_by_Bolly
 lomiri-wallpapers-16.04 | Sander Klootwijk | CC-BY-SA-4.0 | 2 | Bridge_by_Sander_Klootwijk
@@ -82,10 +105,11 @@ def command(*words: str, folder: Path) -> str:
     try:
         return subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
-        sys.exit(f"{words[0]} is not here: this needs Debian or what is made from it")
+        sys.exit(f"{words[0]} is not here: this needs Debian or what is made from it, and git for repositories")
     except subprocess.CalledProcessError as error:
         said = (error.stderr.strip().splitlines() or ["nothing"])[-1]
-        sys.exit(f"`{' '.join(words)}` failed: {said}\nIf the package is not found, run `apt-get update` first.")
+        hint = "" if words[0] == "git" else "\nIf the package is not found, run `apt-get update` first."
+        sys.exit(f"`{' '.join(words)}` failed: {said}{hint}")
 
 
 def unpack(package: str, folder: Path) -> str:
@@ -95,6 +119,16 @@ def unpack(package: str, folder: Path) -> str:
     (archive,) = folder.glob(f"{package}_*.deb")
     command("dpkg", "-x", archive.name, package, folder=folder)
     return command("dpkg-deb", "-f", archive.name, "Version", folder=folder)
+
+
+def check_out(name: str, folder: Path) -> str:
+    """Fetch a commit of a repository into folder/name; the commit."""
+    print(name, flush=True)
+    address, commit, *_ = REPOSITORIES[name]
+    command("git", "init", "--quiet", name, folder=folder)
+    command("git", "fetch", "--quiet", "--depth=1", address, commit, folder=folder / name)
+    command("git", "checkout", "--quiet", "FETCH_HEAD", folder=folder / name)
+    return commit[:12]
 
 
 def smaller(file: Path, least: float) -> Image.Image:
@@ -109,7 +143,7 @@ def smaller(file: Path, least: float) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def main(out: Path, permissive: bool) -> None:
+def main(out: Path, permissive: bool, repositories: bool) -> None:
     """Download, choose, make smaller, write; `out` appears when all is there."""
     if out.exists():
         sys.exit(f"{out} exists: name a folder that does not, nothing is overwritten")
@@ -119,26 +153,30 @@ def main(out: Path, permissive: bool) -> None:
         folder = Path(name).resolve()
         made = folder / "made"
         versions = {package: unpack(package, folder) for package in PACKAGES}
+        places = {package: (f"usr/share/doc/{package}/copyright", place) for package, place in PACKAGES.items()}
+        if repositories:
+            versions |= {name: check_out(name, folder) for name in REPOSITORIES}
+            places |= {name: (licence, place) for name, (_, _, licence, place) in REPOSITORIES.items()}
         found = []
-        splits = (("train", TRAIN), ("held_out", HELD_OUT))
-        for split, line in [(split, line) for split, table in splits for line in table.strip().splitlines()]:
+        splits = (("train", TRAIN + MORE * repositories), ("held_out", HELD_OUT))
+        for split, line in [(split, line) for split, table in splits for line in table.splitlines() if line]:
             package, author, licence, least, names = (field.strip() for field in line.split("|"))
             if split == "train" and permissive and licence.split(", ")[-1] not in PERMISSIVE:
                 continue
             for picture in names.split():
-                source = folder / package / PACKAGES[package].format(picture)
+                source = folder / package / places[package][1].format(picture.replace("?", " "))
                 if not source.is_file():
-                    sys.exit(f"{package} {versions[package]} has no {picture}: the list is of Debian 12's packages")
+                    sys.exit(f"{package} {versions[package]} has no {source.name}: the list is of Debian 12's packages")
                 found.append((split, package, author, licence, float(least), source))
         for part in ("train", "held_out", "copyright"):
             (made / part).mkdir(parents=True)
-        for package in PACKAGES:
-            shutil.copyfile(folder / package / "usr/share/doc" / package / "copyright", made / "copyright" / package)
+        for package, (licence, _) in places.items():
+            shutil.copyfile(folder / package / licence, made / "copyright" / package)
         for split, package, author, licence, factor, source in found:
             photograph = smaller(source, factor)
             within = source.relative_to(folder / package)
             stem = within.parts[3] if package.startswith("plasma") else source.stem
-            target = f"{split}/{package.split('-')[0]}_{stem}.png"
+            target = f"{split}/{package.split('-')[0]}_{stem.replace(' ', '_')}.png"
             photograph.save(made / target)
             size = f"{photograph.width} x {photograph.height}"
             rows.append(f"| {target} | {size} | {within} | {package} | {versions[package]} | {author} | {licence} |")
@@ -149,6 +187,7 @@ def main(out: Path, permissive: bool) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-") or sys.argv[2:] not in ([], ["permissive"]):
+    words = sys.argv[2:]
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-") or not {*words} <= {"permissive", "repositories"}:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), sys.argv[2:] == ["permissive"])
+    main(Path(sys.argv[1]), "permissive" in words, "repositories" in words)

@@ -126,6 +126,33 @@ def test_turned_colours_save_bits_and_come_back(module: AnyRate, monkeypatch: py
     assert turned[0] < 0.98 * plain[0] and turned[1] < 0.98 * plain[1]
 
 
+def test_angles_nearby_are_those_of_least_cost() -> None:
+    for wanted in ((10, -20, 30), (127, 0, -127)):
+        found = colours.nearby(bytes([0, 0, 250]), lambda angles, wanted=wanted: miss(angles, wanted))
+        assert miss(found, wanted) <= 3 * (colours.LAST / 2) ** 2
+
+
+def miss(angles: bytes, wanted: tuple[int, int, int]) -> float:
+    return float(np.square(np.frombuffer(angles, np.int8).astype(int) - wanted).sum())
+
+
+@pytest.mark.parametrize("metric", rate_coder.METRICS)
+def test_the_last_effort_turns_colours_so_that_a_search_costs_less(module: AnyRate, metric: str) -> None:
+    picture = (photo(96, 120).float() * torch.tensor([1.0, 0.8, 0.5])[:, None, None]).round().to(torch.uint8)
+    level, grid, taken = rate_target.level_of(64), rate_coder.tiles(96, 120, 1), list[bytes]()
+    for effort in ("2", "3"):
+        coder = PictureCoder(module, effort=effort, metric=metric)
+        taken.append(coder.encode(picture, Target("lambda", 64)).fitted[: colours.SIZE])
+    coder = PictureCoder(module, metric=metric)
+    costs = []
+    for angles in taken:
+        latents = coder.latents(picture, grid[0], angles, coder.sensitivity(picture, taken[0]))
+        coded = coder.quantise(latents, level)
+        error = (latents.mu - module.step(64.0) * coded.k) / latents.sigma
+        costs.append(8 * len(coded.payload) + float(error.square().sum()) / (2 * 64))
+    assert taken[0] == coder.angles(picture) and costs[1] < costs[0]
+
+
 def test_angles_of_a_grey_picture_are_refused() -> None:
     for stored in (b"", bytes(3)):
         assert rate_coder.read_fitted(stored, True) == (b"", None)

@@ -7,6 +7,7 @@ rate", is the specification.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ BLOCKS = 512  # that angles are fitted to
 SCALE = 16  # grey levels: coefficients far below cost hardly any bits
 LEAST = 100.0  # bits that have to be saved
 FIRST = 32  # units that angles are changed by at first
+NEARBY, LAST = 8, 2  # units that they are changed by at first and at last where their cost is known exactly
 
 
 def _planes(angles: Any) -> Any:
@@ -67,16 +69,32 @@ def fit(picture: Any, blocks: int = BLOCKS) -> bytes:
         turned = (row[0] * values[0] + row[1] * values[1] + row[2] * values[2] for row in _planes(angles))
         return sum(float(np.log2(x.astype(np.float32) ** 2 + 1).sum()) for x in turned) / 2
 
-    before = least = bits(best)
-    step = FIRST
-    while step:
+    before = bits(best)
+    best, least = _descended(best, bits, FIRST, 1)
+    if (before - least) * every / len(places) < LEAST:
+        best[:] = 0
+    return best.astype(np.int8).tobytes()
+
+
+def nearby(stored: bytes, cost: Callable[[bytes], float]) -> bytes:
+    """Angles near these of the least cost that was found, by a function of angles as they are stored."""
+    start = np.frombuffer(stored, np.int8).astype(np.int64)
+    found, _ = _descended(start, lambda angles: cost(angles.astype(np.int8).tobytes()), NEARBY, LAST)
+    return found.astype(np.int8).tobytes()
+
+
+def _descended(start: Any, cost: Callable[[Any], float], step: int, last: int) -> tuple[Any, float]:
+    """Angles int64 [SIZE], one changed at a time by ever shorter steps as long as that saves something; their cost."""
+    best, known = start, {tuple(start): cost(start)}
+    while step >= last:
         moved = False
         for i, way in ((i, way) for i in range(SIZE) for way in (step, -step)):
             tried = best.copy()
             tried[i] += way
-            if abs(tried[i]) <= MOST and (cost := bits(tried)) < least:
-                best, least, moved = tried, cost, True
+            if abs(tried[i]) > MOST or tuple(tried) in known:
+                continue
+            known[tuple(tried)] = cost(tried)
+            if known[tuple(tried)] < known[tuple(best)]:
+                best, moved = tried, True
         step = step if moved else step // 2
-    if (before - least) * every / len(places) < LEAST:
-        best[:] = 0
-    return best.astype(np.int8).tobytes()
+    return best, known[tuple(best)]

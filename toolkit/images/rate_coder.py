@@ -49,9 +49,10 @@ class Effort(NamedTuple):
 
     fitted: bool  # a filter is fitted to the picture, and sent
     rounds: int  # of refinement of code points, after each of which the filter is fitted anew
+    turns: bool = False  # colours are turned by what picture and lambda cost, not by logarithms of coefficients alone
 
 
-EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 2), "3": Effort(True, 8)}
+EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 2), "3": Effort(True, 8, turns=True)}
 
 
 class LossyModel(Protocol):
@@ -338,6 +339,8 @@ class PictureCoder:
         self, picture: Tensor, grid: list[Tile], level: int, angles: bytes, sensitivity: Tensor | None
     ) -> tuple[Tensor, bytes, list[tuple[bytes, int]]]:
         """The code points of a picture, what is fitted to it, and its tiles: see `Encoded`."""
+        if self.effort.turns and self.model.turned and len(picture) > 1:
+            angles = self._better_angles(picture, grid, level, angles, sensitivity)
         k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
         best, least = (k, b"", list[tuple[bytes, int]]()), math.inf
         fitted, found = b"", list[tuple[bytes, int]]()
@@ -362,6 +365,26 @@ class PictureCoder:
             if not last:
                 fitted = self.fit(picture, k, level, angles)
         return best if self.effort.rounds else (k, fitted, found)
+
+    def _better_angles(
+        self, picture: Tensor, grid: list[Tile], level: int, angles: bytes, sensitivity: Tensor | None
+    ) -> bytes:
+        """Angles near these at which a first search costs least.
+
+        What differs most between angles that are alike is where the colours of flat areas lie among the code points.
+        """
+
+        def cost(stored: bytes) -> float:
+            total = 0.0
+            for tile in _some(grid):
+                latents = self.latents(picture, tile, stored if any(stored) else b"", sensitivity)
+                coded = self.quantise(latents, level)
+                miss = (latents.mu - self.model.step(lambda_of(level)) * coded.k) / latents.sigma
+                total += float(miss.square().sum()) / (2 * lambda_of(level)) + 8 * len(coded.payload)
+            return total
+
+        found = colours.nearby(angles or bytes(colours.SIZE), cost)
+        return found if any(found) else b""
 
     def _find(
         self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes,
