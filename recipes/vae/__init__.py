@@ -17,6 +17,7 @@ from toolkit.coding.coefficients.fit import tables as tables_of
 from toolkit.heads.rate import Rate
 from toolkit.images import rate_coder, rate_target
 from toolkit.images.rate_coder import STRIDE
+from toolkit.images.similarity import Basis
 from toolkit.model import Model
 
 KNOWN = known()
@@ -109,7 +110,7 @@ class VAE(Model):
     coder_cells: Tensor
     coder_mixing: Tensor
     channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
-    basis = tuple(map(tuple, cosines().tolist()))  # about: what is learned stays near
+    basis: ClassVar[Basis] = tuple(map(tuple, cosines().tolist()))  # about: what is learned stays near
 
     def __init__(
         self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,

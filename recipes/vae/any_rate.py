@@ -17,6 +17,7 @@ from toolkit.coding.coefficients import fit
 from toolkit.data.splits import spread
 from toolkit.images import colours, rate_coder, rate_target
 from toolkit.images.rate_coder import BALANCE, STRIDE
+from toolkit.images.similarity import Basis
 from toolkit.model import Model
 
 KNOWN = known()
@@ -40,7 +41,7 @@ class AnyRate(Model):
     coder_cells: Tensor
     coder_mixing: Tensor
     channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
-    basis = tuple(map(tuple, lapped().tolist()))
+    basis: ClassVar[Basis] = tuple(map(tuple, lapped().tolist()))
     latents_halo = 1
     turned = True
 
