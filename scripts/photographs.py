@@ -1,14 +1,14 @@
 """Photographs whose licences allow a model that ships: python scripts/photographs.py OUT [permissive] [repositories]
 
 Downloads Debian packages and writes OUT/train and OUT/held_out (PNG, at most 1.5 megapixels), OUT/SOURCES.md (where
-each is from, its author and licence) and OUT/copyright (the packages' own files). With `permissive`, OUT/train leaves
-out what is under the GPL, LGPL, FDL or a share-alike licence; with `repositories`, public git repositories add 19 to
-OUT/train. Needs Debian 12 or what is made from it, its package lists (`apt-get update`), the network for 250 MB (and
-git, and 70 MB more), and no root.
+each is from, its author and licence) and OUT/copyright (what packages and repositories say themselves). With
+`permissive`, OUT/train leaves out what is under the GPL, LGPL, FDL or a share-alike licence; with `repositories`,
+public git repositories add 19 to OUT/train. Needs Debian 12 or what is made from it, its package lists (`apt-get
+update`), the network for 250 MB (and git, and 70 MB more), and no root.
 
 The list is what was looked at and found to be photographs: renders, gradients, drawings, montages and files with
-visible JPEG blocks stay out. Held-out ones are by photographers who are nowhere in train. What was a JPEG is made
-smaller by 2 at least, and until it has no more than two pixels for each byte of its file.
+visible JPEG blocks stay out. Held-out ones are by photographers who, as far as they are named, are nowhere in train.
+What was a JPEG is made smaller by 2 at least, and until it has no more than two pixels for each byte of its file.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PACKAGES = {  # where its pictures are
     "mate-backgrounds": "usr/share/backgrounds/mate/nature/{}.jpg",
     "plasma-workspace-wallpapers": "usr/share/wallpapers/{}/contents/images/2560x1600.jpg",
 }
-REPOSITORIES = {  # address, commit, licence, and where its pictures are
+REPOSITORIES = {  # address, commit, commit and file that say the licence, and where its pictures are
     "budgie-backgrounds": (
         "https://github.com/BuddiesOfBudgie/budgie-backgrounds", "82067426f1dde366e9c9038fdbe457c2527525dd",
-        "LICENSE", "backgrounds/{}.jpg",
+        "82067426f1dde366e9c9038fdbe457c2527525dd:LICENSE", "backgrounds/{}.jpg",
     ),
     "elementary-wallpapers": (
         "https://github.com/elementary/wallpapers", "f28b86144ba01d788ac61ad198ca16fa9477913f",
-        "LICENSE.md", "backgrounds/{}.jpg",
+        "ba8b274cbb0afeda198a62007480ce89d00052f1:debian/copyright", "backgrounds/{}.jpg",
     ),
 }  # fmt: skip
 # package | author | licence by its copyright file, then by what lies beside the picture | smaller by at least | which
@@ -72,7 +72,7 @@ plasma-workspace-wallpapers | Risto Saukonpää | GPL-2+, LGPLv3 | 2 | OneStands
 plasma-workspace-wallpapers | Maciej Wiklo | GPL-2+, LGPLv3 | 2 | BytheWater
 plasma-workspace-wallpapers | Sigi Sagi | GPL-2+, LGPLv3 | 2 | Grey
 """
-# The same of repositories; ? is a space.
+# Photographs of repositories, in the same columns; ? stands for a space.
 MORE = """
 budgie-backgrounds | its contributors | CC0-1.0 | 2 | abstract-spiral beacon-street-sunset blue-periwinkle canyon-wren
 budgie-backgrounds | its contributors | CC0-1.0 | 2 | casa-mila extreme-desert-hike high-trestle-trail lake-sherburne
@@ -121,13 +121,16 @@ def unpack(package: str, folder: Path) -> str:
     return command("dpkg-deb", "-f", archive.name, "Version", folder=folder)
 
 
-def check_out(name: str, folder: Path) -> str:
-    """Fetch a commit of a repository into folder/name; the commit."""
-    print(name, flush=True)
-    address, commit, *_ = REPOSITORIES[name]
-    command("git", "init", "--quiet", name, folder=folder)
-    command("git", "fetch", "--quiet", "--depth=1", address, commit, folder=folder / name)
-    command("git", "checkout", "--quiet", "FETCH_HEAD", folder=folder / name)
+def check_out(repository: str, folder: Path) -> str:
+    """Fetch a commit of a repository into folder/repository, with its licence as the file copyright; the commit."""
+    print(repository, flush=True)
+    address, commit, licence, _ = REPOSITORIES[repository]
+    command("git", "init", "--quiet", repository, folder=folder)
+    inside = folder / repository
+    for wanted in (licence.split(":")[0], commit):
+        command("git", "fetch", "--quiet", "--depth=1", address, wanted, folder=inside)
+    command("git", "checkout", "--quiet", commit, folder=inside)
+    (inside / "copyright").write_text(command("git", "show", licence, folder=inside) + "\n", encoding="utf-8")
     return commit[:12]
 
 
@@ -155,8 +158,8 @@ def main(out: Path, permissive: bool, repositories: bool) -> None:
         versions = {package: unpack(package, folder) for package in PACKAGES}
         places = {package: (f"usr/share/doc/{package}/copyright", place) for package, place in PACKAGES.items()}
         if repositories:
-            versions |= {name: check_out(name, folder) for name in REPOSITORIES}
-            places |= {name: (licence, place) for name, (_, _, licence, place) in REPOSITORIES.items()}
+            versions |= {repository: check_out(repository, folder) for repository in REPOSITORIES}
+            places |= {repository: ("copyright", place) for repository, (*_, place) in REPOSITORIES.items()}
         found = []
         splits = (("train", TRAIN + MORE * repositories), ("held_out", HELD_OUT))
         for split, line in [(split, line) for split, table in splits for line in table.splitlines() if line]:
@@ -166,7 +169,7 @@ def main(out: Path, permissive: bool, repositories: bool) -> None:
             for picture in names.split():
                 source = folder / package / places[package][1].format(picture.replace("?", " "))
                 if not source.is_file():
-                    sys.exit(f"{package} {versions[package]} has no {source.name}: the list is of Debian 12's packages")
+                    sys.exit(f"{package} {versions[package]} has no {source.name}; packages are those of Debian 12")
                 found.append((split, package, author, licence, float(least), source))
         for part in ("train", "held_out", "copyright"):
             (made / part).mkdir(parents=True)

@@ -107,6 +107,14 @@ def test_each_effort_costs_no_more_than_the_one_below(module: AnyRate) -> None:
     assert totals == sorted(totals, reverse=True) and totals[-1] < totals[1] < totals[0]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16), (48, 48)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_last_effort_costs_small_pictures_no_more(module: AnyRate, size: tuple[int, int], channels: int) -> None:
+    for level in map(rate_target.level_of, (256, 64, 16)):
+        below, last = (cost(module, photo(*size, 2)[:channels], effort, level) for effort in ("2", "3"))
+        assert last <= below
+
+
 def test_code_points_that_are_found_with_the_filter_cost_less(module: AnyRate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "CAUTION", 1.0)  # which leads small pictures to where neither finds more
     pictures, level = [photo(96, 120, seed, 3) for seed in range(3)], rate_target.level_of(16)
@@ -137,20 +145,18 @@ def miss(angles: bytes, wanted: tuple[int, int, int]) -> float:
 
 
 @pytest.mark.parametrize("metric", rate_coder.METRICS)
-def test_the_last_effort_turns_colours_so_that_a_search_costs_less(module: AnyRate, metric: str) -> None:
-    picture = (photo(96, 120).float() * torch.tensor([1.0, 0.8, 0.5])[:, None, None]).round().to(torch.uint8)
-    level, grid, taken = rate_target.level_of(64), rate_coder.tiles(96, 120, 1), list[bytes]()
-    for effort in ("2", "3"):
-        coder = PictureCoder(module, effort=effort, metric=metric)
-        taken.append(coder.encode(picture, Target("lambda", 64)).fitted[: colours.SIZE])
-    coder = PictureCoder(module, metric=metric)
-    costs = []
-    for angles in taken:
-        latents = coder.latents(picture, grid[0], angles, coder.sensitivity(picture, taken[0]))
-        coded = coder.quantise(latents, level)
-        error = (latents.mu - module.step(64.0) * coded.k) / latents.sigma
-        costs.append(8 * len(coded.payload) + float(error.square().sum()) / (2 * 64))
-    assert taken[0] == coder.angles(picture) and costs[1] < costs[0]
+def test_the_last_effort_turns_colours_so_that_files_cost_less(
+    module: AnyRate, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast = torch.tensor([1.0, 0.8, 0.5])[:, None, None]
+    picture = (photo(208, 208).float() * cast).round().to(torch.uint8)
+    picture[:, 72:] = torch.tensor([120, 110, 90], dtype=torch.uint8)[:, None, None]  # between code points
+    monkeypatch.setitem(rate_coder.EFFORTS, "2", rate_coder.Effort(True, 8))  # as the last in all else
+    files = [PictureCoder(module, effort=e, metric=metric).encode(picture, Target("lambda", 64)) for e in ("2", "3")]
+    angles = [file.fitted[: colours.SIZE] for file in files]
+    assert angles[0] == PictureCoder(module).angles(picture) != angles[1]
+    if metric == "psnr":
+        assert cost(module, picture, "3", rate_target.level_of(64)) < cost(module, picture, "2", files[0].level)
 
 
 def test_angles_of_a_grey_picture_are_refused() -> None:
@@ -177,7 +183,7 @@ def test_a_second_search_knows_what_a_choice_costs_those_after_it(module: AnyRat
 
 
 @pytest.mark.parametrize(("way", "value"), [("bpp", 0.8), ("psnr", 34.0)])
-@pytest.mark.parametrize("effort", ["0", "1"])
+@pytest.mark.parametrize("effort", ["0", "1", "3"])
 def test_a_target_is_met_at_each_effort(module: AnyRate, way: str, value: float, effort: str) -> None:
     picture, coder = photo(200, 240), PictureCoder(module, effort=effort)
     level, fitted, found, _ = coder.encode(picture, Target(way, value))
@@ -352,7 +358,7 @@ def test_another_metric_is_refused(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "x.tkc").exists()
 
 
-@pytest.mark.parametrize(("effort", "metric"), [("0", "psnr"), ("1", "psnr"), ("1", "ms-ssim")])
+@pytest.mark.parametrize(("effort", "metric"), [("0", "psnr"), ("1", "psnr"), ("1", "ms-ssim"), ("3", "ms-ssim")])
 def test_the_bytes_of_a_picture_do_not_depend_on_the_number_of_threads(
     module: AnyRate, effort: str, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

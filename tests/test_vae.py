@@ -211,7 +211,7 @@ def test_a_picture_has_the_quality_that_was_asked_for(coder: PictureCoder, tmp_p
 @pytest.mark.parametrize(("way", "value", "end"), [
     ("bpp", 90.0, "most"), ("bpp", 0.0001, "least"), ("psnr", 90.0, "most"), ("psnr", 1.0, "least"),
 ])  # fmt: skip
-@pytest.mark.parametrize("effort", ["0", "1"])
+@pytest.mark.parametrize("effort", ["0", "1", "3"])
 def test_a_picture_takes_the_nearest_end_where_its_target_is_out_of_reach(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str, value: float, end: str, effort: str
 ) -> None:

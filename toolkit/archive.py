@@ -226,7 +226,7 @@ def model_of(reader: Reader, run: str | PathLike[str] | None) -> Path:
     raise ValueError(
         f"{reader.path}: expected a file of a model that ships ({', '.join(zoo.names()) or 'none do'}), got one of "
         f"another, of recipe {str(recipe)[:40]!r} and fingerprint {str(model)[:16]!r}; give run=, the folder of the "
-        "model that compressed it, or, if that shipped with another version of this toolkit, use that one"
+        "model that compressed it, or, if the model shipped with another version of this toolkit, use that version"
     )
 
 

@@ -110,7 +110,9 @@ class VAE(Model):
     coder_cells: Tensor
     coder_mixing: Tensor
     channel_names: ClassVar[Sequence[tuple[int, int, int]]] = [channel for band in bands() for channel in band]
-    basis: ClassVar[Basis] = tuple(map(tuple, cosines().tolist()))  # about: what is learned stays near
+    basis: ClassVar[Basis] = tuple(
+        map(tuple, cosines().tolist())
+    )  # approximate: the learned transform stays near the DCT
 
     def __init__(
         self, shape: Sequence[int], width: int, encoder_blocks: int, decoder_blocks: int, components: int,

@@ -104,9 +104,12 @@ def overlap() -> Tensor:
 
 
 def lapped() -> Tensor:
-    """What a row of pixels is multiplied with by `overlap` and the DCT together: float64 [8 frequencies, 16]."""
+    """Basis functions of the lapped transform in one direction: float64 [8 frequencies, 16].
+
+    Rounded, as the last bits of products of matrices may differ from run to run.
+    """
     half, border = STRIDE // 2, overlap().double()
-    return torch.cat([cosines()[:, :half] @ border[half:], cosines()[:, half:] @ border[:half]], 1)
+    return torch.cat([cosines()[:, :half] @ border[half:], cosines()[:, half:] @ border[:half]], 1).round(decimals=6)
 
 
 def across_borders(pixels: Tensor, matrix: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """A rotation of colours fitted to one picture and sent with it, so that less of luma is left in chroma.
 
 Its three angles are those at which the logarithms of DCT coefficients are least: they are what bits count, while the
-variances of a principal component analysis count strong edges alone. docs/format.md, section "Pictures at a chosen
+variances of a principal component analysis count strong edges alone. `nearby` moves them to where a real search costs
+least. docs/format.md, section "Pictures at a chosen
 rate", is the specification.
 """
 
@@ -23,7 +24,7 @@ BLOCKS = 512  # that angles are fitted to
 SCALE = 16  # grey levels: coefficients far below cost hardly any bits
 LEAST = 100.0  # bits that have to be saved
 FIRST = 32  # units that angles are changed by at first
-NEARBY, LAST = 8, 2  # units that they are changed by at first and at last where their cost is known exactly
+NEARBY, LAST = 8, 2  # units: first and last step of `nearby`, each trial of which is a search for code points
 
 
 def _planes(angles: Any) -> Any:
@@ -40,7 +41,7 @@ def _planes(angles: Any) -> Any:
 def matrix(stored: bytes) -> Any:
     """What colours are multiplied with before they become luma and chroma, float32 [3, 3]; orthonormal.
 
-    Raises ValueError for other bytes than `fit` makes.
+    Raises ValueError unless there are three angles of at most 127 units.
     """
     angles = np.frombuffer(stored, np.int8).astype(int)
     if len(angles) != SIZE or abs(angles).max() > MOST:
@@ -77,10 +78,13 @@ def fit(picture: Any, blocks: int = BLOCKS) -> bytes:
 
 
 def nearby(stored: bytes, cost: Callable[[bytes], float]) -> bytes:
-    """Angles near these of the least cost that was found, by a function of angles as they are stored."""
+    """The cheapest angles found near these, which stay where that saves less than `LEAST` bits.
+
+    cost: bits, of angles as they are stored.
+    """
     start = np.frombuffer(stored, np.int8).astype(np.int64)
-    found, _ = _descended(start, lambda angles: cost(angles.astype(np.int8).tobytes()), NEARBY, LAST)
-    return found.astype(np.int8).tobytes()
+    found, least = _descended(start, lambda angles: cost(angles.astype(np.int8).tobytes()), NEARBY, LAST)
+    return found.astype(np.int8).tobytes() if cost(stored) - least >= LEAST else stored
 
 
 def _descended(start: Any, cost: Callable[[Any], float], step: int, last: int) -> tuple[Any, float]:

@@ -49,7 +49,7 @@ class Effort(NamedTuple):
 
     fitted: bool  # a filter is fitted to the picture, and sent
     rounds: int  # of refinement of code points, after each of which the filter is fitted anew
-    turns: bool = False  # colours are turned by what picture and lambda cost, not by logarithms of coefficients alone
+    turns: bool = False  # angles of colours are improved by trial searches at the picture's own lambda
 
 
 EFFORTS = {"0": Effort(False, 0), "1": Effort(True, 0), "2": Effort(True, 2), "3": Effort(True, 8, turns=True)}
@@ -328,6 +328,8 @@ class PictureCoder:
         if not known:
             tried = self._find(picture, grid, target, overhead, angles, sensitivity)
         level = level_of(target.value) if known else nearest(tried, target)
+        if self.effort.turns and self.model.turned and len(picture) > 1:
+            angles = self._better_angles(picture, grid, level, angles, sensitivity)
         if known or not (bits or self.effort.fitted or len(grid) > 1):  # a PSNR that was measured already
             _, fitted, found = self._at_level(picture, grid, level, angles, sensitivity)
             return Encoded(level, fitted, found, tried.get(level))
@@ -339,8 +341,6 @@ class PictureCoder:
         self, picture: Tensor, grid: list[Tile], level: int, angles: bytes, sensitivity: Tensor | None
     ) -> tuple[Tensor, bytes, list[tuple[bytes, int]]]:
         """The code points of a picture, what is fitted to it, and its tiles: see `Encoded`."""
-        if self.effort.turns and self.model.turned and len(picture) > 1:
-            angles = self._better_angles(picture, grid, level, angles, sensitivity)
         k = torch.zeros(1, self.tables.channels, *(-(-n // STRIDE) for n in picture.shape[1:]), dtype=torch.int16)
         best, least = (k, b"", list[tuple[bytes, int]]()), math.inf
         fitted, found = b"", list[tuple[bytes, int]]()
@@ -371,11 +371,12 @@ class PictureCoder:
     ) -> bytes:
         """Angles near these at which a first search costs least.
 
-        What differs most between angles that are alike is where the colours of flat areas lie among the code points.
+        Nearby angles differ mainly in how close the colours of flat areas come to code points, which `colours.fit` does
+        not see. Sensitivity stays as it is for all, so that their costs can be compared.
         """
 
         def cost(stored: bytes) -> float:
-            total = 0.0
+            total = 8.0 * len(stored) * any(stored)
             for tile in _some(grid):
                 latents = self.latents(picture, tile, stored if any(stored) else b"", sensitivity)
                 coded = self.quantise(latents, level)
@@ -390,7 +391,7 @@ class PictureCoder:
         self, picture: Tensor, grid: list[Tile], target: Target, overhead: float, angles: bytes,
         sensitivity: Tensor | None,
     ) -> dict[int, float]:  # fmt: skip
-        """Levels that were tried until a picture met its target at no effort, and what they gave: see `_approach`."""
+        """Levels that were tried until a picture met its target at no effort, and what they gave: see `approach`."""
         grid = _some(grid)
         latents = [self.latents(picture, tile, angles, sensitivity) for tile in grid]
         parts = [picture[(..., *tile.place(STRIDE))] for tile in grid]

@@ -32,7 +32,7 @@ COARSEST = 16  # pixels of a picture that are one at the last scale
 ROWS = 128  # that are looked at at once
 SAMPLE = 1024  # blocks that the mean weight is taken of, about
 
-# Basis functions of a row or column of pixels, by frequency: 8 of as many pixels each, whose middle is that of a block.
+# One-dimensional basis functions by frequency: 8 rows, each centred on its block.
 Basis: TypeAlias = tuple[tuple[float, ...], ...]
 
 
