@@ -70,9 +70,8 @@ def fit(picture: Any, blocks: int = BLOCKS) -> bytes:
         turned = (row[0] * values[0] + row[1] * values[1] + row[2] * values[2] for row in _planes(angles))
         return sum(float(np.log2(x.astype(np.float32) ** 2 + 1).sum()) for x in turned) / 2
 
-    before = bits(best)
-    best, least = _descended(best, bits, FIRST, 1)
-    if (before - least) * every / len(places) < LEAST:
+    best, saved = _descended(best, bits, FIRST, 1)
+    if saved * every / len(places) < LEAST:
         best[:] = 0
     return best.astype(np.int8).tobytes()
 
@@ -83,12 +82,12 @@ def nearby(stored: bytes, cost: Callable[[bytes], float]) -> bytes:
     cost: bits, of angles as they are stored.
     """
     start = np.frombuffer(stored, np.int8).astype(np.int64)
-    found, least = _descended(start, lambda angles: cost(angles.astype(np.int8).tobytes()), NEARBY, LAST)
-    return found.astype(np.int8).tobytes() if cost(stored) - least >= LEAST else stored
+    found, saved = _descended(start, lambda angles: cost(angles.astype(np.int8).tobytes()), NEARBY, LAST)
+    return found.astype(np.int8).tobytes() if saved >= LEAST else stored
 
 
 def _descended(start: Any, cost: Callable[[Any], float], step: int, last: int) -> tuple[Any, float]:
-    """Angles int64 [SIZE], one changed at a time by ever shorter steps as long as that saves something; their cost."""
+    """Angles int64 [SIZE], one changed at a time by ever shorter steps as long as that saves something; the saving."""
     best, known = start, {tuple(start): cost(start)}
     while step >= last:
         moved = False
@@ -101,4 +100,4 @@ def _descended(start: Any, cost: Callable[[Any], float], step: int, last: int) -
             if known[tuple(tried)] < known[tuple(best)]:
                 best, moved = tried, True
         step = step if moved else step // 2
-    return best, known[tuple(best)]
+    return best, known[tuple(start)] - known[tuple(best)]
